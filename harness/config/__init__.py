@@ -1,0 +1,1 @@
+"""Configuration: YAML, drop-ins and environment to one checked value."""

@@ -1,0 +1,65 @@
+"""Every error that this project raises on purpose.
+
+HarnessError                 a message, a hint, an exit code
+├── UsageError          64   the command line is wrong
+├── UnavailableError    69   something that is needed is not there, and waiting does not bring it
+├── TemporaryError      75   may go well on the next try
+├── PermissionError_    77   not root, a capability is missing, or the peer refused our identity
+└── ConfigError         78   the configuration is wrong; carries every fault, not the first
+
+Adapters in `system/` translate a library's errors into these; nothing above them sees a library's error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class HarnessError(Exception):
+    """Base of all errors; `hint` says what the reader can do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(HarnessError):
+    exit_code = 64
+
+
+class UnavailableError(HarnessError):
+    exit_code = 69
+
+
+class TemporaryError(HarnessError):
+    exit_code = 75
+
+
+class PermissionError_(HarnessError):
+    exit_code = 77
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong in some input. `path` is dotted, such as `redirect.ports[2]`."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.message}" if self.path else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class ConfigError(HarnessError):
+    exit_code = 78
+
+    def __init__(self, faults: tuple[Fault, ...], source: str = "configuration") -> None:
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        super().__init__(f"{source}: {len(faults)} fault{'s' if len(faults) != 1 else ''}\n{lines}")
+        self.faults = faults
+        self.source = source

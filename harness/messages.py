@@ -1,0 +1,229 @@
+"""The wire between a VM and the controller: JSON over HTTPS with mutual TLS. `controller` imports this and its value types only.
+
+| call | meaning |
+|---|---|
+| POST   /v1/workloads                          | RegistrationRequest → Registration (201; 200 when it renews the same machine) |
+| GET    /v1/workloads/{ns}/{name}?after=VERSION | held until the Registration differs from VERSION or the hold ends → Registration |
+| POST   /v1/workloads/{ns}/{name}/state        | StateReport → 204; renews the lease |
+| DELETE /v1/workloads/{ns}/{name}              | leaves; 204 |
+
+Every call but the first carries the registration's secret in the header `Meshexp-Secret`. An answer that is no success is an ErrorBody.
+Fields that a side does not know are passed over, so that both sides can be upgraded in either order.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from harness.values import Address, Duration, Endpoint, Label, Network, Port, Spiffe
+
+SECRET_HEADER = "Meshexp-Secret"
+MAX_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpGet:
+    """Passes on a status from 200 to 399."""
+
+    port: Port
+    host: str = "127.0.0.1"
+    path: str = "/"
+    scheme: str = "HTTP"
+    http_headers: tuple[Header, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("HTTP", "HTTPS"):
+            raise ValueError(f"scheme {self.scheme!r} is not HTTP or HTTPS")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSocket:
+    """Passes when a connection is accepted."""
+
+    port: Port
+    host: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Grpc:
+    """grpc.health.v1 Check; passes on SERVING."""
+
+    port: Port
+    host: str = "127.0.0.1"
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """A command that the VM's own configuration allows under this name; passes on exit code 0."""
+
+    name: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One readiness probe: Kubernetes' field names, numbers and defaults, in seconds; exactly one kind is set."""
+
+    http_get: HttpGet | None = None
+    tcp_socket: TcpSocket | None = None
+    grpc: Grpc | None = None
+    exec_: Exec | None = None
+    initial_delay_seconds: float = 0.0
+    period_seconds: float = 10.0
+    timeout_seconds: float = 1.0
+    failure_threshold: int = 3
+    success_threshold: int = 1
+
+    def __post_init__(self) -> None:
+        kinds = [k for k in (self.http_get, self.tcp_socket, self.grpc, self.exec_) if k is not None]
+        if len(kinds) != 1:
+            raise ValueError("a probe needs exactly one of httpGet, tcpSocket, grpc, exec")
+        if not (self.period_seconds >= 0.1 and self.timeout_seconds > 0 and self.initial_delay_seconds >= 0):
+            raise ValueError("periodSeconds must be at least 0.1, timeoutSeconds above 0, initialDelaySeconds not negative")
+        if self.failure_threshold < 1 or self.success_threshold < 1:
+            raise ValueError("failureThreshold and successThreshold must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPort:
+    """A port of the ExternalWorkload, as Linkerd's v1beta1 spells it."""
+
+    port: Port
+    name: str = ""
+    protocol: str = "TCP"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What the group gives each of its workloads; this is what the VM needs to know of it."""
+
+    ports: tuple[WorkloadPort, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PodRoute:
+    """A node's pod network and the address to reach it by."""
+
+    pod_cidr: Network
+    via: Address
+
+
+@dataclass(frozen=True, slots=True)
+class LinkerdFacts:
+    """Where the control plane is and what it is called (proxy.md, part 2)."""
+
+    destination_address: Endpoint | None = None
+    destination_identity: str = ""
+    policy_address: Endpoint | None = None
+    policy_identity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    pod_routes: tuple[PodRoute, ...] = ()
+    service_cidrs: tuple[Network, ...] = ()
+    mesh_cidrs: tuple[Network, ...] = ()
+    """Networks of other mesh machines, redirected outbound too."""
+    cluster_domain: str = "cluster.local"
+    dns_addresses: tuple[Endpoint, ...] = ()
+    trust_anchors_pem: str = ""
+    linkerd: LinkerdFacts = LinkerdFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRequest:
+    """`addresses`: at most one per family, the first is preferred. `secret` reclaims a name that is live."""
+
+    group: Label
+    namespace: Label
+    instance_id: str
+    hostname: str
+    addresses: tuple[Address, ...]
+    versions: dict[str, str] = field(default_factory=dict)
+    secret: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.addresses) <= 2 or len({a.version for a in self.addresses}) != len(self.addresses):
+            raise ValueError("addresses must be one, or one of each family")
+        if not 1 <= len(self.instance_id) <= 256 or not 1 <= len(self.hostname) <= 253:
+            raise ValueError("instance_id and hostname must be 1 to 256 and 1 to 253 characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What the controller holds about this VM. `version` changes whenever anything else in it does.
+
+    `secret` is only in the answer to POST. `report_seconds`: the VM reports its state at least so often; the lease ends
+    `lease_seconds` after the last report. `identity` and `server_name` are what peers will expect (ExternalWorkload meshTLS).
+    """
+
+    name: str
+    namespace: str
+    version: str
+    identity: Spiffe
+    server_name: str
+    template: Template
+    probes: tuple[Probe, ...]
+    facts: ClusterFacts
+    lease_seconds: Duration = 30.0
+    report_seconds: Duration = 10.0
+    drain_seconds: Duration = 2.0
+    secret: str | None = None
+
+
+class Reason(enum.Enum):
+    """Why a workload is or is not ready; becomes the reason of the ExternalWorkload's Ready condition."""
+
+    READY = "Ready"
+    STARTING = "Starting"
+    PROBE_FAILED = "ProbeFailed"
+    PROXY_NOT_READY = "ProxyNotReady"
+    REDIRECT_MISSING = "RedirectMissing"
+    IDENTITY_MISSING = "IdentityMissing"
+    CORDONED = "Cordoned"
+    DRAINING = "Draining"
+
+
+@dataclass(frozen=True, slots=True)
+class StateReport:
+    """`sequence` increases with each report of a registration; an older one never overwrites a newer."""
+
+    sequence: int
+    ready: bool
+    reason: Reason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """`code` is stable and for programs (see CODES); `message` and `hint` are for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+# code → HTTP status
+CODES = {
+    "malformed": 400,  # the body is not the message that the call takes
+    "unauthenticated": 401,  # no client certificate, or one without exactly one SPIFFE ID
+    "identity-not-allowed": 403,  # the SPIFFE ID may not register in this group
+    "address-not-allowed": 403,  # a claimed address is outside the group's CIDRs
+    "secret-mismatch": 403,  # the secret is not this registration's
+    "group-not-found": 404,
+    "not-registered": 404,  # the registration is gone (left, expired or deleted): register again
+    "name-taken": 409,  # this name is live, and the request has not its secret
+    "address-taken": 409,  # another workload holds this IP and port
+    "stale-sequence": 409,
+    "too-large": 413,
+    "quota-exceeded": 429,
+    "unavailable": 503,  # the controller cannot reach its own store
+}

@@ -1,0 +1,1 @@
+"""One file per part of the machine: observe, diff (pure), apply."""

@@ -1,0 +1,61 @@
+"""Conditions, the phase that follows from them, and the snapshot that `meshexp status` prints. No I/O."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from harness.problems import Problem, Severity
+
+
+class Truth(enum.Enum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One sentence about one part. `problem` is set exactly when something is known to be wrong (also while `truth` is True)."""
+
+    name: str
+    truth: Truth
+    message: str
+    problem: Problem | None = None
+
+
+class Phase(enum.Enum):
+    """Each with text and a number for metrics; the numbers never change their meaning."""
+
+    STARTING = ("Starting", 0)
+    READY = ("Ready", 1)
+    DEGRADED = ("Degraded", 2)
+    DRAINING = ("Draining", 3)
+    STOPPED = ("Stopped", 4)
+
+    @property
+    def text(self) -> str:
+        return self.value[0]
+
+    @property
+    def number(self) -> int:
+        return self.value[1]
+
+
+def phase(conditions: tuple[Condition, ...], *, was_ready: bool, stopping: bool) -> Phase:
+    """Derived, never stored: Ready when all are True without a problem; Degraded when once ready and something is wrong."""
+    if stopping:
+        return Phase.DRAINING
+    complete = bool(conditions) and all(c.truth is Truth.TRUE for c in conditions)
+    if complete and not any(c.problem for c in conditions):
+        return Phase.READY
+    if complete or was_ready:
+        return Phase.DEGRADED
+    return Phase.STARTING
+
+
+def worst(conditions: tuple[Condition, ...]) -> Condition | None:
+    """The condition to name first: errors before warnings before what is merely not yet true."""
+    rank = {Severity.ERROR: 0, Severity.WARNING: 1}
+    wrong = [c for c in conditions if c.problem or c.truth is not Truth.TRUE]
+    return min(wrong, key=lambda c: rank[c.problem.severity] if c.problem else 2, default=None)

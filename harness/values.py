@@ -1,0 +1,171 @@
+"""Small value types that configuration, manifests and wire messages share, each with its text form."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one annotated type is read from and written to YAML or JSON; `parse` raises ValueError."""
+
+    parse: Callable[[object], Any]
+    render: Callable[[Any], object]
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `1500ms`, `10s`, `2m`, `1h`, `7d` or a bare number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a duration such as 500ms, 10s or 2m")
+    if isinstance(value, int | float):
+        seconds = float(value)
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(ms|s|m|h|d)?\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r} is not a duration such as 500ms, 10s or 2m")
+        seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if not 0 <= seconds < 10 * 365 * 86400:
+        raise ValueError(f"{value!r} is not between 0 and 10 years")
+    return seconds
+
+
+def render_duration(seconds: float) -> str:
+    return f"{round(seconds)}s" if seconds == round(seconds) else f"{round(seconds * 1000)}ms"
+
+
+Duration = Annotated[float, Codec(parse_duration, render_duration)]
+
+
+def parse_address(value: object) -> IPAddress:
+    try:
+        return ipaddress.ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(f"{value!r} is not an IP address") from None
+
+
+def parse_network(value: object) -> IPNetwork:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a CIDR such as 10.42.0.0/16")
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        if "host bits" in str(error):
+            raise ValueError(f"{value!r} has host bits set; the network is {ipaddress.ip_network(value, strict=False)}") from None
+        raise ValueError(f"{value!r} is not a CIDR such as 10.42.0.0/16") from None
+
+
+Address = Annotated[IPAddress, Codec(parse_address, str)]
+Network = Annotated[IPNetwork, Codec(parse_network, str)]
+
+
+def parse_port(value: object) -> int:
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise ValueError(f"{value!r} is not a port between 1 and 65535")
+    return value
+
+
+Port = Annotated[int, Codec(parse_port, int)]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortRange:
+    """Ports `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+
+def parse_ports(value: object) -> PortRange:
+    """One port (`8080`) or an inclusive range (`8000-8010`)."""
+    first, dash, last = str(value).partition("-")
+    low, high = parse_port(first.strip()), parse_port(last.strip() if dash else first.strip())
+    if low > high:
+        raise ValueError(f"{value!r} ends before it begins")
+    return PortRange(low, high)
+
+
+def render_ports(ports: PortRange) -> object:
+    return ports.first if ports.first == ports.last else str(ports)
+
+
+Ports = Annotated[PortRange, Codec(parse_ports, render_ports)]
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A host name or address with a port; text form `host:port` or `[v6]:port`."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_host_port(value: object) -> HostPort:
+    match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]:(\d+)|([^\s:/\[\]]+):(\d+)", value if isinstance(value, str) else "")
+    if match is None:
+        raise ValueError(f"{value!r} is not host:port or [v6-address]:port")
+    return HostPort(match[1] or match[3], parse_port(match[2] or match[4]))
+
+
+Endpoint = Annotated[HostPort, Codec(parse_host_port, str)]
+
+_PATH_SEGMENT = re.compile(r"[a-zA-Z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SpiffeId:
+    """A SPIFFE ID as the SPIFFE-ID standard, section 2, allows it."""
+
+    trust_domain: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"spiffe://{self.trust_domain}{self.path}"
+
+
+def parse_spiffe_id(value: object) -> SpiffeId:
+    """The SPIFFE ID in `value`; stricter than URL parsing: no port, query, fragment, dot segment or trailing slash."""
+    text = value if isinstance(value, str) else ""
+    if not text.startswith("spiffe://") or len(text) > 2048:
+        raise ValueError(f"{value!r} is not a SPIFFE ID such as spiffe://root.linkerd.cluster.local/face")
+    domain, _, path = text.removeprefix("spiffe://").partition("/")
+    segments = path.split("/") if path else []
+    if not re.fullmatch(r"[a-z0-9._-]{1,255}", domain) or urlsplit(text).netloc != domain:
+        raise ValueError(f"{value!r}: the trust domain may hold only a-z, 0-9, dot, dash and underscore")
+    if (not segments and text.endswith("/")) or any(not _PATH_SEGMENT.fullmatch(s) or s in (".", "..") for s in segments):
+        raise ValueError(f"{value!r}: a path segment may hold only letters, digits, dot, dash and underscore")
+    return SpiffeId(domain, "/" + path if path else "")
+
+
+Spiffe = Annotated[SpiffeId, Codec(parse_spiffe_id, str)]
+
+
+def parse_label(value: object) -> str:
+    """A DNS label (RFC 1123): what Kubernetes accepts as a namespace or group name."""
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise ValueError(f"{value!r} is not a DNS label (a-z, 0-9 and dash, at most 63 characters)")
+    return value
+
+
+Label = Annotated[str, Codec(parse_label, str)]
