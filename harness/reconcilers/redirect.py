@@ -1,0 +1,130 @@
+"""Keeps the redirect as the spec says: every change on trial first, drift repaired, and nothing of ours in the other backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness import problems
+from harness.errors import HarnessError, UnavailableError
+from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, rules_for
+from harness.status import Condition, Truth
+from harness.system.redirect_backend import Detected
+from harness.system.redirect_table import Backend, BackendKind, TableState
+
+CONFIRM_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What of ours each backend finds in the kernel."""
+
+    tables: dict[BackendKind, TableState]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Put `rules` in place of `previous`; `reasons` say what differed."""
+
+    kind: BackendKind
+    spec: RedirectSpec
+    rules: Rules
+    previous: Rules
+    reasons: tuple[str, ...]
+    text: str
+
+    def __str__(self) -> str:
+        reasons = "".join(f"# {reason}\n" for reason in self.reasons)
+        return f"# redirect by {self.kind.value}:\n{reasons}{self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take away everything that is ours in one backend."""
+
+    kind: BackendKind
+    text: str
+
+    def __str__(self) -> str:
+        return f"# remove the redirect from {self.kind.value}:\n{self.text}"
+
+
+Action = Apply | Remove
+
+
+class Redirect:
+    """Satisfies Reconciler with Desired = RedirectSpec."""
+
+    name = "redirect"
+
+    def __init__(self, detected: Detected) -> None:
+        self._detected = detected
+        self._failure: tuple[problems.Problem, str] | None = None
+
+    @property
+    def _backends(self) -> tuple[Backend, Backend]:
+        return self._detected.backend, self._detected.other
+
+    async def observe(self) -> Observed:
+        return Observed({backend.kind: await backend.observe() for backend in self._backends})
+
+    def diff(self, desired: RedirectSpec | None, observed: Observed) -> tuple[Action, ...]:
+        backend, other = self._backends
+        rules = rules_for(desired) if desired else ()
+        actions: list[Action] = []
+        if observed.tables[other.kind].present:
+            actions.append(Remove(other.kind, other.render_text(())))
+        state = observed.tables[backend.kind]
+        if desired is None or not rules:
+            if state.present:
+                actions.append(Remove(backend.kind, backend.render_text(())))
+        elif reasons := _reasons(rules, state):
+            actions.append(Apply(backend.kind, desired, rules, state.rules, reasons, backend.render_text(rules)))
+        return tuple(actions)
+
+    async def apply(self, action: Action) -> None:
+        backend = next(backend for backend in self._backends if backend.kind is action.kind)
+        try:
+            if isinstance(action, Remove):
+                await backend.replace(())
+            else:
+                async with backend.trial(action.rules, action.previous, CONFIRM_SECONDS) as trial:
+                    await trial.confirm()
+        except HarnessError as error:
+            unavailable = isinstance(error, UnavailableError)
+            self._failure = (problems.REDIRECT_BACKEND_UNAVAILABLE if unavailable else problems.REDIRECT_FAILED, error.message)
+            raise
+        self._failure = None
+
+    def condition(self, desired: RedirectSpec | None, observed: Observed) -> Condition:
+        name = "Redirected"
+        if self._failure:
+            problem, message = self._failure
+            return Condition(name, Truth.FALSE, message, problem)
+        if self.diff(desired, observed):
+            return Condition(name, Truth.FALSE, "the redirect is not as it should be yet")
+        if desired is None:
+            return Condition(name, Truth.FALSE, "no redirect is wanted now")
+        return Condition(name, Truth.TRUE, f"{_summary(desired)}, by {self._detected.reason}")
+
+
+def _reasons(rules: Rules, state: TableState) -> tuple[str, ...]:
+    if not state.present:
+        return ("there are no rules of ours",)
+    trial = ("a change that nobody confirmed",) if state.on_trial else ()
+    return trial + tuple(f"not ours: {thing}" for thing in state.strange) + differences(rules, state.rules)
+
+
+def _summary(spec: RedirectSpec) -> str:
+    if not rules_for(spec):
+        return "nothing to redirect"
+    outbound = {
+        Outbound.MESH: f"outbound to {len(spec.outbound_networks)} networks → {spec.outbound_port}",
+        Outbound.ALL: f"all outbound → {spec.outbound_port}",
+        Outbound.OFF: "outbound not redirected",
+    }
+    inbound = {
+        Inbound.PORTS: f"inbound ports {', '.join(map(str, spec.inbound_ports)) or 'none'} → {spec.inbound_port}",
+        Inbound.ALL: f"all inbound → {spec.inbound_port}",
+        Inbound.OFF: "inbound not redirected",
+    }
+    return f"{outbound[spec.outbound]}, {inbound[spec.inbound]}"

@@ -1,0 +1,156 @@
+"""The nftables backend: a private table `inet meshexp`, replaced in one transaction through libnftables in this process.
+
+libnftables by ctypes rather than python3-nftables, because that one exists as a distribution's package only (it is not on PyPI,
+so a virtual environment has none), and because the few functions below are the whole of the stable C interface that it wraps. A
+process `nft` would cost several times as much as the transaction itself.
+
+The library opens its netlink socket when its context is made, and the socket stays in the network namespace in which it was made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import threading
+from collections.abc import AsyncIterator
+
+from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
+from harness.rules import Rules
+from harness.system import nftables_text
+from harness.system.redirect_table import BackendKind, TableState
+
+LIBRARY = "libnftables.so.1"
+_JSON_OUTPUT = 1 << 4  # NFT_CTX_OUTPUT_JSON
+_LIST = f"list table inet {nftables_text.TABLE}"
+
+
+class Library:
+    """One libnftables context. Blocking, and safe to call from any thread, one call at a time."""
+
+    def __init__(self, path: str = LIBRARY) -> None:
+        """Raises UnavailableError when the library or the kernel's nf_tables is missing."""
+        try:
+            self._library = ctypes.CDLL(path, use_errno=True)
+        except OSError as error:
+            raise UnavailableError(f"cannot load {path}: {error}", "install the package libnftables1 (nftables)") from None
+        for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+            getattr(self._library, name).restype = ctypes.c_char_p
+            getattr(self._library, name).argtypes = [ctypes.c_void_p]
+        for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error", "nft_ctx_free"):
+            getattr(self._library, name).argtypes = [ctypes.c_void_p]
+        self._library.nft_ctx_new.restype = ctypes.c_void_p
+        self._library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+        self._library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+        self._library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self._lock = threading.Lock()
+        self._context = self._library.nft_ctx_new(0)
+        if not self._context:
+            raise UnavailableError("libnftables cannot reach the kernel's nf_tables")
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+
+    def run(self, text: str, *, as_json: bool = False) -> str:
+        """The output of one nft transaction. Raises HarnessError with the kernel's reason."""
+        with self._lock:
+            self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT if as_json else 0)
+            code = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+            output = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode()
+            reason = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode()
+        if code:
+            raise _error(reason.strip())
+        return output
+
+    def close(self) -> None:
+        with self._lock:
+            self._library.nft_ctx_free(self._context)
+            self._context = None
+
+
+class _NotThereError(HarnessError):
+    """What was named does not exist."""
+
+
+def _error(reason: str) -> HarnessError:
+    first = reason.splitlines()[0].removeprefix("Error: ") if reason else "no reason given"
+    if "No such file or directory" in first:
+        return _NotThereError(f"nftables: {first}")
+    if "Operation not permitted" in reason:
+        return PermissionError_(f"nftables: {first}", "CAP_NET_ADMIN is needed")
+    if "not supported" in reason or "Protocol wrong type" in reason:
+        return UnavailableError(f"nftables: {first}", "this kernel lacks nf_tables or its nat, redir or fib part")
+    return TemporaryError(f"nftables: {first}")
+
+
+def other_nat_tables() -> tuple[str, ...]:
+    """The nftables tables, iptables-nft's among them, that have a nat chain and are not ours. Blocking.
+
+    Raises UnavailableError without libnftables or nf_tables.
+    """
+    library = Library()
+    try:
+        chains = [item["chain"] for item in json.loads(library.run("list chains", as_json=True))["nftables"] if "chain" in item]
+    finally:
+        library.close()
+    tables = {f"table {c['family']} {c['table']}" for c in chains if c.get("type") == "nat" and c["table"] != nftables_text.TABLE}
+    return tuple(sorted(tables))
+
+
+class Nftables:
+    """Satisfies Backend. A machine without libnftables or nf_tables holds no rules of ours there."""
+
+    kind = BackendKind.NFTABLES
+
+    def __init__(self, library: str = LIBRARY) -> None:
+        self._path = library
+        self._library: Library | None = None
+        self._opening = threading.Lock()
+
+    async def run(self, text: str, *, as_json: bool = False) -> str:
+        return await asyncio.to_thread(self._run, text, as_json)
+
+    def _run(self, text: str, as_json: bool) -> str:
+        with self._opening:
+            if self._library is None:
+                self._library = Library(self._path)
+        return self._library.run(text, as_json=as_json)
+
+    async def observe(self) -> TableState:
+        try:
+            listing = await self.run(_LIST, as_json=True)
+        except (_NotThereError, UnavailableError):
+            return TableState()
+        return nftables_text.parse_listing(json.loads(listing))
+
+    @contextlib.asynccontextmanager
+    async def trial(self, new: Rules, old: Rules, seconds: float) -> AsyncIterator[NftablesTrial]:
+        await self.run(nftables_text.trial_text(new, old, seconds))
+        trial = NftablesTrial(self, new)
+        try:
+            yield trial
+        finally:
+            if not trial.confirmed:
+                await asyncio.shield(self.replace(old))
+
+    async def replace(self, rules: Rules) -> None:
+        await self.run(nftables_text.replace_text(rules))
+
+    def render_text(self, rules: Rules) -> str:
+        return nftables_text.replace_text(rules)
+
+
+class NftablesTrial:
+    """Satisfies Trial. Too late a confirmation is none: the element that arms the new rules must still be there."""
+
+    def __init__(self, backend: Nftables, rules: Rules) -> None:
+        self._backend = backend
+        self._rules = rules
+        self.confirmed = False
+
+    async def confirm(self) -> None:
+        try:
+            await self._backend.run(nftables_text.confirm_text(self._rules))
+        except _NotThereError:
+            raise TemporaryError("the new redirect rules were not confirmed in time; the ones before them are back") from None
+        self.confirmed = True

@@ -1,0 +1,65 @@
+"""Which firewall backend this machine gets: decided once, by which one already holds rules, with the reason."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from harness.errors import UnavailableError
+from harness.rules import Family
+from harness.system.iptables import Iptables
+from harness.system.nftables import Library, Nftables, other_nat_tables
+from harness.system.redirect_table import Backend
+from harness.system.xtables import nat_entries
+
+
+class Choice(enum.Enum):
+    """`redirect.backend` in the configuration."""
+
+    AUTO = "auto"
+    NFTABLES = "nftables"
+    IPTABLES = "iptables"
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """The backend to use, the one that must hold nothing of ours, and a sentence for `plan` and `status`."""
+
+    backend: Backend
+    other: Backend
+    reason: str
+
+
+def detect(choice: Choice = Choice.AUTO) -> Detected:
+    """Blocking; call it once, in the network namespace that is to be redirected.
+
+    Raises UnavailableError when the chosen backend, or with `auto` every backend, does not work here.
+    """
+    nftables, iptables = Nftables(), Iptables()
+    if choice is Choice.AUTO:
+        choice, reason = _choose(iptables)
+    else:
+        reason = "chosen by redirect.backend"
+    if choice is Choice.IPTABLES:
+        iptables.check()
+        return Detected(iptables, nftables, f"iptables (legacy): {reason}")
+    Library().close()
+    return Detected(nftables, iptables, f"nftables: {reason}")
+
+
+def _choose(iptables: Iptables) -> tuple[Choice, str]:
+    try:
+        others = other_nat_tables()
+    except UnavailableError as error:
+        return Choice.IPTABLES, f"nftables does not work here ({error.message})"
+    entries = sum(nat_entries(family) for family in Family)
+    if not entries:
+        in_use = f", and {', '.join(others)} in use" if others else ""
+        return Choice.NFTABLES, f"the legacy nat tables are empty{in_use}"
+    if others:
+        return Choice.NFTABLES, f"legacy nat tables and {', '.join(others)} are both in use"
+    try:
+        iptables.check()
+    except UnavailableError as error:
+        return Choice.NFTABLES, f"the legacy nat tables are in use, but {error.message}"
+    return Choice.IPTABLES, f"only the legacy nat tables are in use ({entries} entries)"

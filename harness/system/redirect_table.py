@@ -1,0 +1,53 @@
+"""What both firewall backends have in common: the protocol, and what they find of ours in the kernel."""
+
+from __future__ import annotations
+
+import enum
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.rules import Rules
+
+
+class BackendKind(enum.Enum):
+    NFTABLES = "nftables"
+    IPTABLES = "iptables"
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """Everything of ours that one backend finds in the kernel.
+
+    `strange` are rules, chains or sets inside our own table that no record describes: somebody edited it.
+    """
+
+    present: bool = False
+    rules: Rules = ()
+    strange: tuple[str, ...] = ()
+    on_trial: bool = False
+    """A change that nobody confirmed; `rules` are then those to which the kernel returns."""
+
+
+class Trial(Protocol):
+    async def confirm(self) -> None:
+        """The new rules stay. Raises HarnessError; TemporaryError if the time was over and the old rules are back."""
+
+
+class Backend(Protocol):
+    kind: BackendKind
+
+    async def observe(self) -> TableState:
+        """Raises HarnessError. A backend that this machine does not have finds nothing."""
+
+    def trial(self, new: Rules, old: Rules, seconds: float) -> AbstractAsyncContextManager[Trial]:
+        """`new` in force at once, and after `seconds` `old` again, whoever dies meanwhile, unless confirmed.
+
+        Leaving the context without a confirmation brings `old` back at once.
+        """
+
+    async def replace(self, rules: Rules) -> None:
+        """`rules` and nothing else of ours, in one step that no connection falls through; none at all removes every trace."""
+
+    def render_text(self, rules: Rules) -> str:
+        """What `replace` does, as input for this backend's own tool."""
