@@ -18,7 +18,7 @@ from harness.system import workload_api_child as child
 from harness.system import workload_api_client as client
 from harness.system import workload_api_der as der
 from harness.system import workload_api_wire as wire
-from harness.system.workload_api_client import FailureKind
+from harness.system.workload_api_client import FailureKind as FailureKind
 
 MAX_FRAME_BYTES = 1 << 20
 
