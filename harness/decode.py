@@ -148,7 +148,9 @@ class _Reader:
         if data in values:
             return hint(data)
         near = difflib.get_close_matches(str(data), [str(v) for v in values], 1)
-        return self.fault(path, f"{data!r} is not one of {', '.join(map(str, values))}", f"did you mean {near[0]}?" if near else "")
+        return self.fault(
+            path, f"{data!r} is not one of {', '.join(map(str, values))}", f"did you mean {near[0]}?" if near else ""
+        )
 
     def _read_scalar(self, hint: type, data: object, path: str) -> Any:
         if hint is float and isinstance(data, int) and not isinstance(data, bool):

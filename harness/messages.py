@@ -3,12 +3,12 @@
 | call | meaning |
 |---|---|
 | POST   /v1/workloads                          | RegistrationRequest → Registration (201; 200 when it renews the same machine) |
-| GET    /v1/workloads/{ns}/{name}?after=VERSION | held until the Registration differs from VERSION or the hold ends → Registration |
+| GET    /v1/workloads/{ns}/{name}?after=VERSION | held until the version is another or the hold ends → Registration |
 | POST   /v1/workloads/{ns}/{name}/state        | StateReport → 204; renews the lease |
 | DELETE /v1/workloads/{ns}/{name}              | leaves; 204 |
 
-Every call but the first carries the registration's secret in the header `Meshexp-Secret`. An answer that is no success is an ErrorBody.
-Fields that a side does not know are passed over, so that both sides can be upgraded in either order.
+Every call but the first carries the registration's secret in the header `Meshexp-Secret`. An answer that is no success is an
+ErrorBody. Fields that a side does not know are passed over, so that both sides can be upgraded in either order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from harness.values import Address, Duration, Endpoint, Label, Network, Port, Spiffe
 
-SECRET_HEADER = "Meshexp-Secret"
+SECRET_HEADER = "Meshexp-Secret"  # noqa: S105 — the header's name
 MAX_BODY_BYTES = 64 * 1024
 
 
@@ -220,10 +220,13 @@ CODES = {
     "secret-mismatch": 403,  # the secret is not this registration's
     "group-not-found": 404,
     "not-registered": 404,  # the registration is gone (left, expired or deleted): register again
+    "unknown-call": 404,  # no such path or method
+    "too-slow": 408,  # the body did not arrive in time
     "name-taken": 409,  # this name is live, and the request has not its secret
     "address-taken": 409,  # another workload holds this IP and port
     "stale-sequence": 409,
     "too-large": 413,
     "quota-exceeded": 429,
+    "internal": 500,  # a fault of the controller
     "unavailable": 503,  # the controller cannot reach its own store
 }

@@ -36,71 +36,101 @@ def _register(code: str, title: str, hint: str, severity: Severity = Severity.ER
 
 
 CONFIG_RELOAD_FAILED = _register(
-    "config-reload-failed", "the new configuration is wrong; the old one stays in force",
-    "run `meshexp config check`, mend the file, then reload again", Severity.WARNING,
+    "config-reload-failed",
+    "the new configuration is wrong; the old one stays in force",
+    "run `meshexp config check`, mend the file, then reload again",
+    Severity.WARNING,
 )
 ROUTE_CONFLICT = _register(
-    "route-conflict", "a route that is not ours already leads to a cluster network",
-    "remove that route, or take the network out of network.pod_cidrs or network.service_cidrs; it was left alone", Severity.WARNING,
+    "route-conflict",
+    "a route that is not ours already leads to a cluster network",
+    "remove that route, or take the network out of network.pod_cidrs or network.service_cidrs; it was left alone",
+    Severity.WARNING,
 )
 ROUTE_GATEWAY_UNREACHABLE = _register(
-    "route-gateway-unreachable", "the node's address is not on any directly connected network",
+    "route-gateway-unreachable",
+    "the node's address is not on any directly connected network",
     "set network.node (NODE_IP) to an address of the node that this machine reaches without a router",
 )
 ROUTE_FAILED = _register("route-failed", "the kernel refused a route", "see the message; `ip route` shows what is there")
 IDENTITY_SOCKET_MISSING = _register(
-    "identity-socket-missing", "the SPIFFE Workload API socket is not there",
+    "identity-socket-missing",
+    "the SPIFFE Workload API socket is not there",
     "start the SPIRE agent, or set identity.socket to its socket",
 )
 IDENTITY_NOT_ISSUED = _register(
-    "identity-not-issued", "the Workload API issues no SVID with the configured SPIFFE ID to the proxy's user",
+    "identity-not-issued",
+    "the Workload API issues no SVID with the configured SPIFFE ID to the proxy's user",
     "create the SPIRE entry for identity.spiffe_id with the selector unix:uid of the proxy's user",
 )
 IDENTITY_EXPIRING = _register(
-    "identity-expiring", "the SVID is not being renewed", "look at the SPIRE agent's log and its server's reachability",
+    "identity-expiring",
+    "the SVID is not being renewed",
+    "look at the SPIRE agent's log and its server's reachability",
 )
 CONTROLLER_UNREACHABLE = _register(
-    "controller-unreachable", "the controller does not answer",
-    "check controller.address, routes and firewalls; traffic of a proxy that already runs goes on", Severity.WARNING,
+    "controller-unreachable",
+    "the controller does not answer",
+    "check controller.address, routes and firewalls; traffic of a proxy that already runs goes on",
+    Severity.WARNING,
 )
 CONTROLLER_UNTRUSTED = _register(
-    "controller-untrusted", "the controller's certificate is not the expected one",
+    "controller-untrusted",
+    "the controller's certificate is not the expected one",
     "check controller.identity and the trust anchors; something else may be answering at controller.address",
 )
 REGISTRATION_REFUSED = _register(
-    "registration-refused", "the controller refused the registration",
+    "registration-refused",
+    "the controller refused the registration",
     "the message carries the controller's reason; `kubectl describe externalgroup` shows the same",
 )
 PROXY_MISSING = _register(
-    "proxy-missing", "there is no linkerd2-proxy on this machine", "install it, or set proxy.path",
+    "proxy-missing",
+    "there is no linkerd2-proxy on this machine",
+    "install it, or set proxy.path",
 )
 PROXY_NOT_CERTIFIED = _register(
-    "proxy-not-certified", "the proxy runs but has no certificate", "see the proxy's log lines; its identity must match identity.spiffe_id",
+    "proxy-not-certified",
+    "the proxy runs but has no certificate",
+    "see the proxy's log lines; its identity must match identity.spiffe_id",
 )
 PROXY_CRASH_LOOP = _register(
-    "proxy-crash-loop", "the proxy keeps exiting", "see its last log lines in the journal of meshexp-harness",
+    "proxy-crash-loop",
+    "the proxy keeps exiting",
+    "see its last log lines in the journal of meshexp-harness",
 )
 PROXY_PORT_TAKEN = _register(
-    "proxy-port-taken", "another process listens on a port that the proxy needs",
+    "proxy-port-taken",
+    "another process listens on a port that the proxy needs",
     "find it with `ss -ltnp`; 4140, 4143 and 4191 belong to the proxy",
 )
 PROXY_BAD_RELEASE = _register(
-    "proxy-bad-release", "this linkerd2-proxy release cannot work with SPIRE", "use 2.331.0 or newer, or one before 2.329.0",
+    "proxy-bad-release",
+    "this linkerd2-proxy release cannot work with SPIRE",
+    "use 2.331.0 or newer, or one before 2.329.0",
 )
-REDIRECT_FAILED = _register("redirect-failed", "the redirect rules could not be applied", "the message carries the kernel's reason")
+REDIRECT_FAILED = _register(
+    "redirect-failed", "the redirect rules could not be applied", "the message carries the kernel's reason"
+)
 REDIRECT_REVERTED = _register(
-    "redirect-reverted", "the self-test through the new redirect rules failed; the rules before them are back",
+    "redirect-reverted",
+    "the self-test through the new redirect rules failed; the rules before them are back",
     "the message names the test that failed",
 )
 REDIRECT_BACKEND_UNAVAILABLE = _register(
-    "redirect-backend-unavailable", "the chosen firewall backend does not work on this machine",
+    "redirect-backend-unavailable",
+    "the chosen firewall backend does not work on this machine",
     "set redirect.backend to auto, or install what the message names",
 )
 INBOUND_UNVERIFIED = _register(
-    "inbound-unverified", "the inbound redirect could not be tested from outside",
-    "harmless if peers reach this machine; see the page", Severity.WARNING,
+    "inbound-unverified",
+    "the inbound redirect could not be tested from outside",
+    "harmless if peers reach this machine; see the page",
+    Severity.WARNING,
 )
 PROBE_FAILED = _register(
-    "probe-failed", "the application's readiness probe fails", "the machine gets no traffic until it passes; see the message",
+    "probe-failed",
+    "the application's readiness probe fails",
+    "the machine gets no traffic until it passes; see the message",
 )
 CORDONED = _register("cordoned", "an operator has cordoned this machine", "run `meshexp uncordon`", Severity.WARNING)

@@ -1,0 +1,111 @@
+"""The command line. Heavy libraries are imported by the verb that needs them, so that `meshexp status` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness import __version__, paths
+from harness.errors import HarnessError
+
+
+def parser() -> argparse.ArgumentParser:
+    root = _Parser(prog="meshexp", description="Makes this machine a member of a Linkerd mesh.")
+    verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
+    plan = _verb(verbs, "plan", "print what would be changed on this machine, and change nothing", _plan)
+    plan.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    status = _verb(verbs, "status", "how things stand; exit code 0 when ready, 1 when not", _status)
+    status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    status.add_argument("--wait", type=float, metavar="SECONDS", help="wait until ready, at most so long")
+    _verb(verbs, "cleanup", "remove everything that the harness ever set on this machine; needs no configuration", _cleanup)
+    config = _verb(verbs, "config", "check or show the configuration", _config)
+    config.add_argument("what", choices=("check", "show"))
+    _verb(verbs, "version", "print the version", _version)
+    return root
+
+
+Verbs = Any  # argparse keeps the type of what add_subparsers returns to itself
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(64, f"{self.prog}: {message}\n")
+
+
+def _verb(verbs: Verbs, name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    verb.set_defaults(function=function)
+    return verb
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.function(options))
+    except HarnessError as error:
+        print(f"meshexp: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(_: argparse.Namespace) -> int:
+    from harness import log
+    from harness.clock import SystemClock
+    from harness.config import load
+    from harness.daemon import loop, machine
+    from harness.system import systemd
+
+    where = paths.from_environment()
+    machine.check_privileges()
+    config = load.load(where, os.environ)
+    machine.check_identity(config, os.environ)
+    log.set_up(config.log.level, config.log.format, systemd.journal_sender())
+    return loop.start(config, where, SystemClock())
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from harness.daemon import plan
+
+    return plan.run(options.output)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from harness import status_cli
+
+    return status_cli.run(paths.from_environment(), options.output, options.wait)
+
+
+def _cleanup(_: argparse.Namespace) -> int:
+    from harness.daemon import cleanup
+
+    return cleanup.run(paths.from_environment())
+
+
+def _config(options: argparse.Namespace) -> int:
+    import yaml
+
+    from harness import decode
+    from harness.config import load
+
+    config = load.load(paths.from_environment(), os.environ)
+    if options.what == "show":
+        yaml.safe_dump(decode.encode(config), sys.stdout, sort_keys=False)
+    else:
+        print("the configuration is right")
+    return 0
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(f"meshexp-harness {__version__}")
+    return 0

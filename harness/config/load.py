@@ -1,0 +1,141 @@
+"""Files and environment → Config, or every fault at once with its dotted path and where it stands."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import decode
+from harness.config import environment, schema
+from harness.errors import ConfigError, Fault
+from harness.paths import Paths
+
+
+@dataclass(slots=True)
+class Layers:
+    """Values merged so far, later layers over earlier ones, and which source each leaf came from."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, layer: Mapping[str, Any], source: str) -> None:
+        self._merge(self.values, layer, source, "")
+
+    def _merge(self, into: dict[str, Any], layer: Mapping[str, Any], source: str, path: str) -> None:
+        for name, value in layer.items():
+            here = f"{path}.{name}" if path else str(name)
+            if isinstance(value, Mapping) and isinstance(into.get(name, {}), dict):
+                into.setdefault(name, {})
+                self._merge(into[name], value, source, here)
+            else:
+                into[name] = value
+                self.origins[here] = source
+
+    def origin(self, path: str) -> str:
+        """The source of the value at `path`, or of the nearest value above it."""
+        while path and path not in self.origins:
+            path = path.rpartition("[")[0] if path.endswith("]") else path.rpartition(".")[0]
+        return self.origins.get(path, "")
+
+
+def load(paths: Paths, environ: Mapping[str, str]) -> schema.Config:
+    """Raises ConfigError (exit 78) with all faults of all sources."""
+    return load_with_origins(paths, environ)[0]
+
+
+def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.Config, Layers]:
+    layers = Layers()
+    faults: list[Fault] = []
+    layers.add(environment.playground(environ, socket.gethostname()), "environment")
+    for file in (paths.harness_yaml, *sorted(paths.drop_ins.glob("*.yaml"))):
+        try:
+            layers.add(_read(file), str(file))
+        except ConfigError as error:
+            faults.extend(error.faults)
+    values, unknown = environment.overrides(environ)
+    layers.add(values, "environment")
+    faults.extend(unknown)
+    config = None
+    try:
+        config = decode.decode(schema.Config, layers.values, source="configuration")
+    except ConfigError as error:
+        faults.extend(_placed(fault, layers) for fault in error.faults)
+    if config is not None:
+        faults.extend(_placed(fault, layers) for fault in check(config))
+    if faults or config is None:
+        raise ConfigError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)")
+    return config, layers
+
+
+def _placed(fault: Fault, layers: Layers) -> Fault:
+    origin = layers.origin(fault.path)
+    if not origin and fault.path in ("workload", "workload.group", "workload.namespace"):
+        return Fault(fault.path, fault.message, "set it in harness.yaml, or WORKLOAD_NAME and WORKLOAD_NAMESPACE")
+    return Fault(fault.path, f"{fault.message} [{origin}]", fault.hint) if origin else fault
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader takes the last of two equal keys without a word; a doubled key is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for name, _ in node.value:
+            if name.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name.value!r} stands twice", name.start_mark)
+            seen.add(name.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError((Fault(str(file), f"cannot be read: {error}"),)) from None
+    try:
+        data = yaml.load(text, _StrictLoader)  # noqa: S506 — a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError((Fault(str(file), f"is not YAML: {error.problem}{line}"),)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError((Fault(str(file), f"is not YAML: {error}"),)) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError((Fault(str(file), "must be a mapping of sections"),))
+    return data
+
+
+def check(config: schema.Config) -> tuple[Fault, ...]:
+    """What no single key can tell: values that contradict one another."""
+    faults = []
+    network = config.network
+    named = [(f"network.pod_cidrs[{i}]", n) for i, n in enumerate(network.pod_cidrs)]
+    named += [(f"network.service_cidrs[{i}]", n) for i, n in enumerate(network.service_cidrs)]
+    for (path, one), (other_path, other) in itertools.combinations(named, 2):
+        if one.version == other.version and one.overlaps(other):
+            faults.append(Fault(other_path, f"{other} overlaps {one} of {path}", "pod and service networks must be disjoint"))
+    for path, one in named:
+        if network.node is not None and network.node in one:
+            faults.append(
+                Fault(path, f"{one} holds the node's own address {network.node}", "the route would swallow the way to the node")
+            )
+        if one.prefixlen == 0:
+            faults.append(Fault(path, f"{one} is a default route", "name the cluster's network"))
+    ports = (config.proxy.inbound_port, config.proxy.outbound_port, config.proxy.admin_port)
+    if len(set(ports)) != len(ports):
+        faults.append(Fault("proxy", f"inbound_port, outbound_port and admin_port must differ, and are {ports}"))
+    if config.proxy.user in ("root", "0"):
+        faults.append(Fault("proxy.user", "the proxy must not run as root", "every root process would bypass the mesh"))
+    if len({a.version for a in config.workload.addresses}) != len(config.workload.addresses):
+        faults.append(Fault("workload.addresses", "at most one address per family"))
+    if not Path(config.proxy.path).is_absolute():
+        faults.append(Fault("proxy.path", f"{config.proxy.path!r} is not an absolute path"))
+    return tuple(faults)

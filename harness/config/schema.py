@@ -1,0 +1,156 @@
+"""Every key of harness.yaml: its type, its default and one sentence, in one table. No I/O.
+
+The loader, the environment variables, `meshexp config show` and the reference page all read this table.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import rules
+from harness.values import Address, Duration, Endpoint, HostPort, Label, Network, Port, Ports, Spiffe
+
+
+def key(doc: str, default: Any = ...) -> Any:
+    """A configuration key with its sentence; without a default it is required."""
+    metadata = {"doc": doc}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
+
+def section(cls: type, doc: str) -> Any:
+    return field(default_factory=cls, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    group: Label = key("The ExternalGroup that this machine belongs to.")
+    namespace: Label = key("The namespace of that group.")
+    hostname: str | None = key("Name shown for this machine; the system's host name if unset.", None)
+    instance_id: str | None = key("What makes this machine's name stable; random and kept in the state directory if unset.", None)
+    addresses: tuple[Address, ...] = key(
+        "Addresses that peers reach this machine at, at most one per family; found if empty.", ()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    address: Endpoint = key(
+        "Where the autoregistration controller listens.", HostPort("meshexp-controller.meshexp.svc.cluster.local.", 8081)
+    )
+    identity: str = key(
+        "The DNS identity that its certificate must carry.",
+        "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local",
+    )
+    trust_anchors: str = key(
+        "File with Linkerd's trust anchors (PEM), which the controller is checked against.", "/etc/meshexp/trust-anchors.pem"
+    )
+
+
+class IdentityMode(enum.Enum):
+    EXTERNAL = "external"  # somebody else's Workload API socket
+    EMBEDDED = "embedded"  # a small one of ours, for demos only
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    ca_cert: str = key(
+        "Certificate of the signing CA; further certificates after it are its chain up to the root.", "/opt/spire/certs/ca.crt"
+    )
+    ca_key: str = key("Key of that CA.", "/opt/spire/certs/ca.key")
+    svid_ttl: Duration = key("Lifetime of an SVID.", 3600.0)
+    force: bool = key("Start although this is no demo.", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    mode: IdentityMode = key("Where the SVID comes from.", IdentityMode.EXTERNAL)
+    spiffe_id: Spiffe | None = key("This machine's SPIFFE ID; spiffe://root.linkerd.cluster.local/<group> if unset.", None)
+    socket: str = key("Workload API socket of mode external.", "/run/spire/agent/public/api.sock")
+    embedded: Embedded = section(Embedded, "Mode embedded: the signing CA is on this machine. Not for production.")
+
+
+@dataclass(frozen=True, slots=True)
+class Network_:
+    node: Address | None = key("Address of the node that pod and service networks are reached through; no routes if unset.", None)
+    pod_cidrs: tuple[Network, ...] = key("Pod networks, besides those that the controller tells.", ())
+    service_cidrs: tuple[Network, ...] = key("Service networks, besides those that the controller tells.", ())
+    mesh_cidrs: tuple[Network, ...] = key("Networks of other mesh machines, to be reached through the proxy too.", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    path: str = key("The linkerd2-proxy binary.", "/usr/lib/meshexp-harness/linkerd2-proxy")
+    user: str = key("System user (name or number, not root) of the proxy.", "meshexp-proxy")
+    inbound_port: Port = key("Where redirected inbound connections arrive.", 4143)
+    outbound_port: Port = key("Where redirected outbound connections arrive.", 4140)
+    admin_port: Port = key("The proxy's own admin port, on loopback.", 4191)
+    log: str = key("Log filter.", "warn,linkerd=info,hickory=error,[{headers}]=off,[{request}]=off")
+    start_timeout: Duration = key("A proxy without a certificate after this time is started again.", 30.0)
+    shutdown_grace: Duration = key("How long open connections may go on when the proxy stops.", 30.0)
+    destination_address: Endpoint | None = key("Linkerd's destination service, if not what the controller tells.", None)
+    policy_address: Endpoint | None = key("Linkerd's policy service, if not what the controller tells.", None)
+
+
+class Backend(enum.Enum):
+    AUTO = "auto"
+    NFTABLES = "nftables"
+    IPTABLES = "iptables"
+
+
+class OnProxyLoss(enum.Enum):
+    CLOSED = "closed"  # the rules stay: no plaintext
+    OPEN = "open"  # after 30 s the rules go: traffic, but outside the mesh
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    backend: Backend = key("Which firewall programs the rules; auto looks at what the machine uses.", Backend.AUTO)
+    outbound: rules.Outbound = key("mesh: only the mesh's networks; all: all TCP; off.", rules.Outbound.MESH)
+    inbound: rules.Inbound = key("ports: the group's ports; all: all ports but the excluded; off.", rules.Inbound.PORTS)
+    ports: tuple[Ports, ...] = key("Inbound ports besides the group's.", ())
+    ignore_inbound_ports: tuple[Ports, ...] = key("Inbound ports that never go through the proxy; SSH is always among them.", ())
+    ignore_outbound_ports: tuple[Ports, ...] = key("Destination ports that never go through the proxy.", ())
+    ignore_subnets: tuple[Network, ...] = key("Networks that never go through the proxy, in either direction.", ())
+    ignore_interfaces: tuple[str, ...] = key("Network interfaces whose traffic is left alone.", ())
+    ipv6: bool = key("Redirect IPv6 too.", True)
+    on_proxy_loss: OnProxyLoss = key(
+        "closed: the rules stay while the proxy is gone; open: they go after 30 s.", OnProxyLoss.CLOSED
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    deadline: Duration = key("A stop gives up waiting after this time, whatever is still open.", 60.0)
+
+
+class LogFormat(enum.Enum):
+    AUTO = "auto"  # journal fields under systemd, colour on a terminal, else json
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(enum.Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: LogLevel = key("The least level that is logged.", LogLevel.INFO)
+    format: LogFormat = key("How.", LogFormat.AUTO)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    workload: Workload = field(metadata={"doc": "What this machine is."})
+    controller: Controller = section(Controller, "The autoregistration controller.")
+    identity: Identity = section(Identity, "Who this machine is: its SPIFFE identity.")
+    network: Network_ = section(Network_, "Routes to the cluster.")
+    proxy: Proxy = section(Proxy, "The Linkerd proxy.")
+    redirect: Redirect = section(Redirect, "Which traffic goes through the proxy.")
+    drain: Drain = section(Drain, "Leaving in good order.")
+    log: Log = section(Log, "Logging.")

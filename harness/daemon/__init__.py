@@ -1,0 +1,1 @@
+"""The daemon: composition, the cycle, and the order down. The only place that names concrete adapters."""

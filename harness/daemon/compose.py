@@ -1,0 +1,74 @@
+"""The composition root: which reconciler works with which adapter, and in which order they come up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from harness.clock import Clock
+from harness.config import schema
+from harness.desired import Desired
+from harness.paths import Paths
+from harness.reconcilers.base import Reconciler
+from harness.reconcilers.identity import Identity
+from harness.reconcilers.probes import Probes
+from harness.reconcilers.proxy import Proxy
+from harness.reconcilers.redirect import Redirect
+from harness.reconcilers.registration import RegistrationKeeper
+from harness.reconcilers.routes import Routes
+from harness.system import redirect_backend
+from harness.system.control_plane import ControlPlane
+from harness.system.netlink import Netlink
+from harness.system.probe_call import Checker
+from harness.system.process import Processes
+from harness.system.proxy_admin import LoopbackAdmin
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A reconciler and what it is given of the desired state."""
+
+    reconciler: Reconciler[Any, Any, Any]
+    want: Callable[[Desired], Any]
+
+    @property
+    def name(self) -> str:
+        return self.reconciler.name
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    routes: Part
+    identity: Part
+    registration: Part
+    probes: Part
+    proxy: Part
+    redirect: Part
+
+    @property
+    def up(self) -> tuple[Part, ...]:
+        """The ExternalWorkload must exist before the proxy starts; the redirect is the last thing in."""
+        return self.routes, self.identity, self.registration, self.probes, self.proxy, self.redirect
+
+
+async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Netlink, wake: Callable[[str], None]) -> Parts:
+    processes = Processes(paths.children, log_line)
+    detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
+    return Parts(
+        routes=Part(Routes(netlink), lambda d: d.routes),
+        identity=Part(Identity(processes, clock, wake), lambda d: d.identity),
+        registration=Part(RegistrationKeeper(ControlPlane(), paths.registration, clock, wake), lambda d: d.registration),
+        probes=Part(Probes(Checker().check, clock, wake), lambda d: d.probes),
+        proxy=Part(Proxy(processes, LoopbackAdmin(), clock, wake), lambda d: d.proxy),
+        redirect=Part(Redirect(detected), lambda d: d.redirect),
+    )
+
+
+def log_line(child: str, line: str) -> None:
+    """A child's line in our own log, under its name."""
+    if line:
+        structlog.get_logger().info(line, component=child)

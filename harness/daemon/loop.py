@@ -1,0 +1,223 @@
+"""The daemon's life: wake for any reason, look at the whole, do what is missing, say how things stand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from harness import decode, problems, status
+from harness.clock import Clock
+from harness.config import load, schema
+from harness.daemon import machine, shutdown
+from harness.daemon.compose import Part, compose
+from harness.daemon.snapshot import snapshot
+from harness.desired import Desired, Progress, desired, readiness
+from harness.errors import HarnessError
+from harness.paths import Paths
+from harness.status import Condition, Phase, Truth
+from harness.system import files, kernel_events, process, systemd
+from harness.system.netlink import Netlink
+
+TIMER_SECONDS = 15.0
+
+
+class Daemon:
+    def __init__(self, config: schema.Config, paths: Paths, environ: Mapping[str, str], clock: Clock) -> None:
+        self.config, self._paths, self._environ, self._clock = config, paths, environ, clock
+        self._wakes: set[str] = {"start"}
+        self._woken = asyncio.Event()
+        self._stopping = self._reload = False
+        self._errors: dict[str, HarnessError] = {}
+        self._reload_fault = ""
+        self._progress = Progress()
+        self._proxy_seen = clock.now()
+        self._said: tuple[Condition, ...] = ()
+        self._phase, self._since, self._was_ready = Phase.STARTING, clock.wall(), False
+        self._log = structlog.get_logger().bind(component="harness")
+
+    def wake(self, reason: str) -> None:
+        self._wakes.add(reason)
+        self._woken.set()
+
+    async def run(self) -> int:
+        """Until SIGTERM or SIGINT; 0 after a clean stop."""
+        process.raise_file_limit()
+        netlink = Netlink()
+        self._machine = await machine.look(self.config, self._paths, netlink)
+        self._parts = await compose(self.config, self._paths, self._clock, netlink, self.wake)
+        for orphan in process.orphans(self._paths.children):
+            self._log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
+            await process.end(orphan, 2.0)
+        self._listen_to_signals()
+        route_events = kernel_events.watch_routes(self.wake)
+        systemd.notify(READY=1, STATUS="Starting")
+        self._log.info("started", group=self.config.workload.group, namespace=self.config.workload.namespace)
+        try:
+            while not self._stopping:
+                await self._cycle()
+                await self._sleep()
+            await self._stop()
+        finally:
+            asyncio.get_running_loop().remove_reader(route_events)
+            route_events.close()
+        return 0
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+
+    def _on_stop(self, name: str) -> None:
+        self._stopping = True
+        self.wake(name)
+
+    def _on_reload(self) -> None:
+        self._reload = True
+        self.wake("SIGHUP")
+
+    async def _sleep(self) -> None:
+        try:
+            async with asyncio.timeout(TIMER_SECONDS):
+                await self._woken.wait()
+        except TimeoutError:
+            self._wakes.add("timer")
+        self._woken.clear()
+
+    async def _cycle(self) -> None:
+        reasons, self._wakes = sorted(self._wakes), set()
+        self._log.debug("cycle", reasons=reasons)
+        if self._reload:
+            self._reload = False
+            await self._load_again()
+        await self._look()
+        want = desired(self.config, self._machine, self._progress)
+        conditions = [await self._reconcile(part, want) for part in self._parts.up]
+        await self._look()
+        if desired(self.config, self._machine, self._progress) != want:
+            self.wake("the next step is possible")
+        await self._publish(tuple(conditions), want)
+        systemd.notify(WATCHDOG=1)
+
+    async def _load_again(self) -> None:
+        """A bad configuration keeps the old one."""
+        systemd.notify(RELOADING=1, MONOTONIC_USEC=int(self._clock.now() * 1e6))
+        try:
+            config = load.load(self._paths, self._environ)
+            machine.check_identity(config, self._environ)
+            self._machine = await machine.look(config, self._paths, Netlink())
+            self.config, self._reload_fault = config, ""
+            self._log.info("configuration loaded again")
+        except HarnessError as error:
+            self._reload_fault = error.message
+            self._log.error("the new configuration is wrong; the old one stays in force", reason=error.message)
+        systemd.notify(READY=1)
+
+    async def _look(self) -> None:
+        """How far things are, from what the parts observe."""
+        parts = self._parts
+        identity = await parts.identity.reconciler.observe()
+        registration = await parts.registration.reconciler.observe()
+        probes = await parts.probes.reconciler.observe()
+        proxy = await parts.proxy.reconciler.observe()
+        now = self._clock.now()
+        if proxy.certified:
+            self._proxy_seen = now
+        valid = identity.svid is not None and identity.svid.expires_at > identity.wall
+        known = registration.registration or self._progress.registration
+        if known is not None and known != self._progress.registration:
+            files.write_json(self._paths.known_registration, decode.encode(known), mode=0o644)
+        self._progress = replace(
+            self._progress,
+            svid=identity.svid if valid else None,
+            registration=known,
+            probe_failure=probes.failing,
+            proxy_certified=proxy.certified,
+            proxy_lost_seconds=now - self._proxy_seen,
+        )
+
+    async def _reconcile(self, part: Part, want: Desired) -> Condition:
+        reconciler, wanted = part.reconciler, part.want(want)
+        try:
+            for action in reconciler.diff(wanted, await reconciler.observe()):
+                self._log.info(str(action).partition("\n")[0], part=part.name)
+                self._log.debug("action", text=str(action))
+                await reconciler.apply(action)
+            observed = await reconciler.observe()
+            error = self._errors.pop(part.name, None)
+        except HarnessError as failure:
+            observed, error = await reconciler.observe(), failure
+            if self._errors.get(part.name, failure).message != failure.message or part.name not in self._errors:
+                self._log.error(failure.message, part=part.name, hint=failure.hint)
+            self._errors[part.name] = failure
+        condition = reconciler.condition(wanted, observed)
+        if part is self._parts.redirect:
+            self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)
+        if part.name in self._errors and error is not None and condition.problem is None:
+            return replace(condition, truth=Truth.FALSE, message=error.message)
+        return condition
+
+    async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
+        if self._reload_fault:
+            fault = Condition("Configuration", Truth.TRUE, self._reload_fault, problems.CONFIG_RELOAD_FAILED)
+            conditions = (fault, *conditions)
+        phase = status.phase(conditions, was_ready=self._was_ready, stopping=self._stopping)
+        self._was_ready = self._was_ready or phase is Phase.READY
+        if phase is not self._phase:
+            self._phase, self._since = phase, self._clock.wall()
+            self._log.info("phase", phase=phase.text)
+        self._log_changes(conditions)
+        worst = status.worst(conditions)
+        systemd.notify(STATUS=f"{phase.text}: {worst.message}" if worst else phase.text)
+        redirect_off = want.redirect is None and self._progress.proxy_certified
+        data = snapshot(
+            self.config,
+            self._machine,
+            phase,
+            self._since,
+            conditions,
+            readiness(self._progress, not redirect_off),
+            self._progress.registration,
+            await self._children(),
+        )
+        files.write_json(self._paths.status, data, mode=0o644)
+
+    def _log_changes(self, conditions: tuple[Condition, ...]) -> None:
+        before = {c.name: c for c in self._said}
+        for condition in conditions:
+            old = before.get(condition.name)
+            if old is None or (old.truth, old.problem) != (condition.truth, condition.problem):
+                fields: dict[str, Any] = {"status": condition.truth.value, "detail": condition.message}
+                if condition.problem:
+                    fields |= {"problem": condition.problem.code, "hint": condition.problem.hint}
+                (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
+        self._said = conditions
+
+    async def _children(self) -> dict[str, tuple[int | None, Any]]:
+        identity = await self._parts.identity.reconciler.observe()
+        proxy = await self._parts.proxy.reconciler.observe()
+        return {"identity": (None, identity.stream), "workload-api": (None, identity.server), "proxy": (proxy.pid, proxy.child)}
+
+    async def _stop(self) -> None:
+        systemd.notify(STOPPING=1, STATUS="Draining")
+        self._log.info("draining")
+        await self._look()
+        await self._publish(self._said, desired(self.config, self._machine, self._progress))
+        await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
+        for left in (self._paths.status, self._paths.known_registration):
+            left.unlink(missing_ok=True)
+        self._log.info("stopped")
+
+
+def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
+    lock = files.Lock(paths.lock)  # held until the process ends
+    try:
+        return asyncio.run(Daemon(config, paths, os.environ, clock).run())
+    finally:
+        del lock

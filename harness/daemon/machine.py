@@ -1,0 +1,101 @@
+"""What the daemon finds out about its machine before the first cycle."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.config import schema
+from harness.desired import Machine
+from harness.errors import ConfigError, Fault, PermissionError_
+from harness.paths import Paths
+from harness.reconcilers import registration
+from harness.system import process, redirect_exclusions
+from harness.system.netlink import Netlink
+from harness.values import HostPort, IPAddress
+
+CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN = 6, 7, 8, 12
+NEEDED = {CAP_NET_ADMIN: "CAP_NET_ADMIN", CAP_SETUID: "CAP_SETUID", CAP_SETGID: "CAP_SETGID", CAP_SETPCAP: "CAP_SETPCAP"}
+
+
+def check_privileges() -> None:
+    """Raises PermissionError_ (exit 77) naming every capability that is missing."""
+    if os.geteuid() != 0:
+        raise PermissionError_(
+            "meshexp-harness sets routes and firewall rules and must run as root", "start it by its unit, or with sudo"
+        )
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    missing = [name for bit, name in NEEDED.items() if not effective >> bit & 1]
+    if missing:
+        raise PermissionError_(
+            f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID and SETPCAP"
+        )
+
+
+def check_identity(config: schema.Config, environ: Mapping[str, str]) -> None:
+    """Mode embedded keeps a CA key on this machine: only in a demo, or when forced."""
+    embedded = config.identity.mode is schema.IdentityMode.EMBEDDED
+    if embedded and not config.identity.embedded.force and environ.get("MESHEXP_DEMO") != "1":
+        fault = Fault(
+            "identity.mode", "embedded is for demos: it keeps a CA key on this machine", "or set identity.embedded.force: true"
+        )
+        raise ConfigError((fault,))
+
+
+async def look(config: schema.Config, paths: Paths, netlink: Netlink) -> Machine:
+    hostname = config.workload.hostname or socket.gethostname()
+    user = process.find_user(config.proxy.user)
+    if user.uid == 0:
+        raise ConfigError((Fault("proxy.user", "the proxy must not run as root", "every root process would bypass the mesh"),))
+    embedded = config.identity.mode is schema.IdentityMode.EMBEDDED
+    excluded = await asyncio.to_thread(redirect_exclusions.exclusions, config.proxy.admin_port)
+    return Machine(
+        user=user,
+        hostname=hostname,
+        instance_id=registration.instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
+        addresses=config.workload.addresses or await _addresses(config, netlink),
+        anchors_pem=_anchors(Path(config.controller.trust_anchors)),
+        workload_api=str(paths.workload_api) if embedded else config.identity.socket.removeprefix("unix:").replace("///", "/"),
+        never_inbound=excluded.inbound,
+        never_outbound=excluded.outbound,
+        ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
+    )
+
+
+def ephemeral(paths: Paths) -> bool:
+    """A container whose state directory goes with it: its host name is then what lasts longest."""
+    container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or bool(os.environ.get("container"))  # noqa: SIM112 — written small
+    if not container:
+        return False
+    paths.state.mkdir(parents=True, exist_ok=True)
+    return paths.state.stat().st_dev == Path("/").stat().st_dev
+
+
+def _anchors(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "copy Linkerd's trust anchors there: the ca-bundle.crt of its ConfigMap linkerd-identity-trust-roots"
+        raise ConfigError((Fault("controller.trust_anchors", f"{path} cannot be read: {error}", hint),)) from None
+
+
+async def _addresses(config: schema.Config, netlink: Netlink) -> tuple[IPAddress, ...]:
+    """The address that this machine reaches the cluster from: one, since Linkerd mixes up the two of a dual-stack workload."""
+    for target in (config.network.node, *await _resolved(config.controller.address)):
+        source = await netlink.source_address(target) if target is not None else None
+        if source is not None and not source.is_loopback:
+            return (source,)
+    return ()
+
+
+async def _resolved(endpoint: HostPort) -> tuple[IPAddress, ...]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return ()
+    return tuple(ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found)

@@ -1,0 +1,244 @@
+"""What should be, as a pure function of the configuration and of what is known so far. No I/O.
+
+The gates of starting are all here: registration needs an identity, the proxy needs a registration (its ExternalWorkload must
+exist first), the redirect needs a proxy with a certificate. Once up, a lost control plane takes nothing away.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness import __version__, proxy_environment, rules
+from harness.config import schema
+from harness.messages import Probe, Reason, Registration, RegistrationRequest
+from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId
+
+if TYPE_CHECKING:
+    from harness.system.workload_api import Svid
+
+ROUTE_PROTOCOL = 0x4D  # our own rtnetlink protocol number ('M'): what `ip route` shows as proto 77 is ours, and nothing else is
+OPEN_AFTER_SECONDS = 30.0
+DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"  # of Linkerd's guide and the playground
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Route:
+    """A route of the main table. `via` is None for a directly connected network."""
+
+    network: IPNetwork
+    via: IPAddress | None
+    protocol: int = ROUTE_PROTOCOL
+
+    def __str__(self) -> str:
+        return f"route {self.network}" + (f" via {self.via}" if self.via else "")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedServer:
+    ca_cert: str
+    ca_key: str
+    svid_ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySpec:
+    spiffe_id: SpiffeId
+    socket: str
+    user: User
+    embedded: EmbeddedServer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the controller is and how to know it."""
+
+    address: HostPort
+    identity: str
+    anchors_pem: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    ready: bool
+    reason: Reason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationSpec:
+    target: Target
+    request: RegistrationRequest
+    svid: Svid
+    readiness: Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySpec:
+    path: str
+    user: User
+    env: tuple[tuple[str, str], ...] = field(repr=False)
+    ports: tuple[int, ...]
+    admin_port: int
+    start_timeout: float
+    shutdown_grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was found out about this machine at the start."""
+
+    user: User
+    hostname: str
+    instance_id: str
+    addresses: tuple[IPAddress, ...]
+    anchors_pem: str = field(repr=False)
+    workload_api: str
+    never_inbound: tuple[PortRange, ...]
+    never_outbound: tuple[PortRange, ...]
+    """Ports that no redirect may take: SSH's, and those of the mesh itself."""
+    ipv6: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the join has come. `registration` is the last one known, also while the controller is away."""
+
+    svid: Svid | None = None
+    registration: Registration | None = None
+    probe_failure: str | None = None
+    proxy_certified: bool = False
+    proxy_lost_seconds: float = 0.0
+    redirected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """None: not yet, or not any more."""
+
+    routes: tuple[Route, ...] | None = None
+    identity: IdentitySpec | None = None
+    registration: RegistrationSpec | None = None
+    probes: tuple[Probe, ...] | None = None
+    proxy: ProxySpec | None = None
+    redirect: rules.RedirectSpec | None = None
+
+
+def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desired:
+    known = progress.registration
+    proxy = _proxy(config, machine, known) if known else None
+    return Desired(
+        routes=_routes(config, known),
+        identity=identity(config, machine),
+        registration=_registration(config, machine, progress),
+        probes=known.probes if known else None,
+        proxy=proxy,
+        redirect=_redirect(config, machine, known) if known and _may_redirect(config, progress) else None,
+    )
+
+
+def identity(config: schema.Config, machine: Machine) -> IdentitySpec:
+    embedded = None
+    if config.identity.mode is schema.IdentityMode.EMBEDDED:
+        section = config.identity.embedded
+        embedded = EmbeddedServer(section.ca_cert, section.ca_key, section.svid_ttl)
+    spiffe_id = config.identity.spiffe_id or SpiffeId(DEFAULT_TRUST_DOMAIN, f"/{config.workload.group}")
+    return IdentitySpec(spiffe_id, machine.workload_api, machine.user, embedded)
+
+
+def readiness(progress: Progress, redirect_wanted: bool) -> Readiness:
+    """Ready, or the first reason why not."""
+    if progress.svid is None:
+        return Readiness(False, Reason.IDENTITY_MISSING, "no SVID")
+    if not progress.proxy_certified:
+        return Readiness(False, Reason.PROXY_NOT_READY, "the proxy has no certificate")
+    if redirect_wanted and not progress.redirected:
+        return Readiness(False, Reason.REDIRECT_MISSING, "the redirect is not in place")
+    if progress.probe_failure is not None:
+        return Readiness(False, Reason.PROBE_FAILED, progress.probe_failure[:256])
+    return Readiness(True, Reason.READY)
+
+
+def _routes(config: schema.Config, known: Registration | None) -> tuple[Route, ...]:
+    """Configured networks through the configured node; the controller's pod networks through their own nodes."""
+    node, found = config.network.node, {}
+    if known is not None:
+        for pod in known.facts.pod_routes:
+            found[pod.pod_cidr] = pod.via
+    if node is not None:
+        services = known.facts.service_cidrs if known else ()
+        for network in (*config.network.pod_cidrs, *config.network.service_cidrs, *services):
+            found.setdefault(network, node)
+    return tuple(sorted((Route(n, via) for n, via in found.items() if n.version == via.version), key=str))
+
+
+def _registration(config: schema.Config, machine: Machine, progress: Progress) -> RegistrationSpec | None:
+    if progress.svid is None or not machine.addresses:
+        return None
+    request = RegistrationRequest(
+        group=config.workload.group,
+        namespace=config.workload.namespace,
+        instance_id=machine.instance_id,
+        hostname=machine.hostname,
+        addresses=machine.addresses,
+        versions={"harness": __version__},
+    )
+    off = config.redirect.outbound is rules.Outbound.OFF and config.redirect.inbound is rules.Inbound.OFF
+    target = Target(config.controller.address, config.controller.identity, machine.anchors_pem)
+    return RegistrationSpec(target, request, progress.svid, readiness(progress, not off))
+
+
+def _proxy(config: schema.Config, machine: Machine, known: Registration) -> ProxySpec:
+    anchors = known.facts.trust_anchors_pem or machine.anchors_pem
+    environment = proxy_environment.build(config, known, anchors, machine.workload_api, machine.addresses, machine.ipv6)
+    section = config.proxy
+    return ProxySpec(
+        path=section.path,
+        user=machine.user,
+        env=tuple(environment.items()),
+        ports=(section.inbound_port, section.outbound_port, section.admin_port),
+        admin_port=section.admin_port,
+        start_timeout=section.start_timeout,
+        shutdown_grace=section.shutdown_grace,
+    )
+
+
+def _may_redirect(config: schema.Config, progress: Progress) -> bool:
+    if progress.proxy_certified:
+        return True
+    stays = config.redirect.on_proxy_loss is schema.OnProxyLoss.CLOSED or progress.proxy_lost_seconds < OPEN_AFTER_SECONDS
+    return progress.redirected and stays
+
+
+def _redirect(config: schema.Config, machine: Machine, known: Registration) -> rules.RedirectSpec:
+    section, proxy = config.redirect, config.proxy
+    ports = {PortRange(p.port, p.port) for p in known.template.ports if p.protocol == "TCP"} | set(section.ports)
+    return rules.RedirectSpec(
+        proxy_uid=machine.user.uid,
+        inbound_port=proxy.inbound_port,
+        outbound_port=proxy.outbound_port,
+        outbound=section.outbound,
+        inbound=section.inbound,
+        outbound_networks=proxy_environment.cluster_networks(config, known.facts),
+        inbound_ports=tuple(sorted(ports)),
+        ignore_inbound_ports=rules.merge_ports((*section.ignore_inbound_ports, *machine.never_inbound)),
+        ignore_outbound_ports=rules.merge_ports((*section.ignore_outbound_ports, *machine.never_outbound)),
+        ignore_subnets=(*section.ignore_subnets, *_controller_network(config)),
+        ignore_interfaces=section.ignore_interfaces,
+        ipv6=section.ipv6,
+    )
+
+
+def _controller_network(config: schema.Config) -> tuple[IPNetwork, ...]:
+    """The controller's own address, where it is given as an address: the harness must reach it without the proxy."""
+    try:
+        return (ipaddress.ip_network(config.controller.address.host),)
+    except ValueError:
+        return ()

@@ -1,0 +1,64 @@
+"""Where things are on the machine. systemd, a container or a test may move them by environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    config: Path = Path("/etc/meshexp")
+    state: Path = Path("/var/lib/meshexp")
+    run: Path = Path("/run/meshexp")
+
+    @property
+    def harness_yaml(self) -> Path:
+        return self.config / "harness.yaml"
+
+    @property
+    def drop_ins(self) -> Path:
+        return self.config / "harness.d"
+
+    @property
+    def instance_id(self) -> Path:
+        return self.state / "instance-id"
+
+    @property
+    def registration(self) -> Path:
+        """Name and secret of this machine's registration, 0600."""
+        return self.state / "registration.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.run / "harness.lock"
+
+    @property
+    def status(self) -> Path:
+        return self.run / "status.json"
+
+    @property
+    def known_registration(self) -> Path:
+        """What the controller last told, without the secret: for `meshexp plan`."""
+        return self.run / "registration.json"
+
+    @property
+    def children(self) -> Path:
+        """One record per child, so that `cleanup` finds orphans by pid and start time."""
+        return self.run / "children"
+
+    @property
+    def workload_api(self) -> Path:
+        """The socket of a Workload API that the harness itself runs."""
+        return self.run / "workload-api" / "api.sock"
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Paths:
+    default = Paths()
+    return Paths(
+        config=Path(environ.get("MESHEXP_CONFIG_DIR", default.config)),
+        state=Path(environ.get("MESHEXP_STATE_DIR", default.state)),
+        run=Path(environ.get("MESHEXP_RUN_DIR", default.run)),
+    )

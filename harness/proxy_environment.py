@@ -1,0 +1,87 @@
+"""The proxy's environment on a VM, complete and typed. linkerd2-proxy parses the values strictly (its app/src/env)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from harness.config import schema
+from harness.messages import ClusterFacts, Registration
+from harness.values import HostPort, IPAddress, IPNetwork
+
+# Where Linkerd's control plane is by its own names; used until the controller tells otherwise.
+DESTINATION = HostPort("linkerd-dst-headless.linkerd.svc.cluster.local.", 8086)
+POLICY = HostPort("linkerd-policy.linkerd.svc.cluster.local.", 8090)
+DESTINATION_IDENTITY = "linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local"
+
+
+def build(
+    config: schema.Config,
+    registration: Registration,
+    anchors_pem: str,
+    workload_api: str,
+    addresses: tuple[IPAddress, ...],
+    ipv6: bool,
+) -> dict[str, str]:
+    """Every variable that a VM's proxy needs, and the recommended ones; sorted by name so that equal inputs compare equal."""
+    facts, proxy = registration.facts, config.proxy
+    linkerd = facts.linkerd
+    destination_name = linkerd.destination_identity or DESTINATION_IDENTITY
+    networks = cluster_networks(config, facts)
+    variables = {
+        "LOG": proxy.log,
+        "LOG_FORMAT": "plain",
+        "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS": f"unix://{workload_api}",
+        "IDENTITY_SERVER_ID": str(registration.identity),
+        "IDENTITY_SERVER_NAME": registration.server_name,
+        "IDENTITY_TRUST_ANCHORS": anchors_pem,
+        "DESTINATION_SVC_ADDR": str(proxy.destination_address or linkerd.destination_address or DESTINATION),
+        "DESTINATION_SVC_NAME": destination_name,
+        "DESTINATION_CONTEXT": json.dumps({"ns": registration.namespace}),
+        "DESTINATION_PROFILE_SUFFIXES": f"svc.{facts.cluster_domain}.",
+        "DESTINATION_PROFILE_NETWORKS": _joined(networks),
+        "POLICY_SVC_ADDR": str(proxy.policy_address or linkerd.policy_address or POLICY),
+        "POLICY_SVC_NAME": linkerd.policy_identity or destination_name,
+        "POLICY_WORKLOAD": json.dumps({"ns": registration.namespace, "external_workload": registration.name}),
+        "POLICY_CLUSTER_NETWORKS": _joined(networks),
+        "INBOUND_DEFAULT_POLICY": "all-unauthenticated",
+        "INBOUND_PORTS": _joined(p.port for p in registration.template.ports),
+        "INBOUND_IPS": _joined(addresses),
+        "INBOUND_LISTEN_ADDR": str(HostPort("::" if ipv6 else "0.0.0.0", proxy.inbound_port)),  # noqa: S104
+        "OUTBOUND_LISTEN_ADDRS": _joined(
+            HostPort(host, proxy.outbound_port) for host in (["127.0.0.1", "::1"] if ipv6 else ["127.0.0.1"])
+        ),
+        "ADMIN_LISTEN_ADDR": str(HostPort("127.0.0.1", proxy.admin_port)),
+        "SHUTDOWN_GRACE_PERIOD": f"{max(1, round(proxy.shutdown_grace))}s",
+        **_CHART_VALUES,
+    }
+    return {f"LINKERD2_PROXY_{name}": value for name, value in sorted(variables.items())}
+
+
+# What Linkerd's chart gives a pod where the binary's own default is off or too short for a wide-area link.
+_CHART_VALUES = {
+    "INBOUND_ACCEPT_KEEPALIVE": "10000ms",
+    "OUTBOUND_CONNECT_KEEPALIVE": "10000ms",
+    "INBOUND_ACCEPT_USER_TIMEOUT": "30s",
+    "OUTBOUND_CONNECT_USER_TIMEOUT": "30s",
+    "CONTROL_STREAM_INITIAL_TIMEOUT": "3s",
+    "CONTROL_STREAM_IDLE_TIMEOUT": "5m",
+    "CONTROL_STREAM_LIFETIME": "1h",
+    "INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "10s",
+    "INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT": "3s",
+    "OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL": "10s",
+    "OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT": "3s",
+    "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": "25,587,3306,4444,5432,6379,9300,11211",
+}
+
+
+def cluster_networks(config: schema.Config, facts: ClusterFacts) -> tuple[IPNetwork, ...]:
+    """All networks of the mesh: pods, services and other mesh machines, from the configuration and the controller."""
+    network = config.network
+    found = [*network.pod_cidrs, *network.service_cidrs, *network.mesh_cidrs]
+    found += [r.pod_cidr for r in facts.pod_routes] + [*facts.service_cidrs, *facts.mesh_cidrs]
+    return tuple(dict.fromkeys(found))
+
+
+def _joined(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))

@@ -1,0 +1,161 @@
+"""This machine's X.509-SVID: a small child under the proxy's uid streams it from the Workload API.
+
+It is the same SVID that the proxy gets, since the entry selects the proxy's uid. In mode `embedded` the Workload API is ours too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness import problems
+from harness.clock import Clock
+from harness.desired import IdentitySpec
+from harness.errors import HarnessError
+from harness.status import Condition, Truth
+from harness.supervisor import ChildState, State, Supervised
+from harness.system import process, workload_api
+from harness.system.workload_api import Svid
+from harness.system.workload_api_client import FailureKind
+from harness.values import SpiffeId
+
+STOP_GRACE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    server: ChildState
+    stream: ChildState
+    now: float
+    wall: float
+    svid: Svid | None = None
+    others: tuple[SpiffeId, ...] = ()
+    error: workload_api.Failed | None = None
+    running: IdentitySpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    part: str
+    spec: IdentitySpec
+
+    def __str__(self) -> str:
+        return f"start the {self.part} for {self.spec.spiffe_id} on {self.spec.socket}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    part: str
+
+    def __str__(self) -> str:
+        return f"stop the {self.part}"
+
+
+SERVER, STREAM = "embedded Workload API", "identity stream"
+
+
+class Identity:
+    name = "identity"
+
+    def __init__(self, processes: process.Processes, clock: Clock, wake: Callable[[str], None]) -> None:
+        self._clock, self._wake = clock, wake
+        self._children = {SERVER: Supervised(processes, clock, wake), STREAM: Supervised(processes, clock, wake)}
+        self._reading: asyncio.Task[None] | None = None
+        self._running: IdentitySpec | None = None
+        self._svids: tuple[Svid, ...] = ()
+        self._error: workload_api.Failed | None = None
+
+    async def observe(self) -> Observed:
+        wanted = self._running.spiffe_id if self._running else None
+        return Observed(
+            server=self._children[SERVER].state,
+            stream=self._children[STREAM].state,
+            now=self._clock.now(),
+            wall=self._clock.wall(),
+            svid=next((s for s in self._svids if s.spiffe_id == wanted), None),
+            others=tuple(s.spiffe_id for s in self._svids if s.spiffe_id != wanted),
+            error=self._error,
+            running=self._running,
+        )
+
+    def diff(self, desired: IdentitySpec | None, observed: Observed) -> tuple[Start | Stop, ...]:
+        actions: list[Start | Stop] = []
+        changed = observed.running is not None and observed.running != desired
+        for part, child in ((STREAM, observed.stream), (SERVER, observed.server)):
+            wanted = desired is not None and (part == STREAM or desired.embedded is not None)
+            if child.state is not State.STOPPED and (changed or not wanted):
+                actions.append(Stop(part))
+            elif desired is not None and wanted and not child.alive and observed.now >= child.retry_at:
+                actions.append(Start(part, desired))
+        return tuple(actions)
+
+    async def apply(self, action: Start | Stop) -> None:
+        child = self._children[action.part]
+        if isinstance(action, Stop):
+            await child.stop(STOP_GRACE)
+            if action.part == STREAM:
+                self._svids, self._error, self._running = (), None, None
+            return
+        self._running = action.spec
+        command = _server_command(action.spec) if action.part == SERVER else _stream_command(action.spec)
+        started = await child.start(command)
+        if action.part == STREAM:
+            self._reading = asyncio.create_task(self._read(started))
+        child.ready()
+
+    async def _read(self, child: process.Child) -> None:
+        try:
+            async for frame in workload_api.read_frames(child.stdout):
+                match frame:
+                    case workload_api.Delivered(svids):
+                        self._svids, self._error = svids, None
+                    case workload_api.Failed():
+                        self._error = frame
+                self._wake("identity update")
+        except HarnessError as error:
+            self._error = workload_api.Failed(FailureKind.TEMPORARY, error.message)
+            self._wake("identity stream broken")
+
+    def condition(self, desired: IdentitySpec | None, observed: Observed) -> Condition:
+        svid, error = observed.svid, observed.error
+        problem = _PROBLEMS.get(error.kind) if error else None
+        if svid is not None and observed.wall < svid.expires_at:
+            text = f"{svid.spiffe_id}, valid for {svid.expires_at - observed.wall:.0f} s"
+            if error is None:
+                return Condition("Identity", Truth.TRUE, text)
+            return Condition(
+                "Identity", Truth.TRUE, f"{text}, not renewed: {error.message}", problem or problems.IDENTITY_EXPIRING
+            )
+        if svid is not None:
+            return Condition("Identity", Truth.FALSE, f"{svid.spiffe_id} has expired", problems.IDENTITY_EXPIRING)
+        if observed.others:
+            text = f"issued instead: {', '.join(map(str, observed.others))}"
+            return Condition("Identity", Truth.FALSE, text, problems.IDENTITY_NOT_ISSUED)
+        starting = desired is not None and desired.embedded is not None and not observed.server.crash_loop
+        if error is None or (problem is problems.IDENTITY_SOCKET_MISSING and starting):
+            return Condition("Identity", Truth.UNKNOWN, "waiting for the first SVID")
+        return Condition("Identity", Truth.FALSE if problem else Truth.UNKNOWN, error.message, problem)
+
+
+_PROBLEMS = {
+    FailureKind.SOCKET_MISSING: problems.IDENTITY_SOCKET_MISSING,
+    FailureKind.DENIED: problems.IDENTITY_NOT_ISSUED,
+    FailureKind.INVALID: problems.IDENTITY_NOT_ISSUED,
+}
+
+
+def _server_command(spec: IdentitySpec) -> process.Command:
+    if spec.embedded is None:
+        raise ValueError("no embedded server is configured")
+    return process.python_module(
+        "workload-api",
+        "harness.system.workload_api_server",
+        *("--socket", spec.socket, "--ca-cert", spec.embedded.ca_cert, "--ca-key", spec.embedded.ca_key),
+        *("--spiffe-id", str(spec.spiffe_id), "--uid", str(spec.user.uid)),
+        *("--svid-ttl", f"{round(spec.embedded.svid_ttl * 1000)}ms", "--drop-uid", "65534"),
+    )
+
+
+def _stream_command(spec: IdentitySpec) -> process.Command:
+    return process.python_module("identity", "harness.system.workload_api_child", spec.socket, user=spec.user, piped=True)

@@ -1,0 +1,92 @@
+"""The group's readiness probes: one task each, thresholds as Kubernetes counts them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from harness import problems
+from harness.clock import Clock
+from harness.messages import Probe
+from harness.status import Condition, Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Where one probe stands. Not ready until it has passed; `run` counts equal results in a row."""
+
+    ready: bool = False
+    last: bool | None = None
+    run: int = 0
+    why: str = "not checked yet"
+
+
+def count(health: Health, probe: Probe, failure: str | None) -> Health:
+    """The standing after one more check."""
+    passed = failure is None
+    run = health.run + 1 if passed is health.last else 1
+    ready = health.ready
+    if passed and run >= probe.success_threshold:
+        ready = True
+    elif not passed and (run >= probe.failure_threshold or not health.ready):
+        ready = False
+    return replace(health, ready=ready, last=passed, run=run, why=failure or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    probes: tuple[Probe, ...] = ()
+    health: tuple[Health, ...] = ()
+
+    @property
+    def failing(self) -> str | None:
+        """Why the application is not ready; None when it is. No probes: ready."""
+        return next((h.why or "has not passed often enough" for h in self.health if not h.ready), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    probes: tuple[Probe, ...]
+
+    def __str__(self) -> str:
+        return f"run {len(self.probes)} readiness probes"
+
+
+class Probes:
+    name = "probes"
+
+    def __init__(self, check: Callable[[Probe], Awaitable[str | None]], clock: Clock, wake: Callable[[str], None]) -> None:
+        self._check, self._clock, self._wake = check, clock, wake
+        self._probes: tuple[Probe, ...] = ()
+        self._health: list[Health] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def observe(self) -> Observed:
+        return Observed(self._probes, tuple(self._health))
+
+    def diff(self, desired: tuple[Probe, ...] | None, observed: Observed) -> tuple[Watch, ...]:
+        return (Watch(desired or ()),) if (desired or ()) != observed.probes else ()
+
+    async def apply(self, action: Watch) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._probes = action.probes
+        self._health = [Health() for _ in action.probes]
+        self._tasks = [asyncio.create_task(self._run(i, probe)) for i, probe in enumerate(action.probes)]
+
+    async def _run(self, index: int, probe: Probe) -> None:
+        await self._clock.sleep(probe.initial_delay_seconds)
+        while True:
+            before = self._health[index]
+            after = self._health[index] = count(before, probe, await self._check(probe))
+            if after.ready is not before.ready or after.why != before.why:
+                self._wake("probe result")
+            await self._clock.sleep(probe.period_seconds)
+
+    def condition(self, desired: tuple[Probe, ...] | None, observed: Observed) -> Condition:
+        if desired is None:
+            return Condition("Application", Truth.UNKNOWN, "probes start with the registration")
+        if (why := observed.failing) is not None:
+            return Condition("Application", Truth.FALSE, why, problems.PROBE_FAILED)
+        return Condition("Application", Truth.TRUE, f"{len(observed.probes)} probes pass" if observed.probes else "no probes")

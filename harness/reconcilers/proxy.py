@@ -1,0 +1,162 @@
+"""The proxy as a child under its own uid. It counts as up when its metrics show a certificate, never by /ready alone.
+
+(linkerd2-proxy answers /ready with 200 although it has none, when the Workload API socket was missing at its start.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness import problems
+from harness.clock import Clock
+from harness.desired import ProxySpec
+from harness.errors import UnavailableError
+from harness.status import Condition, Truth
+from harness.supervisor import ChildState, State, Supervised
+from harness.system import process
+
+POLL_STARTING, POLL_RUNNING = 0.05, 10.0
+KILL_RESERVE = 2.0  # seconds after the proxy's own grace period
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`certified_until`: epoch seconds, 0 without a certificate. `taken`: ports of ours that others listened on at our start."""
+
+    child: ChildState = ChildState()
+    running: ProxySpec | None = None
+    pid: int | None = None
+    certified_until: float = 0.0
+    taken: tuple[int, ...] = ()
+    error: str = ""
+    now: float = 0.0
+    wall: float = 0.0
+
+    @property
+    def certified(self) -> bool:
+        return self.child.alive and self.certified_until > self.wall
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    spec: ProxySpec
+
+    def __str__(self) -> str:
+        return f"start {self.spec.path} as uid {self.spec.user.uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    why: str
+    grace: float
+
+    def __str__(self) -> str:
+        return f"stop the proxy ({self.why})"
+
+
+class ProxyAdmin(Protocol):
+    async def certificate_expiry(self, port: int) -> float:
+        """Epoch seconds when the proxy's certificate ends; 0 without one or without an answer."""
+
+
+class Proxy:
+    name = "proxy"
+
+    def __init__(self, processes: process.Processes, admin: ProxyAdmin, clock: Clock, wake: Callable[[str], None]) -> None:
+        self._admin, self._clock, self._wake = admin, clock, wake
+        self._supervised = Supervised(processes, clock, wake)
+        self._running: ProxySpec | None = None
+        self._polling: asyncio.Task[None] | None = None
+        self._certified_until = 0.0
+        self._taken: tuple[int, ...] = ()
+        self._error = ""
+
+    async def observe(self) -> Observed:
+        child = self._supervised.child
+        return Observed(
+            child=self._supervised.state,
+            running=self._running,
+            pid=child.pid if child else None,
+            certified_until=self._certified_until if child else 0.0,
+            taken=self._taken,
+            error=self._error,
+            now=self._clock.now(),
+            wall=self._clock.wall(),
+        )
+
+    def diff(self, desired: ProxySpec | None, observed: Observed) -> tuple[Start | Stop, ...]:
+        child, running = observed.child, observed.running
+        if desired is None:
+            grace = running.shutdown_grace + KILL_RESERVE if running else KILL_RESERVE
+            return (Stop("not wanted", grace),) if child.state is not State.STOPPED else ()
+        if child.alive and running is not None:
+            if running != desired:
+                return Stop("its configuration changed", running.shutdown_grace + KILL_RESERVE), Start(desired)
+            if child.state is State.STARTING and observed.now - child.since > desired.start_timeout:
+                return Stop("no certificate in time", KILL_RESERVE), Start(desired)
+            return ()
+        return (Start(desired),) if observed.now >= child.retry_at else ()
+
+    async def apply(self, action: Start | Stop) -> None:
+        if isinstance(action, Stop):
+            if self._polling is not None:
+                self._polling.cancel()
+            await self._supervised.stop(action.grace)
+            return
+        spec = action.spec
+        self._running, self._certified_until, self._error = spec, 0.0, ""
+        self._taken = tuple(port for port in spec.ports if process.port_taken(port))
+        if self._taken:
+            self._supervised.fail("proxy")
+            return
+        try:
+            await self._supervised.start(process.Command("proxy", (spec.path,), dict(spec.env), spec.user))
+        except UnavailableError as error:
+            self._error = error.message
+            return
+        if self._polling is not None:
+            self._polling.cancel()
+        self._polling = asyncio.create_task(self._poll(spec))
+
+    async def _poll(self, spec: ProxySpec) -> None:
+        """Watches the certificate for as long as the child lives."""
+        while self._supervised.state.alive:
+            expiry = await self._admin.certificate_expiry(spec.admin_port)
+            if expiry > self._clock.wall() and self._supervised.state.state is State.STARTING:
+                self._certified_until = expiry
+                self._supervised.ready()
+                self._wake("proxy certified")
+            elif (expiry > 0) != (self._certified_until > 0):
+                self._wake("proxy certificate changed")
+            self._certified_until = expiry or self._certified_until
+            starting = self._supervised.state.state is State.STARTING
+            await self._clock.sleep(POLL_STARTING if starting else POLL_RUNNING)
+
+    def condition(self, desired: ProxySpec | None, observed: Observed) -> Condition:
+        child = observed.child
+        if observed.certified:
+            return Condition("Proxy", Truth.TRUE, f"runs (pid {observed.pid}) with a certificate")
+        if desired is None and not child.alive:
+            return Condition("Proxy", Truth.UNKNOWN, "starts after the registration")
+        if observed.taken:
+            ports = ", ".join(map(str, observed.taken))
+            return Condition("Proxy", Truth.FALSE, f"another process listens on {ports}", problems.PROXY_PORT_TAKEN)
+        if observed.error:
+            return Condition("Proxy", Truth.FALSE, observed.error, problems.PROXY_MISSING)
+        if child.crash_loop:
+            text = f"has exited {child.exits} times, last with {_exit(child.last_exit)}"
+            return Condition("Proxy", Truth.FALSE, text, problems.PROXY_CRASH_LOOP)
+        if child.state is State.BACKOFF:
+            return Condition(
+                "Proxy", Truth.FALSE, f"exited with {_exit(child.last_exit)}; starts again", problems.PROXY_CRASH_LOOP
+            )
+        if child.state is State.STARTING and observed.now - child.since < 5.0:
+            return Condition("Proxy", Truth.UNKNOWN, "starting")
+        return Condition("Proxy", Truth.FALSE, f"runs (pid {observed.pid}) without a certificate", problems.PROXY_NOT_CERTIFIED)
+
+
+def _exit(code: int | None) -> str:
+    return "signal " + str(-code) if code is not None and code < 0 else f"status {code}"

@@ -1,0 +1,252 @@
+"""This machine's registration with the controller: register, report state, follow changes, leave.
+
+Each call runs in the background, one at a time, so that a slow controller never holds the cycle; its end wakes the cycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from harness import problems
+from harness.clock import Clock
+from harness.desired import Readiness, RegistrationSpec, Target
+from harness.errors import HarnessError
+from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.status import Condition, Truth
+from harness.system import files
+from harness.system.control_plane import RefusedError, UntrustedError
+from harness.system.workload_api import Svid
+
+BACKOFF_FIRST, BACKOFF_MOST = 0.25, 15.0
+GONE = ("not-registered", "secret-mismatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the controller is spoken to: where it is, and who we are."""
+
+    target: Target
+    svid: Svid
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now)."""
+
+    access: Access | None = None
+    registration: Registration | None = None
+    request: RegistrationRequest | None = None
+    reported: Readiness | None = None
+    error: HarnessError | None = None
+    busy: bool = False
+    watching: bool = False
+    now: float = 0.0
+    retry_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    spec: RegistrationSpec
+
+    def __str__(self) -> str:
+        request = self.spec.request
+        machine = f"{request.hostname} ({', '.join(map(str, request.addresses))})"
+        return f"register {machine} in group {request.namespace}/{request.group} as {self.spec.svid.spiffe_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    spec: RegistrationSpec
+
+    def __str__(self) -> str:
+        return f"report {'ready' if self.spec.readiness.ready else 'not ready'} ({self.spec.readiness.reason.value})"
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    spec: RegistrationSpec
+
+    def __str__(self) -> str:
+        return "follow changes of the registration"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    access: Access
+
+    def __str__(self) -> str:
+        return f"speak to {self.access.target.address} as {self.access.svid.spiffe_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    def __str__(self) -> str:
+        return "leave the group"
+
+
+Action = Use | Register | Report | Follow | Leave
+
+
+class Controller(Protocol):
+    async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration: ...
+    async def watch(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Registration: ...
+    async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None: ...
+    async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None: ...
+
+
+class RegistrationKeeper:
+    name = "registration"
+
+    def __init__(self, controller: Controller, state: Path, clock: Clock, wake: Callable[[str], None]) -> None:
+        self._controller, self._state, self._clock, self._wake = controller, state, clock, wake
+        self._view = Observed()
+        self._secret = str(files.read_json(state).get("secret", ""))
+        self._sequence = 0
+        self._failures = 0
+        self._call: asyncio.Task[None] | None = None
+        self._follow: asyncio.Task[None] | None = None
+        self._retry: asyncio.Task[None] | None = None
+
+    async def observe(self) -> Observed:
+        busy = self._call is not None and not self._call.done()
+        watching = self._follow is not None and not self._follow.done()
+        return replace(self._view, busy=busy, watching=watching, now=self._clock.now())
+
+    def diff(self, desired: RegistrationSpec | None, observed: Observed) -> tuple[Action, ...]:
+        if desired is None:
+            return (Leave(),) if observed.registration is not None or observed.busy or observed.error is not None else ()
+        access = Access(desired.target, desired.svid)
+        if observed.access != access:
+            return (Use(access), *self.diff(desired, replace(observed, access=access)))
+        if observed.busy or observed.now < observed.retry_at:
+            return ()
+        if observed.registration is None or observed.request != desired.request:
+            return (Register(desired),)
+        actions: list[Action] = [] if observed.watching else [Follow(desired)]
+        if observed.reported != desired.readiness:
+            actions.append(Report(desired))
+        return tuple(actions)
+
+    async def apply(self, action: Action) -> None:
+        match action:
+            case Use(access):
+                self._view = replace(self._view, access=access)
+            case Register(spec):
+                self._start(self._register(spec), "registered")
+            case Report(spec):
+                self._start(self._report(spec), "state reported")
+            case Follow(spec):
+                self._follow = asyncio.create_task(self._following())
+            case Leave():
+                await self._leave()
+
+    def _start(self, call: Awaitable[None], done: str) -> None:
+        async def run() -> None:
+            try:
+                await call
+                self._failures = 0
+                self._view = replace(self._view, error=None, retry_at=0.0)
+                self._wake(done)
+            except HarnessError as error:
+                self._failed(error)
+
+        self._call = asyncio.create_task(run())
+
+    def _failed(self, error: HarnessError) -> None:
+        self._failures += 1
+        delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1)) * (0.75 + secrets.randbelow(500) / 1000)
+        gone = isinstance(error, RefusedError) and error.code in GONE
+        if isinstance(error, RefusedError) and error.code == "secret-mismatch":
+            self._secret = ""
+        self._view = replace(
+            self._view,
+            error=error,
+            retry_at=self._clock.now() + delay,
+            registration=None if gone else self._view.registration,
+            reported=None if gone else self._view.reported,
+        )
+        self._wake(f"controller: {error.message}")
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = asyncio.create_task(self._wake_after(delay))
+
+    async def _wake_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._wake("the controller may be tried again")
+
+    async def _register(self, spec: RegistrationSpec) -> None:
+        registration = await self._controller.register(spec.target, spec.svid, replace(spec.request, secret=self._secret or None))
+        if registration.secret:
+            self._secret = registration.secret
+            files.write_json(self._state, {"name": registration.name, "secret": self._secret}, mode=0o600)
+        self._view = replace(self._view, registration=replace(registration, secret=None), request=spec.request, reported=None)
+
+    async def _report(self, spec: RegistrationSpec) -> None:
+        registration = self._view.registration
+        if registration is None:
+            return
+        self._sequence = max(self._sequence + 1, int(self._clock.wall() * 1000))  # grows over restarts too
+        state = StateReport(self._sequence, spec.readiness.ready, spec.readiness.reason, spec.readiness.message)
+        await self._controller.report(spec.target, spec.svid, registration, self._secret, state)
+        self._view = replace(self._view, reported=spec.readiness)
+
+    async def _following(self) -> None:
+        """The held GET, again and again; it ends on an error, and the cycle starts it anew."""
+        while (registration := self._view.registration) is not None and (access := self._view.access) is not None:
+            try:
+                current = await self._controller.watch(access.target, access.svid, registration, self._secret)
+            except HarnessError as error:
+                self._failed(error)
+                return
+            if current.version != registration.version and self._view.registration is not None:
+                self._view = replace(self._view, registration=current)
+                self._wake("the controller has news")
+            if self._view.error is not None:
+                self._failures = 0
+                self._view = replace(self._view, error=None, retry_at=0.0)
+                self._wake("the controller answers again")
+
+    async def _leave(self) -> None:
+        registration, access = self._view.registration, self._view.access
+        for task in (self._follow, self._call, self._retry):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._view = Observed()
+        if registration is not None and access is not None:
+            await self._controller.leave(access.target, access.svid, registration, self._secret)
+            self._state.unlink(missing_ok=True)
+
+    def condition(self, desired: RegistrationSpec | None, observed: Observed) -> Condition:
+        registration, error = observed.registration, observed.error
+        problem = None
+        if isinstance(error, UntrustedError):
+            problem = problems.CONTROLLER_UNTRUSTED
+        elif isinstance(error, RefusedError):
+            problem = problems.REGISTRATION_REFUSED
+        elif error is not None:
+            problem = problems.CONTROLLER_UNREACHABLE
+        if registration is not None:
+            text = f"registered as {registration.namespace}/{registration.name}"
+            return Condition("Registration", Truth.TRUE, f"{text}; {error.message}" if error else text, problem)
+        if error is not None:
+            return Condition("Registration", Truth.FALSE, f"{error.message}; tried again with backoff", problem)
+        return Condition("Registration", Truth.UNKNOWN, "waiting for the identity" if desired is None else "registering")
+
+
+def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> str:
+    """Configured, else random and kept in the state directory, else (a container without a volume) the host name."""
+    if configured:
+        return configured
+    if kept.exists():
+        return kept.read_text().strip()
+    if ephemeral:
+        return hostname
+    fresh = secrets.token_hex(16)
+    files.write(kept, fresh + "\n", mode=0o600)
+    return fresh

@@ -1,0 +1,134 @@
+"""What becomes of a child: a pure state table, and the small object that drives one child by it.
+
+STOPPED ──start──► STARTING ──ready──► RUNNING
+   ▲                  │ exited            │ exited
+   │ stopped          ▼                   ▼
+STOPPING ◄──stop── BACKOFF ──start──► STARTING      (a stable run resets the backoff)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from harness.clock import Clock
+from harness.errors import UnavailableError
+from harness.system import process
+
+BACKOFF_FIRST, BACKOFF_MOST = 0.1, 15.0
+STABLE_SECONDS = 10.0
+CRASH_LOOP_EXITS = 3
+
+
+class State(enum.Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    BACKOFF = "backoff"
+    STOPPING = "stopping"
+
+
+class Event(enum.Enum):
+    START = "start"
+    READY = "ready"
+    EXITED = "exited"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """`exits`: unplanned exits since the last stable run. `retry_at`: earliest moment of the next start (Clock.now)."""
+
+    state: State = State.STOPPED
+    since: float = 0.0
+    exits: int = 0
+    retry_at: float = 0.0
+    last_exit: int | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.state in (State.STARTING, State.RUNNING, State.STOPPING)
+
+    @property
+    def crash_loop(self) -> bool:
+        return self.exits >= CRASH_LOOP_EXITS
+
+
+def advance(child: ChildState, event: Event, now: float, exit_code: int | None = None) -> ChildState:
+    """The state after `event`; an event that means nothing in a state changes nothing."""
+    match child.state, event:
+        case ((State.STOPPED | State.BACKOFF), Event.START):
+            return replace(child, state=State.STARTING, since=now)
+        case State.STARTING, Event.READY:
+            return replace(child, state=State.RUNNING, since=now)
+        case ((State.STARTING | State.RUNNING), Event.EXITED):
+            stable = child.state is State.RUNNING and now - child.since >= STABLE_SECONDS
+            exits = 1 if stable else child.exits + 1
+            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (exits - 1))
+            return ChildState(State.BACKOFF, now, exits, now + delay, exit_code)
+        case ((State.STARTING | State.RUNNING), Event.STOP):
+            return replace(child, state=State.STOPPING, since=now)
+        case State.STOPPING, Event.EXITED:
+            return ChildState(State.STOPPED, now, last_exit=exit_code)
+        case State.BACKOFF, Event.STOP:
+            return ChildState(State.STOPPED, now, last_exit=child.last_exit)
+    return child
+
+
+class Supervised:
+    """One child. `on_change` is called whenever its state changed, and again when a backoff has passed."""
+
+    def __init__(self, processes: process.Processes, clock: Clock, on_change: Callable[[str], None]) -> None:
+        self._processes, self._clock, self._on_change = processes, clock, on_change
+        self._watch: asyncio.Task[None] | None = None
+        self.child: process.Child | None = None
+        self.state = ChildState()
+
+    def _advance(self, event: Event, exit_code: int | None = None) -> None:
+        self.state = advance(self.state, event, self._clock.now(), exit_code)
+
+    async def start(self, command: process.Command) -> process.Child:
+        """Raises UnavailableError if it cannot be started; that counts as an exit, so that the next try waits."""
+        try:
+            self.child = await self._processes.spawn(command)
+        except UnavailableError:
+            self.fail(command.name)
+            raise
+        self._advance(Event.START)
+        self._watch = asyncio.create_task(self._wait(self.child))
+        return self.child
+
+    def ready(self) -> None:
+        self._advance(Event.READY)
+
+    def fail(self, name: str) -> None:
+        """A start that cannot even be tried; the next one waits like after an exit."""
+        self._advance(Event.START)
+        self._exited(name, None)
+
+    async def stop(self, grace: float) -> None:
+        """Returns when it is gone."""
+        self._advance(Event.STOP)
+        child, watch = self.child, self._watch
+        if child is not None and watch is not None:
+            await child.stop(grace)
+            await watch
+        elif watch is not None:
+            watch.cancel()  # what is left of a backoff
+
+    async def _wait(self, child: process.Child) -> None:
+        code = await child.wait()
+        self.child = None
+        self._exited(child.command.name, code)
+
+    def _exited(self, name: str, code: int | None) -> None:
+        self._advance(Event.EXITED, code)
+        self._on_change(f"{name} exited")
+        if self.state.state is State.BACKOFF:
+            self._watch = asyncio.create_task(self._back_off(name))
+
+    async def _back_off(self, name: str) -> None:
+        await self._clock.sleep(max(0.0, self.state.retry_at - self._clock.now()))
+        self._on_change(f"{name} may start again")

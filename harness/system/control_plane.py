@@ -1,0 +1,167 @@
+"""The controller as the VM sees it: JSON over HTTPS with our SVID as the client certificate (httpx).
+
+The server is verified before a byte is sent: its chain against the trust anchors, its DNS name against the configured identity.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Any, TypeVar
+
+import httpx
+
+from harness import decode
+from harness.desired import Target
+from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
+from harness.messages import SECRET_HEADER, ErrorBody, Registration, RegistrationRequest, StateReport
+from harness.system.workload_api import Svid
+
+T = TypeVar("T")
+CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
+HOLD_SECONDS = 90.0  # the controller ends a held answer well before this
+
+
+class RefusedError(HarnessError):
+    """The controller answered, and the answer is no. `code` is one of messages.CODES."""
+
+    exit_code = 77
+
+    def __init__(self, body: ErrorBody) -> None:
+        super().__init__(f"{body.message} [{body.code}]", body.hint)
+        self.code = body.code
+
+
+class UntrustedError(HarnessError):
+    """Whoever answers at the controller's address is not the controller."""
+
+    exit_code = 77
+
+
+class ControlPlane:
+    """Two connections, for the held GET and for short calls: each is replaced on rotation while nothing is under way on it."""
+
+    def __init__(self) -> None:
+        self._held, self._short = _Connection(), _Connection()
+
+    async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
+        response = await self._short.call(target, svid, "POST", "/v1/workloads", body=decode.encode(request))
+        return _body(Registration, response)
+
+    async def watch(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Registration:
+        """Returns when the registration has changed, or unchanged when the hold has ended; renews the lease."""
+        path = f"{_path(registration)}?after={registration.version}"
+        return _body(Registration, await self._held.call(target, svid, "GET", path, secret, read_seconds=HOLD_SECONDS))
+
+    async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
+        await self._short.call(target, svid, "POST", f"{_path(registration)}/state", secret, body=decode.encode(report))
+
+    async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None:
+        await self._short.call(target, svid, "DELETE", _path(registration), secret)
+
+    async def close(self) -> None:
+        await self._held.close()
+        await self._short.close()
+
+
+class _Connection:
+    def __init__(self) -> None:
+        self._client: httpx.AsyncClient | None = None
+        self._used: tuple[Target, Svid] | None = None
+
+    async def call(
+        self,
+        target: Target,
+        svid: Svid,
+        method: str,
+        path: str,
+        secret: str = "",
+        body: Any = None,
+        read_seconds: float = ANSWER_SECONDS,
+    ) -> httpx.Response:
+        """The answer, which is a success; raises RefusedError, UntrustedError or TemporaryError otherwise."""
+        client = await self._connected(target, svid)
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
+        # httpx adds no timeout of its own to a request that comes with extensions.
+        extensions = {"sni_hostname": target.identity, "timeout": timeout.as_dict()}
+        headers = {SECRET_HEADER: secret} if secret else {}
+        try:
+            response = await client.request(method, path, headers=headers, json=body, extensions=extensions)
+        except httpx.HTTPError as error:
+            raise _translated(target, error) from None
+        if not response.is_success:
+            raise _refusal(response)
+        return response
+
+    async def _connected(self, target: Target, svid: Svid) -> httpx.AsyncClient:
+        if self._client is None or self._used != (target, svid):
+            await self.close()
+            self._client = httpx.AsyncClient(
+                base_url=f"https://{target.address}", verify=client_context(svid, target.anchors_pem), trust_env=False
+            )
+            self._used = (target, svid)
+        return self._client
+
+    async def close(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+
+def _translated(target: Target, error: httpx.HTTPError) -> HarnessError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return UntrustedError(
+                f"{target.address} is not {target.identity}: {cause.verify_message}", "check controller.identity"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return TemporaryError(f"{target.address}: {str(error) or type(error).__name__}")
+
+
+def _path(registration: Registration) -> str:
+    return f"/v1/workloads/{registration.namespace}/{registration.name}"
+
+
+def _body(cls: type[T], response: httpx.Response) -> T:
+    try:
+        return decode.decode(cls, response.json(), source="the controller's answer", lenient=True)
+    except (ValueError, ConfigError) as error:
+        raise UnavailableError(
+            f"the controller's answer is not understood: {error}", "controller and harness may be too far apart"
+        ) from None
+
+
+def _refusal(response: httpx.Response) -> HarnessError:
+    try:
+        body = decode.decode(ErrorBody, response.json(), source="the controller's answer", lenient=True)
+    except (ValueError, ConfigError):
+        return TemporaryError(f"the controller answered {response.status_code} without saying why")
+    if response.status_code >= 500:
+        return TemporaryError(f"{body.message} [{body.code}]", body.hint)
+    return RefusedError(body)
+
+
+def client_context(svid: Svid, anchors_pem: str) -> ssl.SSLContext:
+    """TLS 1.3 with the SVID; the key reaches OpenSSL through a memfd, never a disk."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(cadata=anchors_pem)
+    except (ssl.SSLError, ValueError) as error:
+        fault = Fault("controller.trust_anchors", f"holds no usable PEM certificate: {error}")
+        raise ConfigError((fault,)) from None
+    pem = "".join(ssl.DER_cert_to_PEM_cert(der) for der in svid.chain_der) + _key_pem(svid.key_der)
+    descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, pem.encode())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    except ssl.SSLError as error:
+        raise PermissionError_(f"the SVID cannot be used: {error}") from None
+    finally:
+        os.close(descriptor)
+    return context
+
+
+def _key_pem(der: bytes) -> str:
+    return ssl.DER_cert_to_PEM_cert(der).replace("CERTIFICATE", "PRIVATE KEY")

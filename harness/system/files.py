@@ -1,0 +1,75 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from harness.errors import PermissionError_, TemporaryError, UnavailableError
+
+
+def write(path: Path, text: str, *, mode: int) -> None:
+    """Replaces `path` in one step; the new content is never visible with wider permissions than `mode`."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, mode)
+            file.write(text)
+        fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def write_json(path: Path, data: Any, *, mode: int) -> None:
+    write(path, json.dumps(data, indent=2, sort_keys=True) + "\n", mode=mode)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in `path`; empty when it is not there or is none (a broken state file must not keep the daemon down)."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a Lock on `path`."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class Lock:
+    """Held for the life of the process: one harness per run directory."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            pid = self._file.read().strip()
+            raise TemporaryError(f"another meshexp-harness runs here already (pid {pid})", "`meshexp status` shows it") from None
+        except PermissionError:
+            raise PermissionError_(f"{path} cannot be opened", "run it as root") from None
+        except OSError as error:
+            raise UnavailableError(f"{path} cannot be opened: {error.strerror}") from None
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+        os.set_inheritable(self._file.fileno(), False)

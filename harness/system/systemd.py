@@ -1,0 +1,35 @@
+"""What systemd is told, and the journal, by systemd-python; where that is missing (a container) nobody is there to be told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+try:
+    from systemd import daemon, journal
+except ImportError:  # optional: a container has no use for it
+    daemon = journal = None
+
+_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+def notify(**fields: str | int) -> None:
+    """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor."""
+    if daemon is not None:
+        daemon.notify("\n".join(f"{name}={value}" for name, value in fields.items()))
+
+
+def journal_sender() -> Callable[[dict[str, Any]], None] | None:
+    """A function that writes one log event as journal fields, when stderr is connected to the journal."""
+    if journal is None or "JOURNAL_STREAM" not in os.environ:
+        return None
+
+    def send(event: dict[str, Any]) -> None:
+        message = str(event.pop("event", ""))
+        priority = _PRIORITY.get(str(event.pop("level", "info")), 6)
+        details = " ".join(f"{k}={v}" for k, v in event.items())
+        fields = {f"MESHEXP_{k.upper()}": str(v) for k, v in event.items() if k.isidentifier()}
+        journal.send(f"{message} {details}".rstrip(), PRIORITY=priority, SYSLOG_IDENTIFIER="meshexp-harness", **fields)
+
+    return send
