@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness import problems
-from harness.errors import HarnessError, UnavailableError
+from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, rules_for
 from harness.status import Condition, Truth
+from harness.system import redirect_lock, redirect_selftest
 from harness.system.redirect_backend import Detected
+from harness.system.redirect_selftest import Outcome
 from harness.system.redirect_table import Backend, BackendKind, TableState
 
 CONFIRM_SECONDS = 10.0
+LOCK = Path("/run/meshexp/redirect.lock")
+
+SelfTest = Callable[[RedirectSpec], redirect_selftest.Report]
+"""Blocking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +32,11 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Put `rules` in place of `previous`; `reasons` say what differed."""
+    """Put `rules` in force; `reasons` say what differed."""
 
     kind: BackendKind
     spec: RedirectSpec
     rules: Rules
-    previous: Rules
     reasons: tuple[str, ...]
     text: str
 
@@ -56,9 +64,12 @@ class Redirect:
 
     name = "redirect"
 
-    def __init__(self, detected: Detected) -> None:
+    def __init__(self, detected: Detected, lock: Path = LOCK, self_test: SelfTest = redirect_selftest.self_test) -> None:
         self._detected = detected
+        self._lock = lock
+        self._self_test = self_test
         self._failure: tuple[problems.Problem, str] | None = None
+        self._report = redirect_selftest.Report(())
 
     @property
     def _backends(self) -> tuple[Backend, Backend]:
@@ -78,22 +89,34 @@ class Redirect:
             if state.present:
                 actions.append(Remove(backend.kind, backend.render_text(())))
         elif reasons := _reasons(rules, state):
-            actions.append(Apply(backend.kind, desired, rules, state.rules, reasons, backend.render_text(rules)))
+            actions.append(Apply(backend.kind, desired, rules, reasons, backend.render_text(rules)))
         return tuple(actions)
 
     async def apply(self, action: Action) -> None:
+        """Raises TemporaryError when the rules did not pass their self-test and the ones before them are back."""
         backend = next(backend for backend in self._backends if backend.kind is action.kind)
         try:
-            if isinstance(action, Remove):
-                await backend.replace(())
-            else:
-                async with backend.trial(action.rules, action.previous, CONFIRM_SECONDS) as trial:
-                    await trial.confirm()
+            async with redirect_lock.exclusive(self._lock, 2 * CONFIRM_SECONDS):
+                if isinstance(action, Remove):
+                    await backend.replace(())
+                else:
+                    await self._on_trial(backend, action)
         except HarnessError as error:
-            unavailable = isinstance(error, UnavailableError)
-            self._failure = (problems.REDIRECT_BACKEND_UNAVAILABLE if unavailable else problems.REDIRECT_FAILED, error.message)
+            self._failure = _problem(error), error.message
             raise
         self._failure = None
+
+    async def _on_trial(self, backend: Backend, action: Apply) -> None:
+        previous = (await backend.observe()).rules
+        async with backend.trial(action.rules, previous, CONFIRM_SECONDS) as trial:
+            self._report = await asyncio.to_thread(self._self_test, action.spec)
+            if failed := self._report.having(Outcome.FAILED):
+                raise SelfTestError("; ".join(map(str, failed)), "the redirect rules before this change are back in force")
+            await trial.confirm()
+
+    def changes(self) -> AsyncIterator[str]:
+        """Wakes the cycle: a sentence for every change of our rules by anybody. Raises OSError where the kernel tells nothing."""
+        return self._detected.backend.changes()
 
     def condition(self, desired: RedirectSpec | None, observed: Observed) -> Condition:
         name = "Redirected"
@@ -104,7 +127,26 @@ class Redirect:
             return Condition(name, Truth.FALSE, "the redirect is not as it should be yet")
         if desired is None:
             return Condition(name, Truth.FALSE, "no redirect is wanted now")
-        return Condition(name, Truth.TRUE, f"{_summary(desired)}, by {self._detected.reason}")
+        return Condition(name, Truth.TRUE, f"{_summary(desired)}, by {self._detected.reason}{self._verified()}")
+
+    def _verified(self) -> str:
+        unverified = self._report.having(Outcome.UNVERIFIED)
+        if not self._report.checks or not unverified:
+            return ""
+        return f"; {', '.join(check.name for check in unverified)} unverified ({unverified[0].message})"
+
+
+class SelfTestError(TemporaryError):
+    """The rules did not do in the kernel what their records say."""
+
+
+def _problem(error: HarnessError) -> problems.Problem:
+    match error:
+        case SelfTestError():
+            return problems.REDIRECT_REVERTED
+        case UnavailableError():
+            return problems.REDIRECT_BACKEND_UNAVAILABLE
+    return problems.REDIRECT_FAILED
 
 
 def _reasons(rules: Rules, state: TableState) -> tuple[str, ...]:

@@ -31,3 +31,7 @@ class Iptables:
 
     def render_text(self, rules: Rules) -> str:
         return ""
+
+    async def changes(self) -> AsyncIterator[str]:
+        self.check()
+        yield ""

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import threading
 from collections.abc import AsyncIterator
 
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.rules import Rules
-from harness.system import nftables_text
+from harness.system import nfnetlink, nftables_text
 from harness.system.redirect_table import BackendKind, TableState
 
 LIBRARY = "libnftables.so.1"
@@ -138,6 +139,20 @@ class Nftables:
 
     def render_text(self, rules: Rules) -> str:
         return nftables_text.replace_text(rules)
+
+    async def changes(self) -> AsyncIterator[str]:
+        loop, watch = asyncio.get_running_loop(), nfnetlink.TableWatch(nftables_text.TABLE)
+        with nfnetlink.nftables_events() as listener:
+            while True:
+                try:
+                    data = await loop.sock_recv(listener, nfnetlink.RECEIVE_BYTES)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    yield "more nftables changes than could be told apart"
+                    continue
+                for change in watch.feed(data):
+                    yield str(change)
 
 
 class NftablesTrial:

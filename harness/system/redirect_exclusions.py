@@ -1,4 +1,4 @@
-"""The ports that no redirect may ever take: SSH's on this machine, the mesh's own, and the harness's. Blocking, a few milliseconds.
+"""The ports that no redirect may ever take: SSH's on this machine, the mesh's own, the harness's. Blocking, some milliseconds.
 
 SSH's are found in three ways, because each alone can miss: 22 itself, what the configuration says, and what runs.
 """

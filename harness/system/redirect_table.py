@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,3 +52,6 @@ class Backend(Protocol):
 
     def render_text(self, rules: Rules) -> str:
         """What `replace` does, as input for this backend's own tool."""
+
+    def changes(self) -> AsyncIterator[str]:
+        """A sentence whenever somebody, this process included, may have changed our rules; never ends. Raises OSError."""

@@ -1,0 +1,112 @@
+"""One bare SYN, from this machine or as if from outside: enough for NAT to decide, too little for any listener to notice.
+
+The answer to it meets no socket here, so the kernel resets it: no listener ever accepts anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import ipaddress
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.values import IPAddress
+
+_TUN = Path("/dev/net/tun")
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+_SIOCSIFADDR, _SIOCSIFDSTADDR, _SIOCSIFFLAGS = 0x8916, 0x8918, 0x8914
+_IFF_UP = 1
+_SYN, _RST = 0x02, 0x04
+
+OUTSIDE_NAME = "meshexp-test0"
+OUTSIDE = {4: ipaddress.ip_address("192.0.2.2"), 6: ipaddress.ip_address("2001:db8::2")}
+"""Where packets from outside claim to come from: documentation addresses (RFC 5737, RFC 3849)."""
+NEAR_END = ipaddress.IPv4Address("192.0.2.1"), ipaddress.IPv6Address("2001:db8::1")
+
+
+def send_from_here(source: IPAddress, source_port: int, destination: IPAddress, port: int, uid: int | None = None) -> None:
+    """Sends the SYN as an application of `uid` (default: our own) would. Blocking, at once. Raises OSError."""
+    domain = socket.AF_INET if destination.version == 4 else socket.AF_INET6
+    with _as_user(uid):
+        raw = socket.socket(domain, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP)
+    with raw:
+        raw.bind((str(source), 0))
+        raw.sendto(_segment(source, source_port, destination, port, secrets.randbits(31), _SYN), (str(destination), 0))
+
+
+@contextlib.contextmanager
+def _as_user(uid: int | None) -> Iterator[None]:
+    """Sockets made inside belong to `uid` for the rules (the kernel looks at the file system uid, which is this thread's own)."""
+    if uid is None:
+        yield
+        return
+    library = ctypes.CDLL(None)
+    before = library.setfsuid(uid)
+    try:
+        if library.setfsuid(-1) != uid:
+            raise PermissionError(1, "CAP_SETUID is needed to send as the proxy's user")
+        yield
+    finally:
+        library.setfsuid(before)
+
+
+class Outside:
+    """A tun device that stands for the outside world; it vanishes with its descriptor, also when the process is killed."""
+
+    def __init__(self) -> None:
+        """Blocking. Raises OSError: no /dev/net/tun, or no CAP_NET_ADMIN."""
+        self._descriptor = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            name = OUTSIDE_NAME.encode()
+            fcntl.ioctl(self._descriptor, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN | _IFF_NO_PI))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+                for request, address in ((_SIOCSIFADDR, NEAR_END[0]), (_SIOCSIFDSTADDR, OUTSIDE[4])):
+                    sockaddr = struct.pack("=HH4s8x", socket.AF_INET, 0, address.packed)
+                    fcntl.ioctl(control, request, struct.pack("16s16s8x", name, sockaddr))
+                fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, _IFF_UP))
+            with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+                index = socket.if_nametoindex(OUTSIDE_NAME)
+                fcntl.ioctl(control, _SIOCSIFADDR, struct.pack("=16sIi", NEAR_END[1].packed, 126, index))
+        except OSError:
+            self.close()
+            raise
+
+    def send(self, source_port: int, destination: IPAddress, port: int) -> None:
+        """The SYN comes in by the device, from OUTSIDE, then a reset, so that nobody goes on answering. Raises OSError."""
+        source, sequence = OUTSIDE[destination.version], secrets.randbits(31)
+        for flags in (_SYN, _RST):
+            segment = _segment(source, source_port, destination, port, sequence, flags)
+            os.write(self._descriptor, _ip_header(source, destination, len(segment)) + segment)
+            sequence += 1
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _segment(source: IPAddress, source_port: int, destination: IPAddress, port: int, sequence: int, flags: int) -> bytes:
+    fields = source_port, port, sequence, 0, 5 << 4, flags, 64240
+    bare = struct.pack("!HHIIBBHHH", *fields, 0, 0)
+    pseudo = source.packed + destination.packed + struct.pack("!HH", socket.IPPROTO_TCP, len(bare))
+    return struct.pack("!HHIIBBHHH", *fields, _checksum(pseudo + bare), 0)
+
+
+def _ip_header(source: IPAddress, destination: IPAddress, payload: int) -> bytes:
+    if source.version == 6:
+        return struct.pack("!IHBB", 6 << 28, payload, socket.IPPROTO_TCP, 64) + source.packed + destination.packed
+    fields = 0x45, 0, 20 + payload, 0, 0, 64, socket.IPPROTO_TCP
+    bare = struct.pack("!BBHHHBBH", *fields, 0) + source.packed + destination.packed
+    return struct.pack("!BBHHHBBH", *fields, _checksum(bare)) + source.packed + destination.packed
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071; `data` has an even length."""
+    total: int = sum(word for (word,) in struct.iter_unpack("!H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

@@ -1,0 +1,48 @@
+"""One change of the redirect at a time on a machine: the daemon's and the command line's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from harness.errors import TemporaryError
+
+_RETRY_SECONDS = 0.05
+
+
+@contextlib.asynccontextmanager
+async def exclusive(file: Path, seconds: float) -> AsyncIterator[None]:
+    """Holds `file` (only root can open it). A file system that takes no lock file has no second harness either, and is let pass.
+
+    Raises TemporaryError when another change has not ended after `seconds`.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        yield
+        return
+    try:
+        await _acquire(descriptor, seconds)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _acquire(descriptor: int, seconds: float) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise TemporaryError("another change of the redirect is under way", "try again in a few seconds") from None
+            await asyncio.sleep(_RETRY_SECONDS)

@@ -1,0 +1,217 @@
+"""Does the kernel do what the records say? Real packets through the real rules, both directions, both families.
+
+A bare SYN is sent, and the kernel's own announcement of the new connection says where NAT sent it and what the original
+destination is, which is what SO_ORIGINAL_DST returns to the proxy. So the test works while the proxy serves (it accepts nothing
+and notices nothing), before it has started, and for what must *not* be redirected, such as SSH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import ipaddress
+import os
+import secrets
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from harness.rules import Family, Hook, Inbound, Outbound, Packet, RedirectSpec, merge_networks, rules_for, target
+from harness.system import nfnetlink, probe_packet
+from harness.values import IPAddress, IPNetwork
+
+WAIT_SECONDS = 0.5
+"""For the kernel's announcement, which takes well under a millisecond."""
+_ANYWHERE = {Family.IPV4: ipaddress.ip_address("203.0.113.1"), Family.IPV6: ipaddress.ip_address("2001:db8:ffff::1")}
+_DOMAINS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+_SPARE_PORTS = (9, 1, 80, 8080)
+_MOST = 16
+"""Candidates and excluded ports that are tried at most, so that the test stays far from its 10 s."""
+
+
+class Outcome(enum.Enum):
+    PASSED = "passed"
+    FAILED = "failed"
+    UNVERIFIED = "unverified"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing tested: `outbound IPv4`, passed or not, and what was seen."""
+
+    name: str
+    outcome: Outcome
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.outcome.value}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    checks: tuple[Check, ...]
+
+    def having(self, outcome: Outcome) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.outcome is outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    source: IPAddress
+    interface: str
+
+
+def self_test(spec: RedirectSpec) -> Report:
+    """Blocking, some tens of milliseconds; up to half a second for each check that gets no answer."""
+    families = (Family.IPV4, Family.IPV6) if spec.ipv6 else (Family.IPV4,)
+    try:
+        listener = nfnetlink.connection_events()
+    except OSError as error:
+        return Report((_unverified("redirect", f"the kernel announces no connections: {error}"),))
+    with listener:
+        checks = [check for family in families for check in _outbound(spec, family, listener)]
+        return Report((*checks, *_inbound(spec, families, listener)))
+
+
+def _unverified(name: str, why: str) -> Check:
+    return Check(name, Outcome.UNVERIFIED, why)
+
+
+def _outbound(spec: RedirectSpec, family: Family, listener: socket.socket) -> Iterator[Check]:
+    rules, name = rules_for(spec), f"outbound IPv{family.value}"
+    candidates = _destinations(spec, family)
+    if not candidates:
+        return
+    for destination in candidates:
+        route = _route(destination)
+        if route is None:
+            continue
+        for port in _SPARE_PORTS:
+            packet = Packet(Hook.OUTBOUND, route.source, destination, port, route.interface, os.geteuid())
+            if target(rules, packet) is not None:
+                yield _observe(name, packet, spec.outbound_port, listener, _send_from_here())
+                yield _observe(f"{name} of the proxy itself", packet, None, listener, _send_from_here(spec.proxy_uid))
+                return
+    yield _unverified(name, "no route to any network that is redirected")
+
+
+def _send_from_here(uid: int | None = None) -> Callable[[Packet, int], None]:
+    return lambda packet, port: probe_packet.send_from_here(packet.source, port, packet.destination, packet.port, uid)
+
+
+def _inbound(spec: RedirectSpec, families: tuple[Family, ...], listener: socket.socket) -> Iterator[Check]:
+    if not any(rule.hook is Hook.INBOUND for rule in rules_for(spec)):
+        return
+    try:
+        outside = probe_packet.Outside()
+    except OSError as error:
+        yield _unverified("inbound", f"no packet can be sent from outside: {error}")
+        return
+    with contextlib.closing(outside):
+        for family in families:
+            yield from _inbound_family(spec, family, listener, outside)
+
+
+def _inbound_family(
+    spec: RedirectSpec, family: Family, listener: socket.socket, outside: probe_packet.Outside
+) -> Iterator[Check]:
+    name, address = f"inbound IPv{family.value}", _own_address(spec, family)
+    if address is None:
+        yield _unverified(name, "this machine has no such address that others could reach")
+        return
+    rules, source = rules_for(spec), probe_packet.OUTSIDE[family.value]
+    listed = [ports.first for ports in spec.inbound_ports] if spec.inbound is Inbound.PORTS else _SPARE_PORTS
+    excluded = [ports.first for ports in spec.ignore_inbound_ports[:_MOST]]
+
+    def send(packet: Packet, source_port: int) -> None:
+        outside.send(source_port, packet.destination, packet.port)
+
+    packets = [Packet(Hook.INBOUND, source, address, port, probe_packet.OUTSIDE_NAME) for port in (*listed, *excluded)]
+    redirected = next((packet for packet in packets if target(rules, packet) is not None), None)
+    if redirected is None:
+        yield _unverified(name, "no port is redirected that could be tested")
+    else:
+        yield _observe(name, redirected, spec.inbound_port, listener, send)
+    for packet in packets[len(listed) :]:
+        yield _observe(f"{name} port {packet.port} untouched", packet, None, listener, send)
+
+
+def _destinations(spec: RedirectSpec, family: Family) -> list[IPAddress]:
+    """Where to send: network addresses, which nobody has, of the networks and of the routes that lead into them."""
+    if spec.outbound is Outbound.ALL:
+        return [_ANYWHERE[family]]
+    networks = merge_networks(spec.outbound_networks, family) if spec.outbound is Outbound.MESH else ()
+    inside = [route for route in _routes(family) if any(route.network_address in network for network in networks)]
+    return [network.network_address for network in (*networks[:_MOST], *inside[:_MOST])]
+
+
+def _own_address(spec: RedirectSpec, family: Family) -> IPAddress | None:
+    """An address by which others know this machine: the source of what it sends to the mesh, else any of global scope."""
+    routes = (_route(far) for far in (*_destinations(spec, family), _ANYWHERE[family]))
+    sources = [route.source for route in routes if route is not None]
+    return next((source for source in (*sources, *_addresses(family)) if not source.is_loopback), None)
+
+
+def _routes(family: Family) -> list[IPNetwork]:
+    with IPRoute() as netlink:
+        routes = [(route.get_attr("RTA_DST"), route["dst_len"]) for route in netlink.get_routes(family=_DOMAINS[family])]
+    return [ipaddress.ip_network(route) for route in routes if route[0]]
+
+
+def _addresses(family: Family) -> list[IPAddress]:
+    with IPRoute() as netlink:
+        links = netlink.get_addr(family=_DOMAINS[family], scope=0)
+        addresses = [link.get_attr("IFA_LOCAL") or link.get_attr("IFA_ADDRESS") for link in links]
+    return [ipaddress.ip_address(address) for address in addresses if ipaddress.ip_address(address) not in probe_packet.NEAR_END]
+
+
+def _route(destination: IPAddress) -> _Route | None:
+    """How a packet to `destination` would leave, or None without a route or by way of this machine itself."""
+    with IPRoute() as netlink:
+        try:
+            answer = next(iter(netlink.route("get", dst=str(destination))))
+            source, index = answer.get_attr("RTA_PREFSRC"), answer.get_attr("RTA_OIF")
+            interface = socket.if_indextoname(index)
+        except (NetlinkError, StopIteration, OSError):
+            return None
+    return _Route(ipaddress.ip_address(source), interface) if source and interface != "lo" else None
+
+
+def _observe(
+    name: str, packet: Packet, expected: int | None, listener: socket.socket, send: Callable[[Packet, int], None]
+) -> Check:
+    """Sends and compares. Nothing announced: outbound it did not get out, a failure; inbound a firewall took it, unverified."""
+    source_port = 20000 + secrets.randbelow(10000)
+    try:
+        send(packet, source_port)
+    except OSError as error:
+        return _unverified(name, f"nothing could be sent: {error}")
+    seen = _announced(listener, packet, source_port)
+    asked = f"{packet.destination} port {packet.port}"
+    if seen is None:
+        outcome = Outcome.UNVERIFIED if packet.hook is Hook.INBOUND else Outcome.FAILED
+        return Check(name, outcome, f"the kernel tracked no connection to {asked}: it was dropped, or there are no rules")
+    went_to = f"{asked} went to {seen.answers_from} port {seen.answers_from_port}"
+    if expected is None:
+        untouched = (seen.answers_from, seen.answers_from_port) == (packet.destination, packet.port)
+        return Check(name, Outcome.PASSED if untouched else Outcome.FAILED, went_to)
+    return Check(name, Outcome.PASSED if seen.answers_from_port == expected else Outcome.FAILED, went_to)
+
+
+def _announced(listener: socket.socket, packet: Packet, source_port: int) -> nfnetlink.Connection | None:
+    key = (packet.source, source_port, packet.destination, packet.port)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (left := deadline - time.monotonic()) > 0 and select.select([listener], [], [], left)[0]:
+        try:
+            data = listener.recv(nfnetlink.RECEIVE_BYTES)
+        except OSError:
+            continue  # ENOBUFS: more was announced than fits; ours may still come
+        for seen in nfnetlink.connections(data):
+            if (seen.source, seen.source_port, seen.destination, seen.destination_port) == key:
+                return seen
+    return None
