@@ -1,0 +1,106 @@
+"""`meshexp-controller run --config FILE`: the controller as a process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+import harness
+from controller import config as configuration
+from controller.app import Controller
+from controller.config import ControllerConfig
+from controller.embedded_store import EmbeddedStore
+from harness.clock import SystemClock
+from harness.errors import ConfigError, HarnessError
+
+_FLAGS = {
+    "tls-cert": "the server's certificate chain, PEM",
+    "tls-key": "its key, PEM",
+    "trust-anchors": "what client certificates must lead to, PEM",
+    "trust-domain": "the SPIFFE trust domain of the clients",
+    "listen": "host:port for machines",
+    "health-listen": "host:port for /healthz, /readyz and /metrics, without TLS",
+    "groups": "directory of ExternalGroup manifests, read again when it changes",
+    "facts": "YAML file: what machines are told of the cluster",
+    "lease": "how long a silent machine stays ready, such as 30s",
+    "expiry": "how long a silent machine is remembered, such as 15m",
+    "drain": "how long a leaving machine serves on after it is not ready",
+    "hold": "how long an answer is held at most",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="meshexp-controller", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="serve until SIGTERM; SIGHUP reads certificate, facts and groups again")
+    run.add_argument("--config", metavar="FILE", help="YAML; its keys are the flags with underscores")
+    for name, text in _FLAGS.items():
+        run.add_argument(f"--{name}", help=text)
+    verbs.add_parser("version", help="print the version")
+    options = vars(parser.parse_args(arguments))
+    if options.pop("verb") == "version":
+        print(harness.__version__)
+        return 0
+    path = options.pop("config")
+    _log_json()
+    try:
+        config = configuration.load(path, {name: value for name, value in options.items() if value is not None})
+        asyncio.run(_serve(config))
+    except HarnessError as error:
+        print(error.message if not error.hint else f"{error.message} ({error.hint})", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+async def _serve(config: ControllerConfig) -> None:
+    clock, loop = SystemClock(), asyncio.get_running_loop()
+    stopped, reload = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    async with Controller(config, EmbeddedStore(clock), clock) as controller:
+        tasks = [asyncio.create_task(stopped.wait()), asyncio.create_task(controller.wait())]
+        tasks.append(asyncio.create_task(_reload(controller, reload)))
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        for task in done:
+            task.result()
+
+
+async def _reload(controller: Controller, asked: asyncio.Event) -> None:
+    log = structlog.get_logger()
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await controller.reload()
+            log.info("reloaded")
+        except ConfigError as error:
+            log.error("reload failed; what was in force stays", error=str(error))
+
+
+def _log_json() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

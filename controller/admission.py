@@ -1,0 +1,79 @@
+"""Who may register what. Pure; a refusal is raised."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import re
+import secrets
+
+from controller.manifest import ExternalGroup
+from harness.errors import HarnessError
+from harness.values import IPAddress, SpiffeId
+
+SECRET_BYTES = 32
+_OFFERED_SECRET = re.compile(r"[A-Za-z0-9_-]{43,128}")
+
+
+class RefusedError(HarnessError):
+    """The answer to a call that is not granted; `code` is one of harness.messages.CODES."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+
+def check_identity(group: ExternalGroup, identity: SpiffeId, trust_domain: str) -> None:
+    """Raises RefusedError unless the group admits this SPIFFE ID."""
+    patterns = group.spec.admission.spiffe_ids or default_patterns(group, trust_domain)
+    if identity.trust_domain == trust_domain and any(_matcher(p).fullmatch(str(identity)) for p in patterns):
+        return
+    raise RefusedError(
+        "identity-not-allowed",
+        f"{identity} may not register in {group.key}",
+        f"the group admits {', '.join(patterns)} in trust domain {trust_domain}",
+    )
+
+
+def default_patterns(group: ExternalGroup, trust_domain: str) -> tuple[str, ...]:
+    name, namespace = group.metadata.name, group.metadata.namespace
+    return f"spiffe://{trust_domain}/{name}", f"spiffe://{trust_domain}/{namespace}/{name}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _matcher(pattern: str) -> re.Pattern[str]:
+    return re.compile("[^/]*".join(re.escape(part) for part in pattern.split("*")))
+
+
+def check_addresses(group: ExternalGroup, addresses: tuple[IPAddress, ...]) -> None:
+    """Raises RefusedError for an address that no peer can dial or that the group does not admit."""
+    for address in addresses:
+        if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local or _is_mapped(address):
+            raise RefusedError("address-not-allowed", f"{address} is not an address that peers can dial")
+        cidrs = group.spec.admission.address_cidrs
+        if cidrs and not any(address in cidr for cidr in cidrs):
+            allowed = ", ".join(map(str, cidrs))
+            raise RefusedError(
+                "address-not-allowed", f"{address} is outside the networks of {group.key}", f"the group admits {allowed}"
+            )
+
+
+def _is_mapped(address: IPAddress) -> bool:
+    return address.version == 6 and address.ipv4_mapped is not None
+
+
+def new_secret(offered: str | None) -> str:
+    """A registration's secret. One that the machine offers is taken if it has our own form: it may have lost our answer."""
+    if offered is not None and _OFFERED_SECRET.fullmatch(offered):
+        return offered
+    return secrets.token_urlsafe(SECRET_BYTES)
+
+
+def hash_secret(secret: str) -> str:
+    """Unsalted: the secret is 256 random bits, there is no dictionary to try."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def is_secret(given: str | None, stored_hash: str) -> bool:
+    return given is not None and hmac.compare_digest(hash_secret(given), stored_hash)

@@ -1,0 +1,146 @@
+"""The controller as one object: `async with Controller(config, store, clock)`. It listens, and keeps the store right."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ssl
+from types import TracebackType
+
+import structlog
+from aiohttp import web
+
+from controller import config as configuration
+from controller import tls
+from controller.config import ControllerConfig
+from controller.connection import Connection
+from controller.fleet import Fleet
+from controller.folder import Folder
+from controller.metrics import Metrics
+from controller.registry import Registry
+from controller.server import Api
+from controller.store import Store
+from controller.upkeep import Dial, Upkeep, tcp_dial
+from harness.clock import Clock
+from harness.errors import ConfigError, Fault, UnavailableError
+from harness.values import HostPort
+
+log = structlog.get_logger()
+_FOLDER_SECONDS = 0.5
+_HANDSHAKE_SECONDS = 10.0
+_STOP_SECONDS = 2.0
+_BACKLOG = 1024
+"""A fleet that lost its controller connects again at once."""
+
+
+class Controller:
+    """`address` and `health_address` are where it really listens, also when the configured port was 0."""
+
+    def __init__(self, config: ControllerConfig, store: Store, clock: Clock, dial: Dial = tcp_dial) -> None:
+        self.config, self.store = config, store
+        self.address, self.health_address = config.listen, config.health_listen
+        self.fleet = Fleet(clock, config.times, configuration.load_facts(config))
+        self._registry = Registry(store, self.fleet, config.trust_domain)
+        self._metrics = Metrics(self.fleet)
+        self._upkeep = Upkeep(self._registry, dial)
+        self._folder = Folder(config.groups, store) if config.groups else None
+        self._tls = tls.server_context(config.tls_cert, config.tls_key, config.trust_anchors)
+        self._stack = contextlib.AsyncExitStack()
+        self._work: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when calls are taken. Raises ConfigError, or UnavailableError when it cannot listen."""
+        tls.shrink_buffers()
+        if self._folder is not None:
+            await self._folder.apply()
+        await self._stack.__aenter__()
+        try:
+            self._work = asyncio.create_task(self._run())
+            self._stack.push_async_callback(self._cancel, self._work)
+            ready = asyncio.create_task(self._upkeep.ready.wait())
+            await asyncio.wait((ready, self._work), return_when=asyncio.FIRST_COMPLETED)
+            if self._work.done():
+                ready.cancel()
+                self._work.result()
+            self.health_address = await self._listen(web.Server(self._health, access_log=None), self.config.health_listen, None)
+            api = web.Server(Api(self._registry, self._metrics, self.config.hold))
+            self.address = await self._listen(api, self.config.listen, self._tls)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        log.info(
+            "controller ready", address=str(self.address), health=str(self.health_address), trust_domain=self.config.trust_domain
+        )
+
+    async def stop(self) -> None:
+        self.fleet.wake()
+        await self._stack.aclose()
+
+    async def wait(self) -> None:
+        """Returns never; raises what stopped the controller."""
+        if self._work is not None:
+            await asyncio.shield(self._work)
+
+    async def reload(self) -> None:
+        """Reads certificate, anchors, facts and groups again. Raises ConfigError; what is wrong stays as it was."""
+        tls.load_certificate(self._tls, self.config.tls_cert, self.config.tls_key)
+        facts = configuration.load_facts(self.config)
+        if facts.cluster_domain != self.fleet.facts.cluster_domain:
+            raise ConfigError((Fault("cluster_domain", "cannot change while the controller runs"),), self.config.facts)
+        tls.load_anchors(self._tls, self.config.trust_anchors)
+        if facts != self.fleet.facts:
+            self.fleet.facts = facts
+            self.fleet.wake()
+        if self._folder is not None:
+            await self._folder.apply(force=True)
+
+    async def __aenter__(self) -> Controller:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._upkeep.run())
+            if self._folder is not None:
+                tasks.create_task(self._watch(self._folder))
+
+    async def _watch(self, folder: Folder) -> None:
+        while True:
+            await asyncio.sleep(_FOLDER_SECONDS)
+            try:
+                if await folder.apply():
+                    log.info("groups read", folder=self.config.groups)
+            except ConfigError as error:
+                log.error("groups not read; the old ones stay in force", error=str(error))
+
+    async def _listen(self, server: web.Server, where: HostPort, context: ssl.SSLContext | None) -> HostPort:
+        factory = (lambda: Connection(server, self.config.hold)) if context else server
+        handshake = _HANDSHAKE_SECONDS if context else None
+        try:
+            listener = await asyncio.get_running_loop().create_server(
+                factory, where.host, where.port, ssl=context, ssl_handshake_timeout=handshake, backlog=_BACKLOG
+            )
+        except OSError as error:
+            raise UnavailableError(f"cannot listen on {where}: {error.strerror}") from None
+        self._stack.push_async_callback(server.shutdown, _STOP_SECONDS)
+        self._stack.callback(listener.close)
+        return dataclasses.replace(where, port=listener.sockets[0].getsockname()[1])
+
+    async def _health(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/healthz":
+            return web.Response(text="ok\n")
+        if request.path == "/readyz":
+            ready = self._upkeep.ready.is_set()
+            return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+        if request.path == "/metrics":
+            return web.Response(body=self._metrics.render().encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(status=404, text="/healthz, /readyz, /metrics\n")
+
+    @staticmethod
+    async def _cancel(task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await asyncio.wait((task,))

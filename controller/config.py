@@ -1,0 +1,81 @@
+"""The controller's own configuration: one YAML file, and flags that stand over it."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from controller.naming import CLUSTER_DOMAIN_LENGTH
+from controller.rendering import Times
+from harness.decode import decode
+from harness.errors import ConfigError, Fault
+from harness.messages import ClusterFacts
+from harness.values import Duration, Endpoint, HostPort
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """`tls_cert`, `tls_key`, `trust_anchors`: PEM files. `groups`: a directory of manifests. `facts`: a YAML file.
+
+    `lease`, `expiry`, `drain`: for groups that do not say their own. `hold`: the longest that an answer is held.
+    """
+
+    tls_cert: str
+    tls_key: str
+    trust_anchors: str
+    trust_domain: str
+    listen: Endpoint = HostPort("0.0.0.0", 8081)  # noqa: S104  (machines outside the cluster are its clients)
+    health_listen: Endpoint = HostPort("127.0.0.1", 9995)
+    groups: str = ""
+    facts: str = ""
+    lease: Duration = 30.0
+    expiry: Duration = 900.0
+    drain: Duration = 2.0
+    hold: Duration = 55.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lease <= self.expiry:
+            raise ValueError("lease must be at least 1s and at most expiry")
+        if not self.hold >= 1:
+            raise ValueError("hold must be at least 1s")
+
+    @property
+    def times(self) -> Times:
+        return Times(self.lease, self.expiry, self.drain)
+
+
+def load(path: str | None, flags: Mapping[str, Any]) -> ControllerConfig:
+    """Raises ConfigError with every fault."""
+    data = read_yaml(path) if path else {}
+    if not isinstance(data, Mapping):
+        raise ConfigError((Fault("", "expected a mapping"),), path or "flags")
+    return decode(ControllerConfig, {**data, **flags}, source=path or "flags")
+
+
+def load_facts(config: ControllerConfig) -> ClusterFacts:
+    """The cluster's facts; without trust anchors of their own they carry the controller's. Raises ConfigError."""
+    data = read_yaml(config.facts) if config.facts else {}
+    if isinstance(data, Mapping) and "trust_anchors_pem" not in data:
+        data = {**data, "trust_anchors_pem": _read(config.trust_anchors)}
+    facts = decode(ClusterFacts, data, source=config.facts or "facts")
+    if not 1 <= len(facts.cluster_domain) <= CLUSTER_DOMAIN_LENGTH:
+        raise ConfigError((Fault("cluster_domain", f"must have 1 to {CLUSTER_DOMAIN_LENGTH} characters"),), config.facts)
+    return facts
+
+
+def read_yaml(path: str) -> Any:
+    try:
+        return yaml.safe_load(_read(path)) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError((Fault("", f"not YAML: {error}"),), path) from None
+
+
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError((Fault("", str(error)),), path) from None

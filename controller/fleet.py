@@ -1,0 +1,190 @@
+"""What the controller knows at this moment: the groups, the workloads of the store, and of its own workloads the last report.
+
+A mirror of the store, fed by the watches and by the answers to the controller's own writes; the higher version stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from dataclasses import dataclass
+
+from controller import rendering
+from controller.leases import Leases
+from controller.manifest import GROUP_APIS, ExternalGroup
+from controller.model import ExternalWorkload, Key
+from controller.rendering import Membership, Times
+from harness.clock import Clock
+from harness.messages import ClusterFacts, StateReport
+from harness.values import IPAddress
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One of our workloads. `waiter` ends the held answer of its machine; there is at most one."""
+
+    workload: ExternalWorkload
+    member: Membership
+    sequence: int = -1
+    report: StateReport | None = None
+    waiter: asyncio.Future[None] | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.workload.metadata.key
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class Fleet:
+    def __init__(self, clock: Clock, times: Times, facts: ClusterFacts) -> None:
+        self.clock, self.times, self.facts = clock, times, facts
+        self.leases = Leases(clock.now())
+        self.records: dict[Key, Record] = {}
+        self._groups: dict[tuple[str, Key], ExternalGroup] = {}
+        self._others: dict[Key, ExternalWorkload] = {}
+        self._holders: dict[tuple[IPAddress, int], set[Key]] = {}
+        self._instances: dict[tuple[Key, str], Key] = {}
+        self._members: dict[Key, set[Key]] = {}
+        self._deleted: set[str] = set()
+        self._locks: weakref.WeakValueDictionary[tuple[Key, str], asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def lock(self, group: Key, instance: str) -> asyncio.Lock:
+        """Held over every write for one machine, so that its writes reach the store in order."""
+        return self._locks.setdefault((group, instance), asyncio.Lock())
+
+    # groups
+
+    def group(self, key: Key) -> ExternalGroup | None:
+        """Our own API group goes before the other."""
+        return next((found for api in GROUP_APIS if (found := self._groups.get((api, key)))), None)
+
+    def group_keys(self, api: str) -> set[Key]:
+        return {key for own, key in self._groups if own == api}
+
+    def set_group(self, group: ExternalGroup) -> None:
+        self._groups[group.api_version, group.key] = group
+
+    def drop_group(self, api: str, key: Key) -> None:
+        self._groups.pop((api, key), None)
+
+    def times_of(self, group: Key) -> Times:
+        found = self.group(group)
+        return self.times.of(found) if found else self.times
+
+    # workloads
+
+    def members(self, group: Key) -> list[Record]:
+        return [self.records[key] for key in self._members.get(group, ())]
+
+    def instance(self, group: Key, instance: str) -> Record | None:
+        """The record of one machine, whatever its generation."""
+        key = self._instances.get((group, instance))
+        return self.records.get(key) if key else None
+
+    def holders(self, workload: ExternalWorkload) -> set[Key]:
+        """Other workloads with one of its IP:port pairs."""
+        found = {key for pair in workload.endpoints for key in self._holders.get(pair, ())}
+        return found - {workload.metadata.key}
+
+    def workload_keys(self) -> set[Key]:
+        """Those in the store; one that is only being created is not."""
+        ours = {key for key, record in self.records.items() if record.workload.metadata.uid}
+        return ours | self._others.keys()
+
+    def observe(self, workload: ExternalWorkload) -> Record | None:
+        """Takes in the state of a workload, unless a later one is known; the record when it is ours."""
+        key, known = workload.metadata.key, self._known(workload.metadata.key)
+        if workload.metadata.uid in self._deleted or (known and _version(known) > _version(workload)):
+            return self.records.get(key)
+        if known and known.metadata.uid and known.metadata.uid != workload.metadata.uid:
+            self._remove(key)
+        elif known:
+            self._unindex(known)
+        member = rendering.membership(workload)
+        if member is None or member.key != key:
+            if key in self.records:
+                self._remove(key)
+            self._others[key] = workload
+            self._index(workload)
+            return None
+        self._others.pop(key, None)
+        record = self.records.get(key)
+        if record is None:
+            record = self.records[key] = Record(workload, member)
+        record.workload, record.member = workload, member
+        self._instances[member.group_key, member.instance] = key
+        self._members.setdefault(member.group_key, set()).add(key)
+        self._index(workload)
+        self._adopt(record)
+        return record
+
+    def forget(self, key: Key, version: int | None = None) -> None:
+        """It is gone; `version` of the deletion, None when this controller deleted it and has the answer."""
+        known = self._known(key)
+        if known is None or (version is not None and _version(known) > version):
+            return
+        if version is None and known.metadata.uid:
+            self._deleted.add(known.metadata.uid)
+        self._remove(key)
+
+    def forget_uid(self, uid: str) -> None:
+        """The watch has shown the deletion: nothing earlier can come any more."""
+        self._deleted.discard(uid)
+
+    def wake(self, group: Key | None = None) -> None:
+        """Ends the held answers of a group, or of all."""
+        for record in self.records.values() if group is None else self.members(group):
+            record.wake()
+
+    def has_verdict(self, record: Record) -> bool:
+        """Whether anything is known that its Ready condition should follow; until then it stays as it is."""
+        return record.report is not None or self.leases.unreachable_for(record.key, self.clock.now()) is not None
+
+    def readiness(self, record: Record) -> tuple[bool, str, str]:
+        return rendering.readiness(record.report, self.leases.unreachable_for(record.key, self.clock.now()))
+
+    def _known(self, key: Key) -> ExternalWorkload | None:
+        record = self.records.get(key)
+        return record.workload if record else self._others.get(key)
+
+    def _adopt(self, record: Record) -> None:
+        if record.key not in self.leases:
+            condition = record.workload.status.condition("Ready")
+            times, unreachable = (
+                self.times_of(record.member.group_key),
+                condition is not None and condition.reason == rendering.UNREACHABLE,
+            )
+            self.leases.adopt(record.key, times.lease, times.expiry, self.clock.now(), unreachable=unreachable)
+
+    def _remove(self, key: Key) -> None:
+        known = self._known(key)
+        if known is not None:
+            self._unindex(known)
+        self._others.pop(key, None)
+        record = self.records.pop(key, None)
+        if record is not None:
+            self.leases.drop(key)
+            member = record.member
+            if self._instances.get((member.group_key, member.instance)) == key:
+                del self._instances[member.group_key, member.instance]
+            self._members[member.group_key].discard(key)
+            record.wake()
+
+    def _index(self, workload: ExternalWorkload) -> None:
+        for pair in workload.endpoints:
+            self._holders.setdefault(pair, set()).add(workload.metadata.key)
+
+    def _unindex(self, workload: ExternalWorkload) -> None:
+        for pair in workload.endpoints:
+            holders = self._holders.get(pair)
+            if holders is not None:
+                holders.discard(workload.metadata.key)
+                if not holders:
+                    del self._holders[pair]
+
+
+def _version(workload: ExternalWorkload) -> int:
+    return int(workload.metadata.resource_version or 0)

@@ -1,0 +1,79 @@
+"""A directory of manifests in the role of `kubectl apply`: what is in it is in the store, what leaves it leaves the store."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import yaml
+
+from controller.manifest import GROUP_API, GROUP_APIS, GROUP_KIND, ExternalGroup, group_from_object
+from controller.store import Store
+from harness.errors import ConfigError, Fault
+
+
+class Folder:
+    def __init__(self, path: str, store: Store) -> None:
+        self._path, self._store = pathlib.Path(path), store
+        self._applied: tuple[object, ...] | None = None
+
+    async def apply(self, *, force: bool = False) -> bool:
+        """True when anything was read. Raises ConfigError with the faults of all files; then nothing is changed."""
+        state = await asyncio.to_thread(self._state)
+        if state == self._applied and not force:
+            return False
+        self._applied = state
+        groups = await asyncio.to_thread(self._read)
+        for api, collection in (
+            (api, self._store.groups if api == GROUP_API else self._store.buoyant_groups) for api in GROUP_APIS
+        ):
+            wanted = {group.key: group for group in groups if group.api_version == api}
+            stored = {group.key: group for group in (await collection.list()).items}
+            for key in stored.keys() - wanted.keys():
+                await collection.delete(key)
+            for key, group in wanted.items():
+                if key not in stored:
+                    await collection.create(group)
+                    continue
+                metadata = dataclasses.replace(group.metadata, resource_version=stored[key].metadata.resource_version)
+                await collection.replace(dataclasses.replace(group, metadata=metadata))
+        return True
+
+    def _files(self) -> list[pathlib.Path]:
+        return sorted(path for path in self._path.iterdir() if path.suffix in (".yaml", ".yml", ".json"))
+
+    def _state(self) -> tuple[object, ...]:
+        try:
+            return tuple((path, (stat := path.stat()).st_mtime_ns, stat.st_size, stat.st_ino) for path in self._files())
+        except OSError as error:
+            raise ConfigError((Fault("", str(error)),), str(self._path)) from None
+
+    def _read(self) -> list[ExternalGroup]:
+        groups: dict[object, ExternalGroup] = {}
+        faults: list[Fault] = []
+        for path in self._files():
+            for index, document in enumerate(self._documents(path, faults)):
+                # Manifests of a cluster lie together: Services and routes are not ours to read.
+                if not isinstance(document, Mapping) or document.get("kind") != GROUP_KIND:
+                    continue
+                place = f"{path.name}[{index}]"
+                try:
+                    group = group_from_object(document, source=place)
+                except ConfigError as error:
+                    faults.extend(dataclasses.replace(fault, path=f"{place}.{fault.path}") for fault in error.faults)
+                    continue
+                if (group.api_version, group.key) in groups:
+                    faults.append(Fault(place, f"{group.key} occurs twice"))
+                groups[group.api_version, group.key] = group
+        if faults:
+            raise ConfigError(tuple(faults), str(self._path))
+        return list(groups.values())
+
+    def _documents(self, path: pathlib.Path, faults: list[Fault]) -> Iterable[object]:
+        try:
+            return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            faults.append(Fault(path.name, str(error)))
+            return []

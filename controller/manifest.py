@@ -1,0 +1,174 @@
+"""ExternalGroup, the object that people write: what the workloads of a group look like, how they are probed, who may join."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from controller.model import Key, Metadata
+from harness.decode import decode, encode
+from harness.errors import ConfigError, Fault
+from harness.messages import Probe, WorkloadPort
+from harness.values import Network, parse_label, parse_spiffe_id
+
+GROUP_API = "workload.meshexp.io/v1alpha1"
+BUOYANT_GROUP_API = "workload.buoyant.io/v1alpha1"
+GROUP_APIS = (GROUP_API, BUOYANT_GROUP_API)
+GROUP_KIND = "ExternalGroup"
+
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateMetadata:
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTemplate:
+    metadata: TemplateMetadata = TemplateMetadata()
+    ports: tuple[WorkloadPort, ...] = ()
+    probes: tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may join. No `spiffe_ids`: spiffe://<trust domain>/<group> and …/<namespace>/<group>. No `address_cidrs`: any."""
+
+    spiffe_ids: tuple[str, ...] = ()
+    address_cidrs: tuple[Network, ...] = ()
+    maximum: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """Times that are None are the controller's. A silent workload is not ready after the lease, and deleted after the expiry."""
+
+    template: GroupTemplate = GroupTemplate()
+    probes: tuple[Probe, ...] = ()
+    admission: Admission = Admission()
+    lease_seconds: float | None = None
+    expiry_seconds: float | None = None
+    drain_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalGroup:
+    api_version: str
+    metadata: Metadata
+    spec: GroupSpec
+
+    @property
+    def key(self) -> Key:
+        return self.metadata.key
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """Working manifests put them at spec.probes, the reference page under the template: both count."""
+        return self.spec.probes + self.spec.template.probes
+
+    def to_object(self) -> dict[str, object]:
+        return {
+            "apiVersion": self.api_version,
+            "kind": GROUP_KIND,
+            "metadata": self.metadata.to_object(),
+            "spec": encode(self.spec, camel=True),
+        }
+
+
+def group_from_object(data: object, *, source: str = "ExternalGroup", lenient: bool = False) -> ExternalGroup:
+    """Raises ConfigError with every fault. lenient: unknown keys of the spec are passed over, as from an API server."""
+    faults: list[Fault] = []
+    if not isinstance(data, Mapping):
+        raise ConfigError((Fault("", "expected a mapping with apiVersion, kind, metadata and spec"),), source)
+    if data.get("apiVersion") not in GROUP_APIS:
+        faults.append(Fault("apiVersion", f"{data.get('apiVersion')!r} is not one of {', '.join(GROUP_APIS)}"))
+    if data.get("kind") != GROUP_KIND:
+        faults.append(Fault("kind", f"{data.get('kind')!r} is not {GROUP_KIND}"))
+    for key in data.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
+        faults.append(Fault(str(key), "unknown key"))
+    metadata = _part(Metadata, data.get("metadata"), "metadata", True, faults)
+    spec = _part(GroupSpec, data.get("spec") or {}, "spec", lenient, faults)
+    if metadata is not None:
+        faults.extend(_label_fault(value, path) for value, path in _names(metadata) if not _is_label(value))
+    if spec is not None:
+        faults.extend(_spec_faults(spec))
+    if faults or metadata is None or spec is None:
+        raise ConfigError(tuple(faults), source)
+    return ExternalGroup(str(data["apiVersion"]), metadata, spec)
+
+
+def _part(cls: type[T], data: Any, path: str, lenient: bool, faults: list[Fault]) -> T | None:
+    try:
+        return decode(cls, data, source=path, camel=True, lenient=lenient, path=path)
+    except ConfigError as error:
+        faults.extend(error.faults)
+        return None
+
+
+def _names(metadata: Metadata) -> tuple[tuple[str, str], ...]:
+    return (metadata.name, "metadata.name"), (metadata.namespace, "metadata.namespace")
+
+
+def _is_label(value: str) -> bool:
+    try:
+        return bool(parse_label(value))
+    except ValueError:
+        return False
+
+
+def _label_fault(value: str, path: str) -> Fault:
+    return Fault(path, f"{value!r} is not a DNS label (a-z, 0-9 and dash, at most 63 characters)")
+
+
+def _spec_faults(spec: GroupSpec) -> Iterable[Fault]:
+    labels = spec.template.metadata.labels
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            yield Fault(f"spec.template.metadata.labels.{key}", f"{key}={value} is not a Kubernetes label")
+    seen: set[object] = set()
+    for index, port in enumerate(spec.template.ports):
+        path = f"spec.template.ports[{index}]"
+        if port.name and not _PORT_NAME.fullmatch(port.name):
+            yield Fault(f"{path}.name", f"{port.name!r} is not a port name (a-z, 0-9 and dash, at most 15 characters)")
+        if port.protocol not in ("TCP", "UDP"):
+            yield Fault(f"{path}.protocol", f"{port.protocol!r} is not TCP or UDP")
+        for which, identity in (("name", port.name or None), ("port", (port.port, port.protocol))):
+            if identity in seen and identity is not None:
+                yield Fault(f"{path}.{which}", "occurs twice")
+            seen.add(identity)
+    for index, pattern in enumerate(spec.admission.spiffe_ids):
+        yield from _pattern_faults(pattern, f"spec.admission.spiffeIDs[{index}]")
+    yield from _number_faults(spec)
+
+
+def _pattern_faults(pattern: str, path: str) -> Iterable[Fault]:
+    try:
+        parse_spiffe_id(pattern.replace("*", "x"))
+    except ValueError:
+        yield Fault(path, f"{pattern!r} is not a SPIFFE ID in which * stands for part of one path segment")
+        return
+    if "*" in pattern.removeprefix("spiffe://").partition("/")[0]:
+        yield Fault(path, f"{pattern!r}: the trust domain may hold no *")
+
+
+def _number_faults(spec: GroupSpec) -> Iterable[Fault]:
+    if spec.admission.maximum is not None and spec.admission.maximum < 0:
+        yield Fault("spec.admission.maximum", "must not be negative")
+    times = (
+        ("leaseSeconds", spec.lease_seconds, 1.0),
+        ("expirySeconds", spec.expiry_seconds, 1.0),
+        ("drainSeconds", spec.drain_seconds, 0.0),
+    )
+    for name, seconds, least in times:
+        if seconds is not None and not least <= seconds <= 86400:
+            yield Fault(f"spec.{name}", f"must be between {least:g} and 86400")
+    if spec.lease_seconds and spec.expiry_seconds and spec.expiry_seconds < spec.lease_seconds:
+        yield Fault("spec.expirySeconds", "must not be below leaseSeconds")

@@ -1,0 +1,45 @@
+"""Counters and gauges in Prometheus' text form."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+
+from controller.fleet import Fleet
+
+_HELP = {
+    "meshexp_controller_requests_total": ("counter", "Answers by call and code."),
+    "meshexp_controller_workloads": ("gauge", "ExternalWorkloads of this controller by group and readiness."),
+    "meshexp_controller_held_requests": ("gauge", "Machines that wait for a change."),
+}
+
+
+class Metrics:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._requests: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    def answered(self, call: str, code: str) -> None:
+        self._requests[call, code] += 1
+
+    def render(self) -> str:
+        workloads: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        held = 0
+        for record in self._fleet.records.values():
+            workloads[record.member.namespace, record.member.group, str(record.workload.ready).lower()] += 1
+            held += record.waiter is not None and not record.waiter.done()
+        samples = {
+            "meshexp_controller_requests_total": [(f'call="{c}",code="{r}"', n) for (c, r), n in sorted(self._requests.items())],
+            "meshexp_controller_workloads": [
+                (f'namespace="{n}",group="{g}",ready="{r}"', count) for (n, g, r), count in sorted(workloads.items())
+            ],
+            "meshexp_controller_held_requests": [("", held)],
+        }
+        return "".join(line for name, values in samples.items() for line in _family(name, values))
+
+
+def _family(name: str, values: Iterable[tuple[str, int]]) -> Iterable[str]:
+    kind, text = _HELP[name]
+    yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+    for labels, value in values:
+        yield f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"

@@ -1,0 +1,238 @@
+"""What a machine may ask for: to join, to be told of changes, to report its state, to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import re
+
+import structlog
+
+from controller import admission, naming, rendering
+from controller.admission import RefusedError
+from controller.fleet import Fleet, Record
+from controller.manifest import ExternalGroup
+from controller.model import Event, ExternalWorkload, Key
+from controller.rendering import Membership
+from controller.store import ConflictError, NotFoundError, Store
+from harness.errors import TemporaryError
+from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.values import SpiffeId
+
+log = structlog.get_logger()
+_HOSTNAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_WRITE_ATTEMPTS = 4
+_WARNING_SECONDS = 10.0
+"""A group gets at most one warning of a kind in so long: whoever is refused may ask as often as it likes."""
+
+
+class Registry:
+    def __init__(self, store: Store, fleet: Fleet, trust_domain: str) -> None:
+        self.store, self.fleet, self.trust_domain = store, fleet, trust_domain
+        self.unsettled: set[Key] = set()
+        self._warned: dict[tuple[Key, str], float] = {}
+
+    async def register(self, identity: SpiffeId, request: RegistrationRequest) -> tuple[Registration, bool]:
+        """The registration with its secret, and whether it is new."""
+        group = self._group(Key(request.namespace, request.group))
+        try:
+            admission.check_identity(group, identity, self.trust_domain)
+            if not _HOSTNAME.fullmatch(request.hostname):
+                raise RefusedError("malformed", "hostname: not a host name")
+            admission.check_addresses(group, request.addresses)
+            digest = naming.instance_digest(request.group, request.instance_id)
+            async with self.fleet.lock(group.key, digest):
+                return await self._join(group, digest, identity, request)
+        except RefusedError as refusal:
+            if refusal.code != "malformed":
+                await self.warn(group.key, _reason(refusal.code), refusal.message)
+            raise
+
+    async def hold(self, identity: SpiffeId, key: Key, secret: str | None, after: str, seconds: float) -> Registration:
+        """The registration, at once when its version is not `after`, else as soon as it changes or `seconds` have passed."""
+        record = self._authenticate(identity, key, secret)
+        current = self._registration(record)
+        if current.version != after:
+            return current
+        record.wake()
+        record.waiter = waiter = asyncio.get_running_loop().create_future()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await waiter
+        return self._registration(self._authenticate(identity, key, secret))
+
+    async def report(self, identity: SpiffeId, key: Key, secret: str | None, report: StateReport) -> None:
+        """Renews the lease; returns when the store has what follows from the report."""
+        member = self._authenticate(identity, key, secret).member
+        async with self.fleet.lock(member.group_key, member.instance):
+            record = self._authenticate(identity, key, secret)
+            if not record.sequence < report.sequence < 2**63:
+                raise RefusedError("stale-sequence", f"report {report.sequence} came after report {record.sequence}")
+            record.sequence, record.report = report.sequence, report
+            self._renew(record)
+            await self.settle(record)
+
+    async def leave(self, identity: SpiffeId, key: Key, secret: str | None) -> None:
+        record = self._authenticate(identity, key, secret)
+        async with self.fleet.lock(record.member.group_key, record.member.instance):
+            await self.remove(record)
+        await self.note(record.member.group_key, "Left", f"{key.name} left")
+
+    async def settle(self, record: Record) -> None:
+        """Writes the Ready condition if it flips; what cannot be written stays in `unsettled`. The caller holds the lock."""
+        if self.fleet.records.get(record.key) is not record or not self.fleet.has_verdict(record):
+            return
+        ready, reason, message = self.fleet.readiness(record)
+        wanted = rendering.with_readiness(record.workload, ready, reason, message, self.fleet.clock.wall())
+        self.unsettled.add(record.key)
+        if wanted is not None:
+            try:
+                self.fleet.observe(await self.store.workloads.patch_status(wanted))
+            except (NotFoundError, ConflictError):
+                self.fleet.forget(record.key)
+            log.info("readiness changed", workload=str(record.key), ready=ready, reason=reason)
+        self.unsettled.discard(record.key)
+
+    async def remove(self, record: Record) -> None:
+        """Deletes the ExternalWorkload; it is well if that is gone already."""
+        with contextlib.suppress(NotFoundError, ConflictError):
+            await self.store.workloads.delete(record.key, record.workload.metadata.uid)
+        self.fleet.forget(record.key)
+        log.info("workload deleted", workload=str(record.key))
+
+    async def rewrite(self, record: Record, wanted: ExternalWorkload) -> None:
+        """Makes the stored workload as wanted; its addresses are taken from now on. The caller holds the lock."""
+        before = record.workload
+        for _ in range(_WRITE_ATTEMPTS):
+            changed = rendering.update(record.workload, wanted)
+            if changed is None:
+                return
+            self.fleet.observe(changed)
+            try:
+                self.fleet.observe(await self.store.workloads.replace(changed))
+                return
+            except ConflictError:
+                before = await self.store.workloads.get(record.key)
+                self.fleet.observe(before)
+            except NotFoundError:
+                self.fleet.forget(record.key)
+                raise RefusedError("not-registered", f"{record.key} was deleted meanwhile", "register again") from None
+            except TemporaryError:
+                self.fleet.observe(before)
+                raise
+        raise TemporaryError(f"{record.key} keeps being changed by others")
+
+    async def note(self, group: Key, reason: str, message: str) -> None:
+        await self.store.record(Event(group, reason, message))
+
+    async def warn(self, group: Key, reason: str, message: str) -> None:
+        now = self.fleet.clock.now()
+        if now - self._warned.get((group, reason), float("-inf")) >= _WARNING_SECONDS:
+            self._warned[group, reason] = now
+            await self.store.record(Event(group, reason, message, warning=True))
+
+    async def _join(
+        self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest
+    ) -> tuple[Registration, bool]:
+        old = self.fleet.instance(group.key, digest)
+        if old is not None and admission.is_secret(request.secret, old.member.secret_hash):
+            secret = request.secret or ""
+        elif old is None or self._lapsed(old):
+            secret = admission.new_secret(request.secret)
+        else:
+            hint = "another machine has the same instance id, or this one lost its state; a name is free once its lease has ended"
+            raise RefusedError("name-taken", f"{old.key} is live, and the request has not its secret", hint)
+        member = Membership(
+            request.namespace, request.group, digest, old.member.generation if old else 1,
+            identity, request.addresses[:1], request.hostname, admission.hash_secret(secret),
+        )  # fmt: skip
+        wanted = self._render(group, member)
+        if old is not None and wanted.spec.mesh_tls != old.workload.spec.mesh_tls:
+            # Linkerd does not pass on a changed identity of an object it knows.
+            wanted = self._render(group, dataclasses.replace(member, generation=member.generation + 1))
+        while obstacle := self._obstacle(group, wanted, old):
+            await self.remove(obstacle)
+        if old is not None and old.key == wanted.metadata.key:
+            await self.rewrite(old, wanted)
+            record = old
+        else:
+            if old is not None:
+                await self.remove(old)
+            record = await self._create(wanted)
+            await self.note(group.key, "Joined", f"{record.key.name} joined from {member.addresses[0]} as {identity}")
+        record.sequence, record.report = -1, None
+        self._renew(record)
+        log.info(
+            "registered", workload=str(record.key), identity=str(identity), address=str(member.addresses[0]), new=old is None
+        )
+        return self._registration(record, secret), old is None
+
+    def _obstacle(self, group: ExternalGroup, wanted: ExternalWorkload, old: Record | None) -> Record | None:
+        """A silent workload that has to go before `wanted` can be written; raises RefusedError when a live one is in the way."""
+        for key in sorted(self.fleet.holders(wanted) - ({old.key} if old else set())):
+            holder = self.fleet.records.get(key)
+            if holder is None or not self._lapsed(holder):
+                raise RefusedError("address-taken", f"{key} holds {wanted.spec.workload_ips[0].ip} and one of the same ports")
+            return holder
+        maximum = group.spec.admission.maximum
+        if old is None and maximum is not None:
+            members = self.fleet.members(group.key)
+            silent = [record for record in members if self._lapsed(record)]
+            if len(members) - len(silent) >= maximum:
+                raise RefusedError("quota-exceeded", f"{group.key} has {maximum} workloads, and admits no more")
+            if len(members) >= maximum:
+                return silent[0]
+        return None
+
+    async def _create(self, wanted: ExternalWorkload) -> Record:
+        key, created = wanted.metadata.key, False
+        self.fleet.observe(wanted)
+        try:
+            self.fleet.observe(await self.store.workloads.create(wanted))
+            created = True
+        except ConflictError:
+            raise RefusedError("name-taken", f"there is an ExternalWorkload {key} that this controller did not make") from None
+        finally:
+            if not created:
+                self.fleet.forget(key)
+        if key not in self.fleet.records:
+            raise RefusedError("not-registered", f"{key} was deleted at once", "register again")
+        return self.fleet.records[key]
+
+    def _authenticate(self, identity: SpiffeId, key: Key, secret: str | None) -> Record:
+        """The caller's record. Admission is checked again each time: a group may have been edited."""
+        record = self.fleet.records.get(key)
+        if record is None:
+            raise RefusedError("not-registered", f"there is no registration {key}", "register again")
+        if record.member.identity != identity:
+            raise RefusedError("identity-not-allowed", f"{key} was not registered by {identity}")
+        if not admission.is_secret(secret, record.member.secret_hash):
+            raise RefusedError("secret-mismatch", f"the secret is not that of {key}")
+        admission.check_identity(self._group(record.member.group_key), identity, self.trust_domain)
+        return record
+
+    def _group(self, key: Key) -> ExternalGroup:
+        group = self.fleet.group(key)
+        if group is None:
+            raise RefusedError("group-not-found", f"there is no ExternalGroup {key}", "create the group first")
+        return group
+
+    def _lapsed(self, record: Record) -> bool:
+        return self.fleet.leases.unreachable_for(record.key, self.fleet.clock.now()) is not None
+
+    def _renew(self, record: Record) -> None:
+        times = self.fleet.times_of(record.member.group_key)
+        self.fleet.leases.renew(record.key, times.lease, times.expiry, self.fleet.clock.now())
+
+    def _render(self, group: ExternalGroup, member: Membership) -> ExternalWorkload:
+        return rendering.workload(group, member, self.fleet.facts.cluster_domain)
+
+    def _registration(self, record: Record, secret: str | None = None) -> Registration:
+        group = self._group(record.member.group_key)
+        return rendering.registration(group, record.workload, self.fleet.facts, self.fleet.times.of(group), secret)
+
+
+def _reason(code: str) -> str:
+    """`address-taken` → `AddressTaken`, as Kubernetes spells reasons."""
+    return "".join(word.capitalize() for word in code.split("-"))

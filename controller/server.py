@@ -1,0 +1,150 @@
+"""The calls of harness.messages over HTTP with mutual TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from aiohttp import web
+
+from controller.admission import RefusedError
+from controller.connection import ANSWER_SECONDS, Connection, error_response
+from controller.metrics import Metrics
+from controller.model import Key
+from controller.peer import Peer
+from controller.registry import Registry
+from harness.decode import decode, encode
+from harness.errors import ConfigError, TemporaryError
+from harness.messages import MAX_BODY_BYTES, SECRET_HEADER, RegistrationRequest, StateReport
+
+log = structlog.get_logger()
+T = TypeVar("T")
+_WORKLOAD = r"/v1/workloads/(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9-]{1,63})"
+_BODY_SECONDS = ANSWER_SECONDS / 2
+
+
+class Api:
+    """The handler of a web.Server whose connections are of class Connection."""
+
+    def __init__(self, registry: Registry, metrics: Metrics, hold_seconds: float) -> None:
+        self._registry, self._metrics, self._hold_seconds = registry, metrics, hold_seconds
+        self._calls: tuple[tuple[str, str, re.Pattern[str], _Call], ...] = (
+            ("register", "POST", re.compile("/v1/workloads"), self._register),
+            ("hold", "GET", re.compile(_WORKLOAD), self._hold),
+            ("state", "POST", re.compile(_WORKLOAD + "/state"), self._state),
+            ("leave", "DELETE", re.compile(_WORKLOAD), self._leave),
+        )
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        if not isinstance(connection, Connection):
+            raise TypeError("this handler needs its own kind of connection")
+        connection.begin()
+        name, call, target = self._find(request)
+        try:
+            peer = connection.peer
+            if peer.expires <= self._registry.fleet.clock.wall():
+                raise RefusedError("unauthenticated", "the client certificate has expired", "connect again with the renewed one")
+            response, code = await call(request, peer, target), "ok"
+        except RefusedError as refusal:
+            response, code = error_response(refusal.code, refusal.message, refusal.hint), refusal.code
+        except ConfigError as error:
+            response, code = error_response("malformed", "; ".join(map(str, error.faults[:10]))), "malformed"
+        except TemporaryError as error:
+            log.warning("call failed", call=name, error=error.message)
+            response, code = error_response("unavailable", error.message, "try again"), "unavailable"
+        finally:
+            connection.end()
+        if code not in ("ok", "unavailable"):
+            # The code and the place only: a message may quote what was sent.
+            log.warning("refused", call=name, code=code, workload=str(target) if target else None, peer=request.remote)
+        self._metrics.answered(name, code)
+        return response
+
+    def _find(self, request: web.BaseRequest) -> tuple[str, _Call, Key | None]:
+        for name, method, pattern, call in self._calls:
+            match = pattern.fullmatch(request.rel_url.raw_path)
+            if match and method == request.method:
+                groups = match.groupdict()
+                return name, call, Key(groups["namespace"], groups["name"]) if groups else None
+        return "unknown", _unknown, None
+
+    async def _register(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
+        message = await _body(request, RegistrationRequest)
+        registration, new = await self._registry.register(peer.identity, message)
+        return _json(registration, 201 if new else 200)
+
+    async def _hold(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
+        left = peer.expires - self._registry.fleet.clock.wall()
+        after = request.rel_url.query.get("after", "")
+        registration = await self._registry.hold(
+            peer.identity, _given(target), _secret(request), after, min(self._hold_seconds, left)
+        )
+        return _json(registration, 200)
+
+    async def _state(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
+        report = await _body(request, StateReport)
+        await self._registry.report(peer.identity, _given(target), _secret(request), report)
+        return web.Response(status=204)
+
+    async def _leave(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
+        await self._registry.leave(peer.identity, _given(target), _secret(request))
+        return web.Response(status=204)
+
+
+_Call = Callable[[web.BaseRequest, Peer, Key | None], Awaitable[web.Response]]
+
+
+async def _unknown(request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
+    raise RefusedError("unknown-call", f"there is no {request.method[:16]} of this path")
+
+
+def _given(target: Key | None) -> Key:
+    if target is None:
+        raise RefusedError("unknown-call", "this call names a workload")
+    return target
+
+
+def _secret(request: web.BaseRequest) -> str | None:
+    given = request.headers.getall(SECRET_HEADER, [])
+    if len(given) > 1:
+        raise RefusedError("malformed", f"the header {SECRET_HEADER} occurs twice")
+    return given[0] if given else None
+
+
+def _json(message: object, status: int) -> web.Response:
+    return web.Response(status=status, body=json.dumps(encode(message)).encode(), content_type="application/json")
+
+
+async def _body(request: web.BaseRequest, cls: type[T]) -> T:
+    data = await _read(request)
+    try:
+        value = json.loads(data, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        raise RefusedError("malformed", "the body is not JSON") from None
+    return decode(cls, value, source="body", lenient=True)
+
+
+def _not_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+async def _read(request: web.BaseRequest) -> bytes:
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise RefusedError("too-large", f"a body may have {MAX_BODY_BYTES} bytes")
+    body = b""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise RefusedError("too-large", f"a body may have {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise RefusedError("too-slow", f"the body did not arrive within {_BODY_SECONDS:.0f} s") from None
+    except web.RequestPayloadError:
+        raise RefusedError("malformed", "the body ended early or is not framed as HTTP says") from None
+    return body

@@ -1,0 +1,98 @@
+"""What the controller needs of a place that keeps objects: what a Kubernetes API server offers, no more."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from controller.manifest import ExternalGroup
+from controller.model import Event, ExternalWorkload, Key, Lease, Metadata
+from harness.errors import HarnessError, TemporaryError
+
+
+class NotFoundError(HarnessError):
+    """No object of that key."""
+
+
+class ConflictError(HarnessError):
+    """It exists already, or it is not any more what the caller read."""
+
+
+class GoneError(TemporaryError):
+    """The watch cannot go on from that version: list again."""
+
+
+class Stored(Protocol):
+    @property
+    def metadata(self) -> Metadata: ...
+
+
+T = TypeVar("T", bound=Stored)
+
+
+class ChangeType(enum.Enum):
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """DELETED carries the last state, with the version of the deletion."""
+
+    type: ChangeType
+    item: T
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    items: tuple[T, ...]
+    resource_version: str
+
+
+class Collection(Protocol[T]):
+    """All objects of one kind, in every namespace. Any call may raise TemporaryError when the store cannot be reached.
+
+    Versions grow; an item's version is the number of its last change, comparable as an integer.
+    """
+
+    async def get(self, key: Key) -> T:
+        """Raises NotFoundError."""
+
+    async def list(self) -> Listing[T]: ...
+
+    def watch(self, resource_version: str) -> AsyncIterator[Change[T]]:
+        """All changes after that version, in order, without end. Raises GoneError when that is too long ago."""
+
+    async def create(self, item: T) -> T:
+        """The status is not taken. Raises ConflictError when the key is taken."""
+
+    async def replace(self, item: T) -> T:
+        """Everything but the status. Raises NotFoundError, or ConflictError unless resource_version is the current one."""
+
+    async def patch_status(self, item: T) -> T:
+        """The status only. Raises NotFoundError, or ConflictError when another object (uid) has the key now."""
+
+    async def delete(self, key: Key, uid: str = "") -> None:
+        """Raises NotFoundError, or ConflictError when `uid` is given and another object has the key now."""
+
+
+class Store(Protocol):
+    @property
+    def groups(self) -> Collection[ExternalGroup]: ...
+
+    @property
+    def buoyant_groups(self) -> Collection[ExternalGroup]:
+        """The same kind under the other product's API group."""
+
+    @property
+    def workloads(self) -> Collection[ExternalWorkload]: ...
+
+    @property
+    def leases(self) -> Collection[Lease]:
+        """One of each replica, renewed; one of each workload, held by the replica it is connected to, written on change."""
+
+    async def record(self, event: Event) -> None:
+        """Best effort: an event that cannot be kept is dropped."""

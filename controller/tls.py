@@ -1,0 +1,45 @@
+"""The server's side of mutual TLS."""
+
+from __future__ import annotations
+
+import asyncio.sslproto
+import ssl
+
+from harness.errors import ConfigError, Fault
+
+READ_BUFFER_BYTES = 16 * 1024
+"""One TLS record. asyncio allocates 256 KiB for each connection, which is most of what an idle machine would cost us."""
+
+
+def shrink_buffers() -> None:
+    """For every TLS connection that this process makes from now on: asyncio reads the size from the class, and has no option."""
+    asyncio.sslproto.SSLProtocol.max_size = READ_BUFFER_BYTES
+
+
+def server_context(certificate: str, key: str, trust_anchors: str) -> ssl.SSLContext:
+    """TLS 1.3 only; a client certificate that leads to the trust anchors is required. Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    # A resumed session is not verified again, and would outlive the certificate that it began with.
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1"])
+    load_certificate(context, certificate, key)
+    load_anchors(context, trust_anchors)
+    return context
+
+
+def load_anchors(context: ssl.SSLContext, trust_anchors: str) -> None:
+    """Adds these anchors; one that is no longer in the file counts until the process ends. Raises ConfigError."""
+    try:
+        context.load_verify_locations(trust_anchors)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError((Fault("trust_anchors", f"{trust_anchors}: {error}"),), "controller") from None
+
+
+def load_certificate(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """New connections get this one, so that it can be renewed in place. Raises ConfigError; then the old one stays."""
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError((Fault("tls_cert", f"{certificate}, {key}: {error}"),), "controller") from None

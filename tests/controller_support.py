@@ -1,0 +1,185 @@
+"""What the controller's tests share: a clock that stands still, an authority for certificates, a client without manners."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import json
+import pathlib
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from controller.manifest import BUOYANT_GROUP_API, ExternalGroup, group_from_object
+from harness.values import HostPort
+
+TRUST_DOMAIN = "root.linkerd.cluster.local"
+
+
+class StandingClock:
+    """Moves only by `advance`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> float:
+        return 1_800_000_000.0 + self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self.seconds + seconds, future))
+        await future
+
+    async def advance(self, seconds: float, step: float = 0.25) -> None:
+        """In steps, so that whoever sleeps in a loop wakes as often as it would."""
+        end = self.seconds + seconds
+        while self.seconds < end:
+            self.seconds = min(end, self.seconds + step)
+            due = [future for when, future in self._sleepers if when <= self.seconds]
+            self._sleepers = [entry for entry in self._sleepers if entry[0] > self.seconds]
+            for future in due:
+                if not future.done():
+                    future.set_result(None)
+            await settle()
+
+
+async def settle(rounds: int = 50) -> None:
+    """Lets every task that can run, run."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+
+
+def group_object(name: str = "face", namespace: str = "faces", api: str = BUOYANT_GROUP_API, **spec: Any) -> dict[str, Any]:
+    template = {"metadata": {"labels": {"service": name}}, "ports": [{"name": "http", "port": 8000}]}
+    return {
+        "apiVersion": api,
+        "kind": "ExternalGroup",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"template": template, "probes": [{"httpGet": {"port": 8000, "path": "/ready"}}], **spec},
+    }
+
+
+def group(name: str = "face", namespace: str = "faces", api: str = BUOYANT_GROUP_API, **spec: Any) -> ExternalGroup:
+    return group_from_object(group_object(name, namespace, api, **spec))
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority and what it signs, as PEM files in a directory."""
+
+    folder: pathlib.Path
+    name: str = "anchor"
+
+    def __post_init__(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _certificate(self.name, self.name, key, key, -60, 86400, ca=True, uris=())
+        _write(self.folder / f"{self.name}.pem", certificate, None)
+        _write(self.folder / f"{self.name}.key.pem", None, key)
+
+    @property
+    def anchors(self) -> str:
+        return str(self.folder / f"{self.name}.pem")
+
+    def issue(
+        self, label: str, *uris: str, begins: float = -60, ends: float = 3600, ca: bool = False, dns: Iterable[str] = ()
+    ) -> tuple[str, str]:
+        """Certificate and key files."""
+        signer = serialization.load_pem_private_key((self.folder / f"{self.name}.key.pem").read_bytes(), None)
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _certificate(label, self.name, key, signer, begins, ends, ca=ca, uris=uris, dns=dns)
+        files = self.folder / f"{self.name}-{label}.pem", self.folder / f"{self.name}-{label}.key.pem"
+        _write(files[0], certificate, None)
+        _write(files[1], None, key)
+        return str(files[0]), str(files[1])
+
+    def client(self, files: tuple[str, str] | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.anchors)
+        if files:
+            context.load_cert_chain(*files)
+        return context
+
+
+def _certificate(
+    subject: str, issuer: str, key: Any, signer: Any, begins: float, ends: float, *, ca: bool, uris: Iterable[str], dns: Iterable[str] = ()
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+    names += [x509.DNSName(name) for name in dns]
+    names += [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))] if dns else []
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + datetime.timedelta(seconds=begins))
+        .not_valid_after(now + datetime.timedelta(seconds=ends))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False), critical=True)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(signer, hashes.SHA256())
+
+
+def _write(path: pathlib.Path, certificate: x509.Certificate | None, key: Any) -> None:
+    if certificate is not None:
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    else:
+        plain = serialization.NoEncryption()
+        path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: Any
+
+    @property
+    def code(self) -> str:
+        return str(self.body.get("code")) if isinstance(self.body, dict) else ""
+
+
+class Client:
+    """One TLS connection, one request at a time; it sends whatever it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, address: HostPort, context: ssl.SSLContext) -> Client:
+        return cls(*await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname=address.host))
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.transport.abort()
+
+    async def call(self, method: str, path: str, body: object = None, *headers: tuple[str, str]) -> Answer:
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        lines = [f"{method} {path} HTTP/1.1", "Host: controller", f"Content-Length: {len(data)}", *(f"{n}: {v}" for n, v in headers)]
+        return await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+
+    async def send(self, data: bytes) -> Answer:
+        self.writer.write(data)
+        return await self.answer()
+
+    async def answer(self) -> Answer:
+        """Raises OSError or EOFError when the server ends the connection instead."""
+        async with asyncio.timeout(30):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            length = next((int(v) for n, _, v in (line.partition(":") for line in head.splitlines()) if n.lower() == "content-length"), 0)
+            body = await self.reader.readexactly(length)
+        return Answer(int(head.split()[1]), json.loads(body) if body else None)
