@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import problems
 from harness.errors import HarnessError, TemporaryError, UnavailableError
-from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, rules_for
+from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, merge_ports, rules_for
 from harness.status import Condition, Truth
-from harness.system import redirect_lock, redirect_selftest
+from harness.system import redirect_exclusions, redirect_lock, redirect_selftest
 from harness.system.redirect_backend import Detected
 from harness.system.redirect_selftest import Outcome
 from harness.system.redirect_table import Backend, BackendKind, TableState
+from harness.values import PortRange
 
 CONFIRM_SECONDS = 10.0
+RETRY_SECONDS = 30.0
+"""Before rules that failed their self-test are tried again: taking them back wakes the next cycle at once."""
 LOCK = Path("/run/meshexp/redirect.lock")
 
-SelfTest = Callable[[RedirectSpec], redirect_selftest.Report]
+SelfTest = Callable[[Rules], redirect_selftest.Report]
 """Blocking."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What of ours each backend finds in the kernel."""
+    """What of ours each backend finds in the kernel, and the ports on which SSH comes to this machine now."""
 
     tables: dict[BackendKind, TableState]
+    ssh_ports: tuple[PortRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,6 @@ class Apply:
     """Put `rules` in force; `reasons` say what differed."""
 
     kind: BackendKind
-    spec: RedirectSpec
     rules: Rules
     reasons: tuple[str, ...]
     text: str
@@ -70,26 +74,28 @@ class Redirect:
         self._self_test = self_test
         self._failure: tuple[problems.Problem, str] | None = None
         self._report = redirect_selftest.Report(())
+        self._refused: tuple[Rules, float, SelfTestError] | None = None
 
     @property
     def _backends(self) -> tuple[Backend, Backend]:
         return self._detected.backend, self._detected.other
 
     async def observe(self) -> Observed:
-        return Observed({backend.kind: await backend.observe() for backend in self._backends})
+        tables = {backend.kind: await backend.observe() for backend in self._backends}
+        return Observed(tables, await asyncio.to_thread(redirect_exclusions.ssh_ports))
 
     def diff(self, desired: RedirectSpec | None, observed: Observed) -> tuple[Action, ...]:
         backend, other = self._backends
-        rules = rules_for(desired) if desired else ()
+        rules = _rules(desired, observed)
         actions: list[Action] = []
         if observed.tables[other.kind].present:
             actions.append(Remove(other.kind, other.render_text(())))
         state = observed.tables[backend.kind]
-        if desired is None or not rules:
+        if not rules:
             if state.present:
                 actions.append(Remove(backend.kind, backend.render_text(())))
         elif reasons := _reasons(rules, state):
-            actions.append(Apply(backend.kind, desired, rules, reasons, backend.render_text(rules)))
+            actions.append(Apply(backend.kind, rules, reasons, backend.render_text(rules)))
         return tuple(actions)
 
     async def apply(self, action: Action) -> None:
@@ -107,11 +113,16 @@ class Redirect:
         self._failure = None
 
     async def _on_trial(self, backend: Backend, action: Apply) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._refused and self._refused[0] == action.rules and now < self._refused[1]:
+            raise self._refused[2]
         previous = (await backend.observe()).rules
         async with backend.trial(action.rules, previous, CONFIRM_SECONDS) as trial:
-            self._report = await asyncio.to_thread(self._self_test, action.spec)
+            self._report = await asyncio.to_thread(self._self_test, action.rules)
             if failed := self._report.having(Outcome.FAILED):
-                raise SelfTestError("; ".join(map(str, failed)), "the redirect rules before this change are back in force")
+                error = SelfTestError("; ".join(map(str, failed)), "the redirect rules before this change are back in force")
+                self._refused = action.rules, now + RETRY_SECONDS, error
+                raise error
             await trial.confirm()
 
     def changes(self) -> AsyncIterator[str]:
@@ -149,11 +160,19 @@ def _problem(error: HarnessError) -> problems.Problem:
     return problems.REDIRECT_FAILED
 
 
+def _rules(desired: RedirectSpec | None, observed: Observed) -> Rules:
+    """Whatever is desired, a port by which somebody may be logged in is left alone."""
+    if desired is None:
+        return ()
+    ports = merge_ports((*desired.ignore_inbound_ports, *observed.ssh_ports))
+    return rules_for(dataclasses.replace(desired, ignore_inbound_ports=ports))
+
+
 def _reasons(rules: Rules, state: TableState) -> tuple[str, ...]:
     if not state.present:
         return ("there are no rules of ours",)
     trial = ("a change that nobody confirmed",) if state.on_trial else ()
-    return trial + tuple(f"not ours: {thing}" for thing in state.strange) + differences(rules, state.rules)
+    return trial + state.strange + differences(rules, state.rules)
 
 
 def _summary(spec: RedirectSpec) -> str:

@@ -1,13 +1,43 @@
-"""The iptables backend, for hosts whose firewall is legacy: not there yet."""
+"""The iptables backend: chains MESHEXP_… in the legacy nat tables, for hosts whose firewall is legacy iptables.
+
+python-iptables never enters this process: see iptables_child (one family, one look or change) and iptables_guard (a trial).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import importlib.util
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
 
-from harness.errors import UnavailableError
-from harness.rules import Rules
-from harness.system.redirect_table import BackendKind, TableState, Trial
+from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
+from harness.rules import Family, Hook, Rules
+from harness.system import inotify, iptables_guard, iptables_text, xtables
+from harness.system.iptables_text import BUILTIN, PREFIX
+from harness.system.redirect_table import BackendKind, TableState
+
+LOCK = Path("/run/xtables.lock")
+_HINTS = {"unavailable": "install python3-iptables and a kernel with legacy iptables, or set redirect.backend to nftables"}
+_KINDS = {"unavailable": UnavailableError, "permission": PermissionError_, "temporary": TemporaryError}
+
+
+def _raise(answer: dict[str, Any]) -> None:
+    if "error" in answer:
+        raise _KINDS[answer["kind"]](f"iptables: {answer['error']}", _HINTS.get(answer["kind"], ""))
+
+
+def _tables() -> dict[Family, xtables.NatTable]:
+    try:
+        return {family: xtables.nat_table(family) for family in Family}
+    except PermissionError as error:
+        raise PermissionError_(f"iptables: {error}", "CAP_NET_ADMIN and CAP_NET_RAW are needed") from None
+    except OSError as error:
+        raise TemporaryError(f"iptables: {error}") from None
 
 
 class Iptables:
@@ -15,23 +45,121 @@ class Iptables:
 
     kind = BackendKind.IPTABLES
 
+    def __init__(self) -> None:
+        self._seen: tuple[tuple[bytes, ...], TableState] = ((), TableState())
+        self._jumps: tuple[tuple[Family, Hook], ...] = ()
+        self._chains: tuple[tuple[Family, str], ...] = ()
+
     def check(self) -> None:
-        raise UnavailableError("the iptables backend is not built yet", "set redirect.backend to nftables")
+        """Blocking. Raises UnavailableError when python-iptables or the kernel's legacy nat table is missing."""
+        if importlib.util.find_spec("iptc") is None:
+            raise UnavailableError("python-iptables is not installed", _HINTS["unavailable"])
+        _raise(iptables_guard.ask("4", {"op": "list"}))
 
     async def observe(self) -> TableState:
-        return TableState()
+        return await asyncio.to_thread(self._observe)
+
+    def _observe(self) -> TableState:
+        """A table that did not change since the last look (counters apart) is not looked into again."""
+        tables = _tables()
+        images = tuple(table.image for table in tables.values())
+        if images != self._seen[0]:
+            self._seen = images, self._look([family for family, table in tables.items() if table.names(PREFIX)])
+        return self._seen[1]
+
+    def _look(self, families: Iterable[Family]) -> TableState:
+        rules: list[Any] = []
+        strange: list[str] = []
+        jumps: list[tuple[Family, Hook]] = []
+        chains: list[tuple[Family, str]] = []
+        for family in families:
+            found = iptables_guard.ask(str(family.value), {"op": "list"})
+            _raise(found)
+            records, oddities = iptables_text.parse(found["chains"], family)
+            rules += records
+            strange += oddities
+            chains += [(family, chain) for chain in found["chains"]]
+            for hook, builtin in BUILTIN.items():
+                places = [place for place, target in found["jumps"].get(builtin, []) if target == iptables_text.chain_name(hook)]
+                jumps += [(family, hook)] * len(places)
+                if places != [0] and iptables_text.chain_name(hook) in found["chains"]:
+                    strange.append(f"IPv{family.value} {builtin} must jump to our chain once, first of all")
+        self._jumps, self._chains = tuple(jumps), tuple(chains)
+        return TableState(present=bool(jumps or chains), rules=tuple(rules), strange=tuple(strange))
 
     @contextlib.asynccontextmanager
-    async def trial(self, new: Rules, old: Rules, seconds: float) -> AsyncIterator[Trial]:
-        self.check()
-        yield NotImplemented
+    async def trial(self, new: Rules, old: Rules, seconds: float) -> AsyncIterator[IptablesTrial]:
+        families = self._concerned(new, old)
+        order = {"new": _requests(new, families), "old": _requests(old, families), "seconds": seconds}
+        guard = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "harness.system.iptables_guard",
+            stdin=PIPE, stdout=PIPE, start_new_session=True, env=iptables_guard.environment(),
+        )  # fmt: skip
+        trial = IptablesTrial(guard)
+        try:
+            _raise(await trial.say(json.dumps(order)))
+            yield trial
+        finally:
+            await asyncio.shield(trial.end())
 
     async def replace(self, rules: Rules) -> None:
-        self.check()
+        _raise(await asyncio.to_thread(iptables_guard.replace, _requests(rules, self._concerned(rules))))
+
+    def _concerned(self, *sets: Rules) -> list[Family]:
+        """The families whose table is to be written; another's is not even made."""
+        return [
+            family
+            for family, table in _tables().items()
+            if any(iptables_text.entries(rules, family) for rules in sets) or table.names(PREFIX)
+        ]
 
     def render_text(self, rules: Rules) -> str:
-        return ""
+        """For what the last look found."""
+        return iptables_text.restore_text(rules, self._jumps, self._chains)
 
     async def changes(self) -> AsyncIterator[str]:
-        self.check()
-        yield ""
+        """Legacy iptables announces nothing; but every one of its tools closes the lock file when it is done."""
+        LOCK.touch(0o600, exist_ok=True)
+        async for _ in inotify.closings(LOCK):
+            yield f"an iptables tool has used {LOCK}"
+
+
+def _requests(rules: Rules, families: Iterable[Family]) -> dict[str, iptables_guard.Request]:
+    requests: dict[str, iptables_guard.Request] = {}
+    for family in families:
+        chains = iptables_text.entries(rules, family)
+        jumps = {
+            builtin: iptables_text.jump(hook) for hook, builtin in BUILTIN.items() if iptables_text.chain_name(hook) in chains
+        }
+        requests[str(family.value)] = {"op": "replace", "chains": chains, "jumps": jumps}
+    return requests
+
+
+class IptablesTrial:
+    """Satisfies Trial. The guard alone decides whether a confirmation came in time."""
+
+    def __init__(self, guard: Process) -> None:
+        self._guard = guard
+
+    async def confirm(self) -> None:
+        if not (await self.say("confirm")).get("confirmed"):
+            raise TemporaryError("the new redirect rules were not confirmed in time; the ones before them are back")
+
+    async def say(self, line: str) -> dict[str, Any]:
+        """What the guard answers; TemporaryError when it died, which leaves the change in its place for the next cycle to see."""
+        if self._guard.stdin is None or self._guard.stdout is None:
+            raise HarnessError("the guard of the redirect has no pipes")
+        with contextlib.suppress(ConnectionError):
+            self._guard.stdin.write(line.encode() + b"\n")
+            await self._guard.stdin.drain()
+        answer = await self._guard.stdout.readline()
+        if not answer:
+            raise TemporaryError("the guard of the redirect's change has died")
+        parsed: dict[str, Any] = json.loads(answer)
+        return parsed
+
+    async def end(self) -> None:
+        """The guard puts the old rules back when nothing was confirmed, then ends."""
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        await self._guard.wait()

@@ -99,17 +99,17 @@ def parse_listing(listing: dict[str, Any]) -> TableState:
             on_trial = True
         elif kind == "chain":
             if body["name"] not in trial_chains and not _is_base(body):
-                strange.append(f"chain {body['name']}")
+                strange.append(f"not ours: chain {body['name']}")
         elif kind == "rule":
             if body["chain"] in trial_chains or _is_gate(body):
                 continue
             rule = _parse_rule(body)
             if rule is None:
-                strange.append(f"a rule in chain {body['chain']}, handle {body['handle']}: {body['expr']}")
+                strange.append(f"not ours: a rule in chain {body['chain']}, handle {body['handle']}: {body['expr']}")
             else:
                 rules.append(rule)
         elif kind not in ("table", "metainfo"):
-            strange.append(f"{kind} {body.get('name', '')}".rstrip())
+            strange.append(f"not ours: {kind} {body.get('name', '')}".rstrip())
     return TableState(present=True, rules=tuple(rules), strange=tuple(strange), on_trial=on_trial)
 
 

@@ -10,7 +10,7 @@ from harness.rules import Family
 from harness.system.iptables import Iptables
 from harness.system.nftables import Library, Nftables, other_nat_tables
 from harness.system.redirect_table import Backend
-from harness.system.xtables import nat_entries
+from harness.system.xtables import nat_table
 
 
 class Choice(enum.Enum):
@@ -52,7 +52,7 @@ def _choose(iptables: Iptables) -> tuple[Choice, str]:
         others = other_nat_tables()
     except UnavailableError as error:
         return Choice.IPTABLES, f"nftables does not work here ({error.message})"
-    entries = sum(nat_entries(family) for family in Family)
+    entries = sum(nat_table(family).entries for family in Family)
     if not entries:
         in_use = f", and {', '.join(others)} in use" if others else ""
         return Choice.NFTABLES, f"the legacy nat tables are empty{in_use}"

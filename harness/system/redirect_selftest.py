@@ -8,6 +8,7 @@ and notices nothing), before it has started, and for what must *not* be redirect
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import ipaddress
 import os
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from harness.rules import Family, Hook, Inbound, Outbound, Packet, RedirectSpec, merge_networks, rules_for, target
+from harness.rules import Family, Hook, Packet, Rule, Rules, for_family, target
 from harness.system import nfnetlink, probe_packet
 from harness.values import IPAddress, IPNetwork
 
@@ -66,25 +67,28 @@ class _Route:
     interface: str
 
 
-def self_test(spec: RedirectSpec) -> Report:
+def self_test(rules: Rules) -> Report:
     """Blocking, some tens of milliseconds; up to half a second for each check that gets no answer."""
-    families = (Family.IPV4, Family.IPV6) if spec.ipv6 else (Family.IPV4,)
     try:
         listener = nfnetlink.connection_events()
     except OSError as error:
         return Report((_unverified("redirect", f"the kernel announces no connections: {error}"),))
     with listener:
-        checks = [check for family in families for check in _outbound(spec, family, listener)]
-        return Report((*checks, *_inbound(spec, families, listener)))
+        checks = [check for family in Family for check in _outbound(rules, family, listener)]
+        return Report((*checks, *_inbound(rules, listener)))
+
+
+def _redirects(rules: Rules, hook: Hook, family: Family) -> list[Rule]:
+    return [rule for rule in for_family(rules, family) if rule.hook is hook and rule.redirect_to is not None]
 
 
 def _unverified(name: str, why: str) -> Check:
     return Check(name, Outcome.UNVERIFIED, why)
 
 
-def _outbound(spec: RedirectSpec, family: Family, listener: socket.socket) -> Iterator[Check]:
-    rules, name = rules_for(spec), f"outbound IPv{family.value}"
-    candidates = _destinations(spec, family)
+def _outbound(rules: Rules, family: Family, listener: socket.socket) -> Iterator[Check]:
+    name = f"outbound IPv{family.value}"
+    candidates = _destinations(rules, family)
     if not candidates:
         return
     for destination in candidates:
@@ -93,10 +97,13 @@ def _outbound(spec: RedirectSpec, family: Family, listener: socket.socket) -> It
             continue
         for port in _SPARE_PORTS:
             packet = Packet(Hook.OUTBOUND, route.source, destination, port, route.interface, os.geteuid())
-            if target(rules, packet) is not None:
-                yield _observe(name, packet, spec.outbound_port, listener, _send_from_here())
-                yield _observe(f"{name} of the proxy itself", packet, None, listener, _send_from_here(spec.proxy_uid))
-                return
+            if target(rules, packet) is None:
+                continue
+            yield _observe(name, packet, rules, listener, _send_from_here())
+            for uid in {rule.uid for rule in rules if rule.uid is not None}:
+                own = dataclasses.replace(packet, uid=uid)
+                yield _observe(f"{name} of the proxy itself", own, rules, listener, _send_from_here(uid))
+            return
     yield _unverified(name, "no route to any network that is redirected")
 
 
@@ -104,8 +111,9 @@ def _send_from_here(uid: int | None = None) -> Callable[[Packet, int], None]:
     return lambda packet, port: probe_packet.send_from_here(packet.source, port, packet.destination, packet.port, uid)
 
 
-def _inbound(spec: RedirectSpec, families: tuple[Family, ...], listener: socket.socket) -> Iterator[Check]:
-    if not any(rule.hook is Hook.INBOUND for rule in rules_for(spec)):
+def _inbound(rules: Rules, listener: socket.socket) -> Iterator[Check]:
+    families = [family for family in Family if _redirects(rules, Hook.INBOUND, family)]
+    if not families:
         return
     try:
         outside = probe_packet.Outside()
@@ -114,45 +122,46 @@ def _inbound(spec: RedirectSpec, families: tuple[Family, ...], listener: socket.
         return
     with contextlib.closing(outside):
         for family in families:
-            yield from _inbound_family(spec, family, listener, outside)
+            yield from _inbound_family(rules, family, listener, outside)
 
 
-def _inbound_family(
-    spec: RedirectSpec, family: Family, listener: socket.socket, outside: probe_packet.Outside
-) -> Iterator[Check]:
-    name, address = f"inbound IPv{family.value}", _own_address(spec, family)
+def _inbound_family(rules: Rules, family: Family, listener: socket.socket, outside: probe_packet.Outside) -> Iterator[Check]:
+    name, address = f"inbound IPv{family.value}", _own_address(rules, family)
     if address is None:
         yield _unverified(name, "this machine has no such address that others could reach")
         return
-    rules, source = rules_for(spec), probe_packet.OUTSIDE[family.value]
-    listed = [ports.first for ports in spec.inbound_ports] if spec.inbound is Inbound.PORTS else _SPARE_PORTS
-    excluded = [ports.first for ports in spec.ignore_inbound_ports[:_MOST]]
+    source = probe_packet.OUTSIDE[family.value]
+    listed = [ports.first for rule in _redirects(rules, Hook.INBOUND, family) for ports in rule.ports] or _SPARE_PORTS
+    excluded = [ports.first for rule in rules if rule.hook is Hook.INBOUND and rule.redirect_to is None for ports in rule.ports]
 
     def send(packet: Packet, source_port: int) -> None:
         outside.send(source_port, packet.destination, packet.port)
 
-    packets = [Packet(Hook.INBOUND, source, address, port, probe_packet.OUTSIDE_NAME) for port in (*listed, *excluded)]
-    redirected = next((packet for packet in packets if target(rules, packet) is not None), None)
+    def packet(port: int) -> Packet:
+        return Packet(Hook.INBOUND, source, address, port, probe_packet.OUTSIDE_NAME)
+
+    redirected = next((packet(port) for port in listed if target(rules, packet(port)) is not None), None)
     if redirected is None:
         yield _unverified(name, "no port is redirected that could be tested")
     else:
-        yield _observe(name, redirected, spec.inbound_port, listener, send)
-    for packet in packets[len(listed) :]:
-        yield _observe(f"{name} port {packet.port} untouched", packet, None, listener, send)
+        yield _observe(name, redirected, rules, listener, send)
+    for port in excluded[:_MOST]:
+        yield _observe(f"{name} port {port} untouched", packet(port), rules, listener, send)
 
 
-def _destinations(spec: RedirectSpec, family: Family) -> list[IPAddress]:
+def _destinations(rules: Rules, family: Family) -> list[IPAddress]:
     """Where to send: network addresses, which nobody has, of the networks and of the routes that lead into them."""
-    if spec.outbound is Outbound.ALL:
+    redirects = _redirects(rules, Hook.OUTBOUND, family)
+    networks = [network for rule in redirects for network in rule.networks]
+    if redirects and not networks:
         return [_ANYWHERE[family]]
-    networks = merge_networks(spec.outbound_networks, family) if spec.outbound is Outbound.MESH else ()
     inside = [route for route in _routes(family) if any(route.network_address in network for network in networks)]
     return [network.network_address for network in (*networks[:_MOST], *inside[:_MOST])]
 
 
-def _own_address(spec: RedirectSpec, family: Family) -> IPAddress | None:
+def _own_address(rules: Rules, family: Family) -> IPAddress | None:
     """An address by which others know this machine: the source of what it sends to the mesh, else any of global scope."""
-    routes = (_route(far) for far in (*_destinations(spec, family), _ANYWHERE[family]))
+    routes = (_route(far) for far in (*_destinations(rules, family), _ANYWHERE[family]))
     sources = [route.source for route in routes if route is not None]
     return next((source for source in (*sources, *_addresses(family)) if not source.is_loopback), None)
 
@@ -182,10 +191,9 @@ def _route(destination: IPAddress) -> _Route | None:
     return _Route(ipaddress.ip_address(source), interface) if source and interface != "lo" else None
 
 
-def _observe(
-    name: str, packet: Packet, expected: int | None, listener: socket.socket, send: Callable[[Packet, int], None]
-) -> Check:
+def _observe(name: str, packet: Packet, rules: Rules, listener: socket.socket, send: Callable[[Packet, int], None]) -> Check:
     """Sends and compares. Nothing announced: outbound it did not get out, a failure; inbound a firewall took it, unverified."""
+    expected = target(rules, packet)
     source_port = 20000 + secrets.randbelow(10000)
     try:
         send(packet, source_port)

@@ -1,0 +1,137 @@
+"""`meshexp redirect show|apply|remove|test`: the redirect by hand, by the same steps as the daemon's."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from harness import paths
+from harness.errors import UnavailableError
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = subparsers.add_parser(
+        "redirect", help="show, apply, remove or test the redirect rules", description="The redirect rules of this machine."
+    )
+    what = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
+    show = what.add_parser("show", help="what of ours is in the kernel, in either backend")
+    show.add_argument("-o", "--output", choices=("text", "json", "rules"), default="text", help="rules: as input for the tool")
+    what.add_parser(
+        "apply", help="what the configuration asks for: on trial, self-tested, then kept; else the old rules are back"
+    )
+    what.add_parser("remove", help="everything of ours, in both backends; needs no configuration")
+    test = what.add_parser("test", help="send packets through the rules that are there; exit code 1 when one goes astray")
+    test.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    return verb
+
+
+def run(options: argparse.Namespace) -> int:
+    from harness.daemon import machine
+
+    machine.check_privileges()
+    verbs = {"show": _show, "apply": _apply, "remove": _remove, "test": _test}
+    return asyncio.run(verbs[options.what](options))
+
+
+async def _show(options: argparse.Namespace) -> int:
+    """Exit code 1 when there are no rules of ours."""
+    backends = await _backends()
+    states = [(backend, await backend.observe()) for backend in backends]
+    present = [(backend, state) for backend, state in states if state.present]
+    if options.output == "rules":
+        print("".join(backend.render_text(state.rules) for backend, state in present), end="")
+    elif options.output == "json":
+        print(json.dumps([_as_json(backend.kind.value, state) for backend, state in present], indent=2))
+    for backend, state in present if options.output == "text" else ():
+        print(f"{backend.kind.value}:{'  (a change that nobody has confirmed yet)' if state.on_trial else ''}")
+        for rule in state.rules:
+            print(f"  {rule.name:<24} {rule}")
+        for oddity in state.strange:
+            print(f"  × {oddity}")
+    if not present:
+        print("no redirect rules of ours", file=sys.stderr)
+    return 0 if present else 1
+
+
+async def _apply(_: argparse.Namespace) -> int:
+    from harness import decode
+    from harness.config import load
+    from harness.daemon import machine
+    from harness.desired import Progress, desired
+    from harness.messages import Registration
+    from harness.reconcilers.redirect import Redirect
+    from harness.system import files, redirect_backend
+    from harness.system.netlink import Netlink
+
+    where = paths.from_environment()
+    config = load.load(where, os.environ)
+    known = files.read_json(where.known_registration)
+    if known is None:
+        raise UnavailableError(
+            "the controller has not yet told this machine which networks and ports there are", "start meshexp-harness first"
+        )
+    registration = decode.decode(Registration, known, source="registration", lenient=True)
+    found = await machine.look(config, where, Netlink())
+    wanted = desired(config, found, Progress(registration=registration, proxy_certified=True)).redirect
+    detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
+    redirect = Redirect(detected, where.run / "redirect.lock")
+    actions = redirect.diff(wanted, await redirect.observe())
+    for action in actions:
+        print(action, end="")
+        await redirect.apply(action)
+    condition = redirect.condition(wanted, await redirect.observe())
+    print(f"# {condition.message}" if actions else "# nothing to do")
+    return 0
+
+
+async def _remove(_: argparse.Namespace) -> int:
+    from harness.system import files, redirect_lock
+
+    where = paths.from_environment()
+    async with redirect_lock.exclusive(where.run / "redirect.lock", 20.0):
+        for backend in await _backends():
+            if (await backend.observe()).present:
+                await backend.replace(())
+                print(f"removed from {backend.kind.value}")
+    if files.is_locked(where.lock):
+        print("the daemon is running and puts its rules back; to keep them away set redirect.inbound and outbound to off")
+    return 0
+
+
+async def _test(options: argparse.Namespace) -> int:
+    from harness.system import redirect_selftest
+
+    states = [await backend.observe() for backend in await _backends()]
+    rules = next((state.rules for state in states if state.rules), None)
+    if rules is None:
+        raise UnavailableError(
+            "there are no redirect rules of ours to test", "start meshexp-harness, or run `meshexp redirect apply`"
+        )
+    report = await asyncio.to_thread(redirect_selftest.self_test, rules)
+    if options.output == "json":
+        checks = [{"name": c.name, "outcome": c.outcome.value, "message": c.message} for c in report.checks]
+        print(json.dumps(checks, indent=2))
+    else:
+        marks = {redirect_selftest.Outcome.PASSED: "√", redirect_selftest.Outcome.FAILED: "×"}
+        for check in report.checks:
+            print(f"{marks.get(check.outcome, '?')} {check}")
+    return 1 if report.having(redirect_selftest.Outcome.FAILED) else 0
+
+
+async def _backends() -> Any:
+    """Both: whatever is chosen now, what is there may be the other's."""
+    from harness.system.iptables import Iptables
+    from harness.system.nftables import Nftables
+
+    return Nftables(), Iptables()
+
+
+def _as_json(kind: str, state: Any) -> dict[str, Any]:
+    rules = [
+        {"name": rule.name, "hook": rule.hook.value, "redirect_to": rule.redirect_to, "rule": str(rule)} for rule in state.rules
+    ]
+    return {"backend": kind, "rules": rules, "not_ours": list(state.strange), "on_trial": state.on_trial}

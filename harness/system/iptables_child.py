@@ -1,0 +1,146 @@
+"""One look at, or one change of, our chains in one family's legacy nat table, then this process ends.
+
+python-iptables can serve one family only in a process, crashes under threads, and caches tables, hence a process each time.
+Request and answer are one JSON object each, on standard input and output; `error` and `kind` in the answer say what went wrong.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import time
+from typing import Any
+
+PREFIX = "MESHEXP_"
+LOCK = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
+LOCK_SECONDS = 5.0
+_RETRY_SECONDS = 0.02
+_ATTEMPTS = 5
+
+
+class BusyError(Exception):
+    pass
+
+
+def main() -> None:
+    ipv6 = sys.argv[1] == "6"
+    request = json.load(sys.stdin)
+    try:
+        import iptc
+
+        answer = _list(iptc, ipv6) if request["op"] == "list" else _replace(iptc, ipv6, request)
+    except ImportError as error:
+        answer = {"error": f"python-iptables cannot be loaded: {error}", "kind": "unavailable"}
+    except BusyError as error:
+        answer = {"error": str(error), "kind": "temporary"}
+    except PermissionError as error:
+        answer = {"error": str(error), "kind": "permission"}
+    except (OSError, ValueError, iptc.IPTCError, iptc.XTablesError) as error:
+        answer = {"error": str(error) or type(error).__name__, "kind": _kind(str(error))}
+    json.dump(answer, sys.stdout)
+
+
+def _kind(message: str) -> str:
+    if "Permission denied" in message or "Operation not permitted" in message:
+        return "permission"
+    missing = ("do you need to insmod", "does not exist", "can't find", "not supported", "No such file", "Protocol not available")
+    return "unavailable" if any(part in message for part in missing) else "temporary"
+
+
+def _open(iptc: Any, ipv6: bool) -> Any:
+    table = iptc.Table6(iptc.Table6.NAT) if ipv6 else iptc.Table(iptc.Table.NAT)
+    table.autocommit = False
+    table.refresh()
+    return table
+
+
+def _ours(name: str) -> bool:
+    return name.startswith(PREFIX)
+
+
+def _list(iptc: Any, ipv6: bool) -> dict[str, Any]:
+    """Our chains with their rules, and for each built-in chain the places at which it jumps to ours."""
+    table = _open(iptc, ipv6)
+    chains: dict[str, list[dict[str, Any]]] = {}
+    jumps: dict[str, list[tuple[int, str]]] = {}
+    for chain in table.chains:
+        if _ours(chain.name):
+            chains[chain.name] = [_decode(iptc, rule, ipv6) for rule in chain.rules]
+        elif chain.is_builtin():
+            places = [
+                (place, rule.target.name) for place, rule in enumerate(chain.rules) if rule.target and _ours(rule.target.name)
+            ]
+            if places:
+                jumps[chain.name] = places
+    return {"chains": chains, "jumps": jumps}
+
+
+def _decode(iptc: Any, rule: Any, ipv6: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = iptc.easy.decode_iptc_rule(rule, ipv6=ipv6)
+    entry.pop("counters", None)
+    return entry
+
+
+def _replace(iptc: Any, ipv6: bool, request: dict[str, Any]) -> dict[str, Any]:
+    """Our chains and jumps exactly as requested, in one commit. A commit that another one overtook is tried again."""
+    for attempt in range(_ATTEMPTS):
+        with _lock():
+            try:
+                table = _open(iptc, ipv6)
+                _rewrite(iptc, table, ipv6, request)
+                table.commit()
+                return {}
+            except iptc.IPTCError as error:
+                if "Resource temporarily unavailable" not in str(error) or attempt == _ATTEMPTS - 1:
+                    raise
+    return {}
+
+
+def _rewrite(iptc: Any, table: Any, ipv6: bool, request: dict[str, Any]) -> None:
+    wanted = request["chains"]
+    present = {chain.name: chain for chain in table.chains}
+    for chain in present.values():
+        if not _ours(chain.name):
+            for rule in [rule for rule in chain.rules if rule.target and _ours(rule.target.name)]:
+                chain.delete_rule(rule)
+    ours = {name: chain for name, chain in present.items() if _ours(name)}
+    for chain in ours.values():
+        chain.flush()
+    for name in ours.keys() - wanted.keys():
+        table.delete_chain(name)
+    for name, entries in wanted.items():
+        chain = ours[name] if name in ours else table.create_chain(name)
+        for entry in entries:
+            chain.append_rule(iptc.easy.encode_iptc_rule(entry, ipv6=ipv6))
+    for builtin, entry in request["jumps"].items():
+        present[builtin].insert_rule(iptc.easy.encode_iptc_rule(entry, ipv6=ipv6), position=0)
+
+
+class _lock:
+    """The lock that every xtables tool takes. Where the file system is read-only no tool can take it, and neither do we."""
+
+    def __enter__(self) -> None:
+        try:
+            self._descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            self._descriptor = -1
+            return
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BusyError(f"another program has held {LOCK} for {LOCK_SECONDS:g} s") from None
+                time.sleep(_RETRY_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+if __name__ == "__main__":
+    main()
