@@ -50,8 +50,17 @@ class Registry:
             raise
 
     async def hold(self, identity: SpiffeId, key: Key, secret: str | None, after: str, seconds: float) -> Registration:
-        """The registration, at once when its version is not `after`, else as soon as it changes or `seconds` have passed."""
+        """The registration, at once when its version is not `after`, else as soon as it changes or `seconds` have passed.
+
+        Renews the lease, and is held no longer than a machine may be silent: so a machine at rest sends nothing else.
+        """
         record = self._authenticate(identity, key, secret)
+        lapsed = self._lapsed(record)
+        self._renew(record)
+        if lapsed:
+            async with self.fleet.lock(record.member.group_key, record.member.instance):
+                await self.settle(record)
+        seconds = min(seconds, self.fleet.times_of(record.member.group_key).report)
         current = self._registration(record)
         if current.version != after:
             return current

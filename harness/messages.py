@@ -3,8 +3,8 @@
 | call | meaning |
 |---|---|
 | POST   /v1/workloads                          | RegistrationRequest → Registration (201; 200 when it renews the same machine) |
-| GET    /v1/workloads/{ns}/{name}?after=VERSION | held until the version is another or the hold ends → Registration |
-| POST   /v1/workloads/{ns}/{name}/state        | StateReport → 204; renews the lease |
+| GET    /v1/workloads/{ns}/{name}?after=VERSION | held until the version is another → Registration; renews the lease |
+| POST   /v1/workloads/{ns}/{name}/state        | StateReport → 204; on every change and after a lost connection |
 | DELETE /v1/workloads/{ns}/{name}              | leaves; 204 |
 
 Every call but the first carries the registration's secret in the header `Meshexp-Secret`. An answer that is no success is an
@@ -161,8 +161,8 @@ class RegistrationRequest:
 class Registration:
     """What the controller holds about this VM. `version` changes whenever anything else in it does.
 
-    `secret` is only in the answer to POST. `report_seconds`: the VM reports its state at least so often; the lease ends
-    `lease_seconds` after the last report. `identity` and `server_name` are what peers will expect (ExternalWorkload meshTLS).
+    `secret` is only in the answer to POST. A GET is held for at most `report_seconds`; the lease ends `lease_seconds` after the
+    last call. `identity` and `server_name` are what peers will expect (ExternalWorkload meshTLS).
     """
 
     name: str

@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import ipaddress
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from harness.values import IPAddress, IPNetwork, PortRange
+from harness.values import IPAddress, IPNetwork, PortRange, parse_interface
 
 
 class Outbound(enum.Enum):
@@ -43,9 +42,6 @@ class Family(enum.Enum):
     IPV6 = 6
 
 
-_INTERFACE = re.compile(r"(?!.{16})[A-Za-z0-9_.:@-]+\*?")
-
-
 @dataclass(frozen=True, slots=True)
 class RedirectSpec:
     """What the redirect must do, complete: two equal specs give equal rules.
@@ -72,8 +68,7 @@ class RedirectSpec:
         if self.proxy_uid == 0:
             raise ValueError("the proxy must not run as uid 0: every root process would bypass the mesh")
         for interface in self.ignore_interfaces:
-            if not _INTERFACE.fullmatch(interface):
-                raise ValueError(f"{interface!r} is not the name of a network interface")
+            parse_interface(interface)
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,3 +169,16 @@ def parse_label(value: object) -> str:
 
 
 Label = Annotated[str, Codec(parse_label, str)]
+
+
+_INTERFACE = re.compile(r"(?!.{16})[A-Za-z0-9_.:@-]+\*?")
+
+
+def parse_interface(value: object) -> str:
+    """The name of a network interface, at most 15 characters; a trailing `*` stands for any ending."""
+    if not isinstance(value, str) or not _INTERFACE.fullmatch(value):
+        raise ValueError(f"{value!r} is not the name of a network interface")
+    return value
+
+
+Interface = Annotated[str, Codec(parse_interface, str)]

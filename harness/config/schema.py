@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import rules
-from harness.values import Address, Duration, Endpoint, HostPort, Label, Network, Port, Ports, Spiffe
+from harness.values import Address, Duration, Endpoint, HostPort, Interface, Label, Network, Port, Ports, Spiffe
 
 
 def key(doc: str, default: Any = ...) -> Any:
@@ -113,7 +113,7 @@ class Redirect:
     ignore_inbound_ports: tuple[Ports, ...] = key("Inbound ports that never go through the proxy; SSH is always among them.", ())
     ignore_outbound_ports: tuple[Ports, ...] = key("Destination ports that never go through the proxy.", ())
     ignore_subnets: tuple[Network, ...] = key("Networks that never go through the proxy, in either direction.", ())
-    ignore_interfaces: tuple[str, ...] = key("Network interfaces whose traffic is left alone.", ())
+    ignore_interfaces: tuple[Interface, ...] = key("Network interfaces whose traffic is left alone.", ())
     ipv6: bool = key("Redirect IPv6 too.", True)
     on_proxy_loss: OnProxyLoss = key(
         "closed: the rules stay while the proxy is gone; open: they go after 30 s.", OnProxyLoss.CLOSED

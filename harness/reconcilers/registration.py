@@ -168,7 +168,7 @@ class RegistrationKeeper:
             error=error,
             retry_at=self._clock.now() + delay,
             registration=None if gone else self._view.registration,
-            reported=None if gone else self._view.reported,
+            reported=None,  # whoever answers next may be another replica, and hears it again
         )
         self._wake(f"controller: {error.message}")
         if self._retry is not None:

@@ -174,12 +174,13 @@ class Processes:
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of a process: together with the pid it names one process for good."""
+    """Clock ticks from boot to the start of a living process: together with the pid it names one process for good."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return int(fields[19])  # field 22 of proc(5); two are before the closing bracket
+    # Fields 3 and 22 of proc(5); two are before the closing bracket. A zombie only waits for its parent: it is gone.
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 @dataclass(frozen=True, slots=True)

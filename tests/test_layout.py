@@ -1,0 +1,145 @@
+"""The shape of the code, held by a test: layers, sizes, and the few things that are allowed in one place only."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = [p for package in ("harness", "controller", "demo") for p in sorted((ROOT / package).rglob("*.py"))]
+ALL = [*CODE, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "bench").rglob("*.py"))]
+
+# Who may import whom within harness/, by the first part of the module's name; what is not named here is pure.
+PURE = {
+    "errors",
+    "values",
+    "decode",
+    "messages",
+    "problems",
+    "status",
+    "rules",
+    "desired",
+    "config",
+    "proxy_environment",
+    "paths",
+    "clock",
+}
+LAYERS = {
+    "system": PURE,
+    "supervisor": PURE | {"system"},
+    "reconcilers": PURE | {"system", "supervisor"},
+    "daemon": PURE | {"system", "supervisor", "reconcilers", "log"},
+    "log": PURE,
+}
+TOP = {"cli", "__main__", "status_cli", "redirect_cli"}
+# Libraries that reach outside, and the only places that may import them.
+OUTSIDE = {
+    "pyroute2": ("harness/system/",),
+    "iptc": ("harness/system/",),
+    "httpx": ("harness/system/", "controller/kubernetes"),
+    "h2": ("harness/system/",),
+    "systemd": ("harness/system/",),
+    "subprocess": ("harness/system/", "demo/", "controller/", "tests/", "bench/"),
+    "aiohttp": ("controller/", "demo/endpoints.py", "tests/"),
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that is imported at run time, wherever in the file."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def layer(path: Path) -> str:
+    parts = path.relative_to(ROOT / "harness").parts
+    return parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", [p for p in CODE if relative(p).startswith("harness/")], ids=relative)
+def test_layers(path: Path) -> None:
+    own = layer(path)
+    if own in TOP or own == "__init__":
+        return
+    allowed = LAYERS.get(own, PURE if own in PURE else set()) | {own, "__version__"}
+    for name in imports(path):
+        assert not name.startswith(("controller", "demo")), f"{relative(path)} imports {name}"
+        if name.startswith("harness."):
+            target = name.split(".")[1]
+            assert target in allowed, f"{relative(path)} ({own}) imports {name}"
+
+
+def test_controller_takes_only_the_wire_from_harness() -> None:
+    allowed = {"messages", "values", "decode", "errors", "clock"}
+    for path in (ROOT / "controller").rglob("*.py"):
+        taken = {name.split(".")[1] for name in imports(path) if name.startswith("harness.")}
+        assert taken <= allowed | {"__version__"}, f"{relative(path)} imports harness.{taken - allowed}"
+
+
+@pytest.mark.parametrize("path", ALL, ids=relative)
+def test_outside_libraries_stay_in_their_place(path: Path) -> None:
+    for name in imports(path):
+        places = OUTSIDE.get(name.split(".")[0])
+        if places is not None and not relative(path).startswith("tests/"):
+            assert relative(path).startswith(places), f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", ALL, ids=relative)
+def test_sizes(path: Path) -> None:
+    text = path.read_text()
+    if path in CODE:
+        assert text.count("\n") <= 300, f"{relative(path)} has {text.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 60, f"{relative(path)}:{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", CODE, ids=relative)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{relative(path)} has no docstring"
+
+
+def test_no_mocks_no_catch_alls_no_leftovers() -> None:
+    words = ("unittest" + ".mock", "Magic" + "Mock", "monkey" + "patch.")
+    catch_alls = [
+        relative(path)
+        for path in CODE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+        and not any(isinstance(n, ast.Raise) and n.exc is None for n in ast.walk(node))
+    ]
+    assert catch_alls == [], "a catch-all that does not raise again hides bugs"
+    for path in ALL:
+        text = path.read_text()
+        for word in words:
+            assert word not in text, f"{relative(path)} uses {word}"
+        assert not re.search(r"\b(TO" r"DO|FIX" r"ME)\b", text), f"{relative(path)} has something left open"
+
+
+def test_problem_codes_are_documented() -> None:
+    from harness import problems
+
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    missing = [code for code in problems.REGISTRY if f"## {code}" not in page]
+    assert not missing, f"docs/troubleshooting.md says nothing of {missing}"
