@@ -93,7 +93,7 @@ class Controller:
             self.fleet.facts = facts
             self.fleet.wake()
         if self._folder is not None:
-            await self._folder.apply(force=True)
+            await self._folder.apply()
 
     async def __aenter__(self) -> Controller:
         await self.start()
@@ -112,7 +112,7 @@ class Controller:
         while True:
             await asyncio.sleep(_FOLDER_SECONDS)
             try:
-                if await folder.apply():
+                if await folder.follow():
                     log.info("groups read", folder=self.config.groups)
             except ConfigError as error:
                 log.error("groups not read; the old ones stay in force", error=str(error))

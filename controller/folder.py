@@ -13,19 +13,37 @@ from controller.manifest import GROUP_API, GROUP_APIS, GROUP_KIND, ExternalGroup
 from controller.store import Store
 from harness.errors import ConfigError, Fault
 
+_State = tuple[object, ...]
+
 
 class Folder:
     def __init__(self, path: str, store: Store) -> None:
         self._path, self._store = pathlib.Path(path), store
-        self._applied: tuple[object, ...] | None = None
+        self._applied: _State | None = None
+        self._seen: _State | None = None
+        self._lock = asyncio.Lock()
 
-    async def apply(self, *, force: bool = False) -> bool:
-        """True when anything was read. Raises ConfigError with the faults of all files; then nothing is changed."""
-        state = await asyncio.to_thread(self._state)
-        if state == self._applied and not force:
+    async def follow(self) -> bool:
+        """Applies a change once it has stood since the last call: a file that is being written is not yet what was meant.
+
+        True when anything was applied. Raises ConfigError as `apply` does, once for each change.
+        """
+        before, self._seen = self._seen, await asyncio.to_thread(self._state)
+        if self._seen != before or self._seen == self._applied:
             return False
-        self._applied = state
-        groups = await asyncio.to_thread(self._read)
+        return await self.apply()
+
+    async def apply(self) -> bool:
+        """False when the files changed while they were read. Raises ConfigError with all faults; then nothing is changed."""
+        async with self._lock:
+            state = await asyncio.to_thread(self._state)
+            groups = await asyncio.to_thread(self._read, state)
+            if groups is None:
+                return False
+            await self._write(groups)
+            return True
+
+    async def _write(self, groups: list[ExternalGroup]) -> None:
         for api, collection in (
             (api, self._store.groups if api == GROUP_API else self._store.buoyant_groups) for api in GROUP_APIS
         ):
@@ -39,18 +57,17 @@ class Folder:
                     continue
                 metadata = dataclasses.replace(group.metadata, resource_version=stored[key].metadata.resource_version)
                 await collection.replace(dataclasses.replace(group, metadata=metadata))
-        return True
 
     def _files(self) -> list[pathlib.Path]:
         return sorted(path for path in self._path.iterdir() if path.suffix in (".yaml", ".yml", ".json"))
 
-    def _state(self) -> tuple[object, ...]:
+    def _state(self) -> _State:
         try:
             return tuple((path, (stat := path.stat()).st_mtime_ns, stat.st_size, stat.st_ino) for path in self._files())
         except OSError as error:
             raise ConfigError((Fault("", str(error)),), str(self._path)) from None
 
-    def _read(self) -> list[ExternalGroup]:
+    def _read(self, state: _State) -> list[ExternalGroup] | None:
         groups: dict[object, ExternalGroup] = {}
         faults: list[Fault] = []
         for path in self._files():
@@ -67,6 +84,9 @@ class Folder:
                 if (group.api_version, group.key) in groups:
                     faults.append(Fault(place, f"{group.key} occurs twice"))
                 groups[group.api_version, group.key] = group
+        if self._state() != state:
+            return None
+        self._applied = state
         if faults:
             raise ConfigError(tuple(faults), str(self._path))
         return list(groups.values())

@@ -83,19 +83,29 @@ class Leases:
         held = [(key, lease) for key, lease in self._leases.items() if not lease.unreachable]
         over = [(key, lease) for key, lease in held if now - max(lease.seen, lease.vouched) >= lease.lease_seconds]
         expired = tuple(k for k, lease in self._leases.items() if lease.unreachable and lease.silent(now) >= lease.expiry_seconds)
-        if len(held) < FLEET:
+        if len(self._leases) < FLEET:
             self._held_since = None
             return Findings(self._mark(over), (), expired)
         # Whoever missed a report counts: in one outage the leases end one after another, in the order of the last reports.
         missing = sum(lease.silent(now) > lease.lease_seconds / 2 for _, lease in held)
         mass = 2 * missing > len(held)
-        self._held_since = (now if self._held_since is None else self._held_since) if mass else None
-        began = now if self._held_since is None else self._held_since
         if not mass:
-            doubtful = [(key, lease) for key, lease in over if lease.presumed]
-            silent = self._mark([(key, lease) for key, lease in over if not lease.presumed])
-            return Findings(silent, self._after_hold(doubtful, self._started, now), expired)
-        return Findings((), self._after_hold(over, began, now), expired)
+            return Findings(*self._sort_out(over, now), expired)
+        if self._held_since is None:
+            self._held_since = now
+        return Findings((), self._after_hold(over, self._held_since, now), expired)
+
+    def _sort_out(self, over: list[tuple[Key, Lease]], now: float) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+        """Silent and doubtful of a fleet of which most are heard."""
+        if self._held_since is not None:
+            # An outage has ended, and the others are about to report as well: they get another lease.
+            self._held_since = None
+            for _, lease in over:
+                lease.vouched = now
+            return (), ()
+        presumed = [(key, lease) for key, lease in over if lease.presumed]
+        silent = self._mark([(key, lease) for key, lease in over if not lease.presumed])
+        return silent, self._after_hold(presumed, self._started, now)
 
     def _after_hold(self, over: list[tuple[Key, Lease]], began: float, now: float) -> tuple[Key, ...]:
         return tuple(key for key, _ in over) if now - began >= HOLD_SECONDS else ()

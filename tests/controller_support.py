@@ -111,7 +111,16 @@ class Authority:
 
 
 def _certificate(
-    subject: str, issuer: str, key: Any, signer: Any, begins: float, ends: float, *, ca: bool, uris: Iterable[str], dns: Iterable[str] = ()
+    subject: str,
+    issuer: str,
+    key: Any,
+    signer: Any,
+    begins: float,
+    ends: float,
+    *,
+    ca: bool,
+    uris: Iterable[str],
+    dns: Iterable[str] = (),
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
@@ -126,7 +135,7 @@ def _certificate(
         .not_valid_before(now + datetime.timedelta(seconds=begins))
         .not_valid_after(now + datetime.timedelta(seconds=ends))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False), critical=True)
+        .add_extension(x509.KeyUsage(True, False, False, False, False, ca, ca, False, False), critical=True)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -169,7 +178,12 @@ class Client:
 
     async def call(self, method: str, path: str, body: object = None, *headers: tuple[str, str]) -> Answer:
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-        lines = [f"{method} {path} HTTP/1.1", "Host: controller", f"Content-Length: {len(data)}", *(f"{n}: {v}" for n, v in headers)]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "Host: controller",
+            f"Content-Length: {len(data)}",
+            *(f"{n}: {v}" for n, v in headers),
+        ]
         return await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
 
     async def send(self, data: bytes) -> Answer:
@@ -180,6 +194,8 @@ class Client:
         """Raises OSError or EOFError when the server ends the connection instead."""
         async with asyncio.timeout(30):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            length = next((int(v) for n, _, v in (line.partition(":") for line in head.splitlines()) if n.lower() == "content-length"), 0)
+            length = next(
+                (int(v) for n, _, v in (line.partition(":") for line in head.splitlines()) if n.lower() == "content-length"), 0
+            )
             body = await self.reader.readexactly(length)
         return Answer(int(head.split()[1]), json.loads(body) if body else None)

@@ -124,7 +124,9 @@ def test_status_is_written_apart_and_kept_by_a_replace(run: Run) -> None:
         shown = await store.workloads.patch_status(ready(made))
         assert shown.ready and shown.metadata.generation == 1
         assert int(shown.metadata.resource_version) > int(made.metadata.resource_version)
-        relabelled = dataclasses.replace(shown, metadata=dataclasses.replace(shown.metadata, labels={"service": "x"}), status=Status())
+        relabelled = dataclasses.replace(
+            shown, metadata=dataclasses.replace(shown.metadata, labels={"service": "x"}), status=Status()
+        )
         after = await store.workloads.replace(relabelled)
         assert after.ready and after.metadata.labels == {"service": "x"} and after.metadata.generation == 1
 
@@ -293,7 +295,13 @@ def test_workload_is_the_same_after_its_kubernetes_form() -> None:
         },
         "status": {
             "conditions": [
-                {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "reason": "Ready",
+                    "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }
             ]
         },
     }
