@@ -22,11 +22,8 @@ PROXY_GRACE = 2.0
 def run(paths: Paths) -> int:
     """0 when nothing is left, 1 when something could not be removed. Refuses while a daemon runs."""
     check_privileges()
-    lock = files.Lock(paths.lock)
-    try:
+    with files.lock(paths.lock):
         return asyncio.run(_clean(paths))
-    finally:
-        del lock
 
 
 async def _clean(paths: Paths) -> int:

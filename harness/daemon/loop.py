@@ -216,8 +216,5 @@ class Daemon:
 
 
 def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
-    lock = files.Lock(paths.lock)  # held until the process ends
-    try:
+    with files.lock(paths.lock):
         return asyncio.run(Daemon(config, paths, os.environ, clock).run())
-    finally:
-        del lock

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a Lock on `path`."""
+    """Whether a process holds the lock on `path`."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -53,23 +54,24 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-class Lock:
-    """Held for the life of the process: one harness per run directory."""
-
-    def __init__(self, path: Path) -> None:
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Held while the block runs, also by a process that is killed in it: one harness per run directory."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except PermissionError:
+        raise PermissionError_(f"{path} cannot be opened", "run it as root") from None
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be opened: {error.strerror}") from None
+    with file:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            pid = self._file.read().strip()
+            file.seek(0)
+            pid = file.read().strip()
             raise TemporaryError(f"another meshexp-harness runs here already (pid {pid})", "`meshexp status` shows it") from None
-        except PermissionError:
-            raise PermissionError_(f"{path} cannot be opened", "run it as root") from None
-        except OSError as error:
-            raise UnavailableError(f"{path} cannot be opened: {error.strerror}") from None
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-        os.set_inheritable(self._file.fileno(), False)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

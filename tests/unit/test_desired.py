@@ -1,0 +1,127 @@
+"""The gates of starting, and that nothing which is up is taken away again."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from harness import rules
+from harness.desired import OPEN_AFTER_SECONDS, Progress, Route, desired, readiness
+from harness.messages import ClusterFacts, PodRoute, Reason
+from harness.values import PortRange
+from tests import builders
+
+
+def test_before_anything_is_known_there_are_routes_and_an_identity() -> None:
+    want = desired(builders.config(), builders.machine(), Progress())
+    assert [str(r) for r in want.routes or ()] == ["route 10.42.0.0/16 via 10.9.0.1", "route 10.43.0.0/16 via 10.9.0.1"]
+    assert want.identity is not None
+    assert str(want.identity.spiffe_id) == "spiffe://root.linkerd.cluster.local/face"
+    assert (want.registration, want.probes, want.proxy, want.redirect) == (None, None, None, None)
+
+
+def test_each_gate_opens_the_next() -> None:
+    config, machine = builders.config(), builders.machine()
+    assert desired(config, machine, Progress(svid=builders.svid())).registration is not None
+    registered = desired(config, machine, Progress(svid=builders.svid(), registration=builders.registration()))
+    assert registered.proxy is not None
+    assert registered.redirect is None, "the redirect is the last thing in"
+    assert desired(config, machine, builders.progress(redirected=False)).redirect is not None
+
+
+def test_a_lost_identity_takes_neither_proxy_nor_redirect_away() -> None:
+    want = desired(builders.config(), builders.machine(), builders.progress(svid=None))
+    assert want.proxy is not None
+    assert want.redirect is not None
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds", "stays"),
+    [("closed", 1e6, True), ("open", OPEN_AFTER_SECONDS - 1, True), ("open", OPEN_AFTER_SECONDS, False)],
+)
+def test_rules_when_the_proxy_is_lost(policy: str, seconds: float, stays: bool) -> None:
+    config = builders.config(redirect={"on_proxy_loss": policy})
+    lost = builders.progress(proxy_certified=False, proxy_lost_seconds=seconds)
+    assert (desired(config, builders.machine(), lost).redirect is not None) is stays
+
+
+def test_the_controllers_facts_become_routes_and_networks() -> None:
+    pods = ipaddress.ip_network("10.44.1.0/24")
+    facts = ClusterFacts(
+        pod_routes=(
+            PodRoute(pods, ipaddress.ip_address("10.9.0.7")),
+            PodRoute(ipaddress.ip_network("fd44::/64"), ipaddress.ip_address("10.9.0.7")),
+        ),
+        service_cidrs=(ipaddress.ip_network("10.96.0.0/12"),),
+    )
+    want = desired(builders.config(), builders.machine(), builders.progress(registration=builders.registration(facts=facts)))
+    assert Route(pods, ipaddress.ip_address("10.9.0.7")) in (want.routes or ())
+    assert Route(ipaddress.ip_network("10.96.0.0/12"), ipaddress.ip_address("10.9.0.1")) in (want.routes or ())
+    assert all(r.network.version == r.via.version for r in want.routes or () if r.via), "no IPv6 network through an IPv4 node"
+    assert want.redirect is not None
+    assert {pods, ipaddress.ip_network("10.96.0.0/12")} <= set(want.redirect.outbound_networks)
+
+
+def test_the_redirect_takes_the_groups_ports_and_never_ssh_or_the_controller() -> None:
+    config = builders.config(redirect={"ports": [9000], "ignore_inbound_ports": ["7000-7010"]})
+    redirect = desired(config, builders.machine(), builders.progress()).redirect
+    assert redirect is not None
+    assert redirect.inbound_ports == (PortRange(8000, 8000), PortRange(9000, 9000))
+    assert {PortRange(22, 22), PortRange(4190, 4191), PortRange(7000, 7010)} <= set(redirect.ignore_inbound_ports)
+    assert ipaddress.ip_network("10.9.0.1/32") in redirect.ignore_subnets
+    assert redirect.outbound is rules.Outbound.MESH
+
+
+def test_without_a_node_there_are_no_routes() -> None:
+    assert desired(builders.config(network={"pod_cidrs": ["10.42.0.0/16"]}), builders.machine(), Progress()).routes == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, Reason.READY),
+        ({"svid": None}, Reason.IDENTITY_MISSING),
+        ({"proxy_certified": False}, Reason.PROXY_NOT_READY),
+        ({"redirected": False}, Reason.REDIRECT_MISSING),
+        ({"probe_failure": "refused"}, Reason.PROBE_FAILED),
+    ],
+)
+def test_ready_or_the_first_reason_why_not(changes: dict[str, object], reason: Reason) -> None:
+    found = readiness(builders.progress(**changes), redirect_wanted=True)
+    assert found.reason is reason
+    assert found.ready is (reason is Reason.READY)
+
+
+def test_a_redirect_that_is_switched_off_is_not_waited_for() -> None:
+    assert readiness(builders.progress(redirected=False), redirect_wanted=False).ready
+
+
+class TestProxyEnvironment:
+    def environment(self, **sections: object) -> dict[str, str]:
+        proxy = desired(builders.config(**sections), builders.machine(), builders.progress()).proxy
+        assert proxy is not None
+        return dict(proxy.env)
+
+    def test_the_required_set(self) -> None:
+        found = self.environment()
+        assert found["LINKERD2_PROXY_IDENTITY_SERVER_ID"] == "spiffe://root.linkerd.cluster.local/face"
+        assert found["LINKERD2_PROXY_IDENTITY_SERVER_NAME"] == "face-abc.faces.external.cluster.local"
+        assert found["LINKERD2_PROXY_IDENTITY_SPIRE_WORKLOAD_API_ADDRESS"] == "unix:///run/spire/api.sock"
+        assert found["LINKERD2_PROXY_POLICY_WORKLOAD"] == '{"ns": "faces", "external_workload": "face-abc"}'
+        assert found["LINKERD2_PROXY_DESTINATION_SVC_ADDR"] == "linkerd-dst-headless.linkerd.svc.cluster.local.:8086"
+        assert found["LINKERD2_PROXY_INBOUND_LISTEN_ADDR"] == "[::]:4143"
+        assert found["LINKERD2_PROXY_OUTBOUND_LISTEN_ADDRS"] == "127.0.0.1:4140,[::1]:4140"
+
+    def test_what_would_break_it_is_never_set(self) -> None:
+        """LOCAL_NAME overrides the SPIFFE id, even when empty; without profile networks direct pod traffic is plaintext."""
+        found = self.environment()
+        assert "LINKERD2_PROXY_IDENTITY_LOCAL_NAME" not in found
+        assert found["LINKERD2_PROXY_DESTINATION_PROFILE_NETWORKS"] == "10.42.0.0/16,10.43.0.0/16"
+        assert found["LINKERD2_PROXY_INBOUND_IPS"] == "10.9.0.2"
+        assert "[{headers}]=off" in found["LINKERD2_PROXY_LOG"]
+
+    def test_configuration_stands_over_facts(self) -> None:
+        found = self.environment(proxy={"destination_address": "10.9.0.1:8086", "shutdown_grace": "90s"})
+        assert found["LINKERD2_PROXY_DESTINATION_SVC_ADDR"] == "10.9.0.1:8086"
+        assert found["LINKERD2_PROXY_SHUTDOWN_GRACE_PERIOD"] == "90s"

@@ -1,0 +1,224 @@
+"""The keeper of the registration, against a controller that answers as the test says; time is the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness.desired import Readiness, RegistrationSpec, Target
+from harness.errors import HarnessError, TemporaryError
+from harness.messages import ErrorBody, Reason, Registration, RegistrationRequest, StateReport
+from harness.reconcilers import registration
+from harness.reconcilers.registration import RegistrationKeeper
+from harness.status import Truth
+from harness.system.control_plane import RefusedError, UntrustedError
+from harness.system.workload_api import Svid
+from harness.values import HostPort
+from tests import builders
+
+TARGET = Target(HostPort("10.9.0.1", 8081), "controller", "")
+READY = Readiness(True, Reason.READY)
+
+
+class TestClock:
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wall(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+class ScriptedController:
+    """`fail`: what the next calls raise, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.reports: list[StateReport] = []
+        self.fail: list[HarnessError] = []
+        self.news: asyncio.Queue[Registration] = asyncio.Queue()
+        self.secret: str | None = "s3cret"
+
+    def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if self.fail:
+            raise self.fail.pop(0)
+
+    async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
+        self._answer(f"register {request.secret}")
+        return builders.registration(secret=self.secret)
+
+    async def watch(self, target: Target, svid: Svid, known: Registration, secret: str) -> Registration:
+        self._answer(f"watch {secret}")
+        return await self.news.get()
+
+    async def report(self, target: Target, svid: Svid, known: Registration, secret: str, report: StateReport) -> None:
+        self._answer(f"report {report.reason.value}")
+        self.reports.append(report)
+
+    async def leave(self, target: Target, svid: Svid, known: Registration, secret: str) -> None:
+        self._answer("leave")
+
+
+def spec(readiness: Readiness = READY) -> RegistrationSpec:
+    request = RegistrationRequest("face", "faces", "instance", "face-1", builders.machine().addresses)
+    return RegistrationSpec(TARGET, request, builders.svid(), readiness)
+
+
+class Bench:
+    def __init__(self, state: Path) -> None:
+        self.controller, self.clock, self.woken = ScriptedController(), TestClock(), list[str]()
+        self.keeper = RegistrationKeeper(self.controller, state, self.clock, self.woken.append)
+
+    async def cycle(self, want: RegistrationSpec | None, times: int = 6) -> registration.Observed:
+        for _ in range(times):
+            for action in self.keeper.diff(want, await self.keeper.observe()):
+                await self.keeper.apply(action)
+            await asyncio.sleep(0.001)
+        return await self.keeper.observe()
+
+
+def run(tmp_path: Path, body: Callable[[Bench], object]) -> None:
+    async def main() -> None:
+        bench = Bench(tmp_path / "registration.json")
+        await body(bench)  # type: ignore[misc]
+        bench.controller.fail.clear()
+        await bench.cycle(None)
+
+    asyncio.run(main())
+
+
+def test_it_registers_follows_and_reports_once(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        seen = await bench.cycle(spec())
+        assert sorted(bench.controller.calls) == ["register None", "report Ready", "watch s3cret"]
+        assert seen.reported == READY
+        assert bench.keeper.condition(spec(), seen).truth is Truth.TRUE
+        state = tmp_path / "registration.json"
+        assert json.loads(state.read_text())["secret"] == "s3cret"
+        assert state.stat().st_mode & 0o777 == 0o600
+        await bench.cycle(None)
+        assert bench.controller.calls[-1] == "leave"
+        assert not state.exists()
+
+    run(tmp_path, body)
+
+
+def test_the_kept_secret_reclaims_the_name(tmp_path: Path) -> None:
+    (tmp_path / "registration.json").write_text('{"secret": "kept"}')
+
+    async def body(bench: Bench) -> None:
+        await bench.cycle(spec())
+        assert "register kept" in bench.controller.calls
+
+    run(tmp_path, body)
+
+
+def test_an_unreachable_controller_is_tried_again_with_a_growing_pause(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        bench.controller.fail = [TemporaryError("away") for _ in range(3)]
+        pauses = []
+        for _ in range(3):
+            seen = await bench.cycle(spec())
+            condition = bench.keeper.condition(spec(), seen)
+            assert (condition.truth, condition.problem and condition.problem.code) == (Truth.FALSE, "controller-unreachable")
+            pauses.append(seen.retry_at - bench.clock.time)
+            bench.clock.time = seen.retry_at
+        assert bench.controller.calls == ["register None"] * 3, "never before the pause has passed"
+        assert pauses[0] < pauses[1] < pauses[2]
+        seen = await bench.cycle(spec())
+        assert seen.error is None
+        assert seen.registration is not None
+
+    run(tmp_path, body)
+
+
+def test_once_registered_a_lost_controller_changes_nothing_but_the_condition(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.cycle(spec())
+        bench.controller.fail = [TemporaryError("away")] * 3
+        await bench.controller.news.put(builders.registration(version="1"))
+        seen = await bench.cycle(spec(Readiness(False, Reason.PROBE_FAILED)))
+        assert seen.registration is not None
+        condition = bench.keeper.condition(spec(), seen)
+        assert (condition.truth, condition.problem and condition.problem.code) == (Truth.TRUE, "controller-unreachable")
+
+    run(tmp_path, body)
+
+
+def test_after_a_lost_connection_the_state_is_told_again(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.cycle(spec())
+        bench.controller.fail = [TemporaryError("reset")]
+        await bench.controller.news.put(builders.registration(version="1"))
+        seen = await bench.cycle(spec())
+        bench.clock.time = seen.retry_at + 1
+        await bench.cycle(spec())
+        assert [r.reason for r in bench.controller.reports] == [Reason.READY, Reason.READY]
+        first, second = (r.sequence for r in bench.controller.reports)
+        assert second > first
+
+    run(tmp_path, body)
+
+
+def test_a_registration_that_is_gone_is_made_anew(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.cycle(spec())
+        bench.controller.fail = [RefusedError(ErrorBody("not-registered", "expired"))]
+        await bench.controller.news.put(builders.registration(version="1"))
+        seen = await bench.cycle(spec())
+        assert seen.registration is None
+        bench.clock.time = seen.retry_at + 1
+        assert (await bench.cycle(spec())).registration is not None
+        assert "register s3cret" in bench.controller.calls
+
+    run(tmp_path, body)
+
+
+def test_a_refusal_and_an_impostor_have_their_own_problems(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        for error, code in (
+            (RefusedError(ErrorBody("identity-not-allowed", "face may not")), "registration-refused"),
+            (UntrustedError("not the controller"), "controller-untrusted"),
+        ):
+            bench.controller.fail = [error]
+            seen = await bench.cycle(spec())
+            condition = bench.keeper.condition(spec(), seen)
+            assert condition.problem is not None
+            assert condition.problem.code == code
+            assert error.message in condition.message
+            bench.clock.time = seen.retry_at + 1
+
+    run(tmp_path, body)
+
+
+def test_news_of_the_controller_wake_the_cycle(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.cycle(spec())
+        await bench.controller.news.put(replace(builders.registration(), version="2"))
+        seen = await bench.cycle(spec())
+        assert seen.registration is not None
+        assert seen.registration.version == "2"
+        assert "the controller has news" in bench.woken
+
+    run(tmp_path, body)
+
+
+def test_the_instance_id(tmp_path: Path) -> None:
+    kept = tmp_path / "instance-id"
+    assert registration.instance_id("configured", kept, False, "host") == "configured"
+    assert registration.instance_id(None, kept, True, "host") == "host", "a container without a volume"
+    fresh = registration.instance_id(None, kept, False, "host")
+    assert len(fresh) == 32
+    assert registration.instance_id(None, kept, False, "host") == fresh
+    assert kept.stat().st_mode & 0o777 == 0o600
