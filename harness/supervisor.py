@@ -13,6 +13,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from harness import tasks
 from harness.clock import Clock
 from harness.errors import UnavailableError
 from harness.system import process
@@ -97,7 +98,7 @@ class Supervised:
             self.fail(command.name)
             raise
         self._advance(Event.START)
-        self._watch = asyncio.create_task(self._wait(self.child))
+        self._watch = tasks.spawn(self._wait(self.child))
         return self.child
 
     def ready(self) -> None:
@@ -127,7 +128,7 @@ class Supervised:
         self._advance(Event.EXITED, code)
         self._on_change(f"{name} exited")
         if self.state.state is State.BACKOFF:
-            self._watch = asyncio.create_task(self._back_off(name))
+            self._watch = tasks.spawn(self._back_off(name))
 
     async def _back_off(self, name: str) -> None:
         await self._clock.sleep(max(0.0, self.state.retry_at - self._clock.now()))

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from harness import decode, problems, status
+from harness import decode, problems, status, tasks
 from harness.clock import Clock
 from harness.config import load, schema
 from harness.daemon import machine, shutdown
@@ -35,6 +35,7 @@ class Daemon:
         self._stopping = self._reload = False
         self._errors: dict[str, HarnessError] = {}
         self._reload_fault = ""
+        self._bug: BaseException | None = None
         self._progress = Progress()
         self._proxy_seen = clock.now()
         self._said: tuple[Condition, ...] = ()
@@ -55,6 +56,7 @@ class Daemon:
             self._log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
             await process.end(orphan, 2.0)
         self._listen_to_signals()
+        tasks.on_bug(self._on_bug)
         route_events = kernel_events.watch_routes(self.wake)
         systemd.notify(READY=1, STATUS="Starting")
         self._log.info("started", group=self.config.workload.group, namespace=self.config.workload.namespace)
@@ -63,6 +65,8 @@ class Daemon:
                 await self._cycle()
                 await self._sleep()
             await self._stop()
+            if self._bug is not None:
+                raise self._bug
         finally:
             asyncio.get_running_loop().remove_reader(route_events)
             route_events.close()
@@ -77,6 +81,12 @@ class Daemon:
     def _on_stop(self, name: str) -> None:
         self._stopping = True
         self.wake(name)
+
+    def _on_bug(self, error: BaseException) -> None:
+        """Stops in good order and ends with an error, so that systemd starts a fresh one."""
+        self._log.error("a bug in background work", exc_info=error)
+        self._bug = error
+        self._on_stop("bug")
 
     def _on_reload(self) -> None:
         self._reload = True

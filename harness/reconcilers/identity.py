@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness import problems
+from harness import problems, tasks
 from harness.clock import Clock
 from harness.desired import IdentitySpec
 from harness.errors import HarnessError
@@ -101,7 +101,7 @@ class Identity:
         command = _server_command(action.spec) if action.part == SERVER else _stream_command(action.spec)
         started = await child.start(command)
         if action.part == STREAM:
-            self._reading = asyncio.create_task(self._read(started))
+            self._reading = tasks.spawn(self._read(started))
         child.ready()
 
     async def _read(self, child: process.Child) -> None:

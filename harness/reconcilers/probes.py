@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from harness import problems
+from harness import problems, tasks
 from harness.clock import Clock
 from harness.messages import Probe
 from harness.status import Condition, Truth
@@ -73,7 +73,7 @@ class Probes:
             task.cancel()
         self._probes = action.probes
         self._health = [Health() for _ in action.probes]
-        self._tasks = [asyncio.create_task(self._run(i, probe)) for i, probe in enumerate(action.probes)]
+        self._tasks = [tasks.spawn(self._run(i, probe)) for i, probe in enumerate(action.probes)]
 
     async def _run(self, index: int, probe: Probe) -> None:
         await self._clock.sleep(probe.initial_delay_seconds)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness import problems
+from harness import problems, tasks
 from harness.clock import Clock
 from harness.desired import ProxySpec
 from harness.errors import UnavailableError
@@ -119,7 +119,7 @@ class Proxy:
             return
         if self._polling is not None:
             self._polling.cancel()
-        self._polling = asyncio.create_task(self._poll(spec))
+        self._polling = tasks.spawn(self._poll(spec))
 
     async def _poll(self, spec: ProxySpec) -> None:
         """Watches the certificate for as long as the child lives."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness import problems
+from harness import problems, tasks
 from harness.clock import Clock
 from harness.desired import Readiness, RegistrationSpec, Target
 from harness.errors import HarnessError
@@ -141,7 +141,7 @@ class RegistrationKeeper:
             case Report(spec):
                 self._start(self._report(spec), "state reported")
             case Follow(spec):
-                self._follow = asyncio.create_task(self._following())
+                self._follow = tasks.spawn(self._following())
             case Leave():
                 await self._leave()
 
@@ -155,7 +155,7 @@ class RegistrationKeeper:
             except HarnessError as error:
                 self._failed(error)
 
-        self._call = asyncio.create_task(run())
+        self._call = tasks.spawn(run())
 
     def _failed(self, error: HarnessError) -> None:
         self._failures += 1
@@ -173,7 +173,7 @@ class RegistrationKeeper:
         self._wake(f"controller: {error.message}")
         if self._retry is not None:
             self._retry.cancel()
-        self._retry = asyncio.create_task(self._wake_after(delay))
+        self._retry = tasks.spawn(self._wake_after(delay))
 
     async def _wake_after(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

@@ -82,12 +82,10 @@ class _Connection:
         """The answer, which is a success; raises RefusedError, UntrustedError or TemporaryError otherwise."""
         client = await self._connected(target, svid)
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
-        # httpx adds no timeout of its own to a request that comes with extensions.
-        extensions = {"sni_hostname": target.identity, "timeout": timeout.as_dict()}
         headers = {SECRET_HEADER: secret} if secret else {}
         try:
-            response = await client.request(method, path, headers=headers, json=body, extensions=extensions)
-        except httpx.HTTPError as error:
+            response = await client.request(method, path, headers=headers, json=body, timeout=timeout)
+        except (httpx.HTTPError, ssl.SSLError) as error:  # Debian's httpx lets the second one through
             raise _translated(target, error) from None
         if not response.is_success:
             raise _refusal(response)
@@ -97,7 +95,10 @@ class _Connection:
         if self._client is None or self._used != (target, svid):
             await self.close()
             self._client = httpx.AsyncClient(
-                base_url=f"https://{target.address}", verify=client_context(svid, target.anchors_pem), trust_env=False
+                base_url=f"https://{target.address}",
+                verify=client_context(svid, target.anchors_pem, target.identity),
+                trust_env=False,
+                timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             )
             self._used = (target, svid)
         return self._client
@@ -108,7 +109,7 @@ class _Connection:
             await client.aclose()
 
 
-def _translated(target: Target, error: httpx.HTTPError) -> HarnessError:
+def _translated(target: Target, error: Exception) -> HarnessError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -142,9 +143,19 @@ def _refusal(response: httpx.Response) -> HarnessError:
     return RefusedError(body)
 
 
-def client_context(svid: Svid, anchors_pem: str) -> ssl.SSLContext:
+class _NamedContext(ssl.SSLContext):
+    """Asks for, and accepts, one server name, whatever address is dialled. (httpx's own way is missing in Debian's version.)"""
+
+    server_name = ""
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        return super().wrap_bio(*args, **{**options, "server_hostname": self.server_name})
+
+
+def client_context(svid: Svid, anchors_pem: str, server_name: str) -> ssl.SSLContext:
     """TLS 1.3 with the SVID; the key reaches OpenSSL through a memfd, never a disk."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.server_name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(cadata=anchors_pem)

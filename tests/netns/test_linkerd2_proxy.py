@@ -1,0 +1,37 @@
+"""With linkerd2-proxy on PATH the harness starts it with an environment that it accepts, and it gets its certificate."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.mesh import mesh, on_path
+
+PROXY = on_path("linkerd2-proxy")
+
+
+@pytest.mark.skipif(PROXY is None, reason="linkerd2-proxy is in no registry, and not on PATH")
+def test_it_runs_is_certified_and_answers_ready(tmp_path: Path) -> None:
+    with mesh(tmp_path, proxy={"path": PROXY}) as vm:
+        vm.start_controller()
+        vm.start_daemon()
+        vm.wait_ready()
+        assert "with a certificate" in vm.condition("Proxy")["message"]
+        assert vm.vm.run("curl", "-fsS", "http://127.0.0.1:4191/ready").strip() == "ready"
+        metrics = vm.vm.run("curl", "-fsS", "http://127.0.0.1:4191/metrics")
+        assert (
+            'control_identity_cert_refreshes_total{result="ok"} 1' in metrics
+            or "control_identity_cert_refreshes_total" in metrics
+        )
+        environment = json.loads(vm.vm.run("curl", "-fsS", "http://127.0.0.1:4191/env.json"))
+        assert environment["LINKERD2_PROXY_POLICY_WORKLOAD"].startswith('{"ns": "faces", "external_workload": "face-')
+        log = (tmp_path / "harness.log").read_text()
+        assert "is not valid" not in log, "it accepts every variable"
+        assert "Certified identity" in log
+        listening = vm.vm.run("ss", "-ltnH")
+        for port in (4140, 4143, 4191):
+            assert f":{port} " in listening
+        assert vm.stop("harness", signal.SIGTERM) == 0
