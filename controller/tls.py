@@ -7,8 +7,9 @@ import ssl
 
 from harness.errors import ConfigError, Fault
 
-READ_BUFFER_BYTES = 16 * 1024
-"""One TLS record. asyncio allocates 256 KiB for each connection, which is most of what an idle machine would cost us."""
+READ_BUFFER_BYTES = 4 * 1024
+"""Our messages are smaller. Measured with 1,000 held requests, resident memory for each: 308 KiB with asyncio's own 256 KiB,
+68 KiB with 16 KiB, 55 KiB with 4 KiB; less gains nothing more."""
 
 
 def shrink_buffers() -> None:

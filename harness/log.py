@@ -30,7 +30,7 @@ def set_up(level: LogLevel, format_: LogFormat, journal: Callable[[dict[str, Any
         redact,
     ]
     if format_ is LogFormat.AUTO and journal is not None:
-        processors.append(_to_journal(journal))
+        processors += [structlog.processors.format_exc_info, _to_journal(journal)]
     elif format_ is LogFormat.CONSOLE or (format_ is LogFormat.AUTO and sys.stderr.isatty()):
         processors += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
@@ -38,6 +38,7 @@ def set_up(level: LogLevel, format_: LogFormat, journal: Callable[[dict[str, Any
         ]
     else:
         processors += [
+            structlog.processors.format_exc_info,
             structlog.processors.TimeStamper(fmt="iso", key="ts"),
             structlog.processors.EventRenamer("msg"),
             structlog.processors.JSONRenderer(),

@@ -25,6 +25,7 @@ PURE = {
     "desired",
     "config",
     "proxy_environment",
+    "tasks",
     "paths",
     "clock",
 }

@@ -98,7 +98,6 @@ class _Connection:
                 base_url=f"https://{target.address}",
                 verify=client_context(svid, target.anchors_pem, target.identity),
                 trust_env=False,
-                timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             )
             self._used = (target, svid)
         return self._client

@@ -66,20 +66,6 @@ def test_a_ready_workload_is_an_endpoint_of_its_service() -> None:
         workload(workloadIPs=[]),
         workload(ip="fd00::21"),
     ],
-    ids=[
-        "not-ready",
-        "unknown",
-        "no-status",
-        "other-label",
-        "no-label",
-        "namespace",
-        "port-name",
-        "udp",
-        "no-port",
-        "no-server-name",
-        "no-ip",
-        "family",
-    ],
 )
 def test_what_keeps_a_workload_out(changed: Any) -> None:
     assert names(service(), workload("face-2", "10.77.0.22"), changed) == ["face-2"]
