@@ -6,7 +6,7 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 ARGS ?=
 
-.PHONY: demo test check bench setup format clean
+.PHONY: demo test check bench docs format clean
 
 demo: .setup-demo
 	$(SUDO) $(PYTHON) -m demo $(ARGS)
@@ -22,6 +22,9 @@ check: .setup-dev
 
 bench: .setup-test
 	$(SUDO) $(PYTHON) -m bench
+
+docs:
+	$(PYTHON) -m harness.reference docs
 
 format: .setup-dev
 	$(VENV)/bin/ruff check --fix .
