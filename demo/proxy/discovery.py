@@ -1,0 +1,134 @@
+"""Where a connection goes: what the demo's endpoint server says of its original destination, kept fresh by a held request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+from demo.proxy import streams
+from demo.proxy.settings import SocketAddress
+from harness.values import HostPort
+
+_LOG = logging.getLogger(__name__)
+PATIENCE = 3.0  # seconds; linkerd2-proxy's outbound fail-fast timeout
+_ANSWER_TIMEOUT = 40.0  # the server holds a request for 30 s
+_UNUSED_FOR = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    address: SocketAddress
+    identity: str
+    server_name: str
+    name: str
+
+
+class Target:
+    """The endpoints behind one destination, and how many of our connections each has."""
+
+    def __init__(self) -> None:
+        self.known = asyncio.Event()
+        self.service: str | None = None
+        self.used_at = 0.0
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._open: Counter[Endpoint] = Counter()
+        self._turns: dict[Endpoint, int] = {}
+        self._turn = itertools.count(1)
+        self._changed = asyncio.Event()
+
+    @property
+    def meshed(self) -> bool:
+        return self.service is not None or bool(self._endpoints)
+
+    @property
+    def in_use(self) -> bool:
+        return self._open.total() > 0
+
+    def update(self, service: str | None, endpoints: tuple[Endpoint, ...]) -> None:
+        self.service, self._endpoints = service, endpoints
+        self.known.set()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def choose(self, but: Set[Endpoint]) -> Endpoint | None:
+        """The one with the fewest open connections; among equals the one whose turn is longest ago."""
+        candidates = [endpoint for endpoint in self._endpoints if endpoint not in but]
+        chosen = min(candidates, key=lambda one: (self._open[one], self._turns.get(one, 0)), default=None)
+        if chosen is not None:
+            self._turns[chosen] = next(self._turn)
+        return chosen
+
+    def opened(self, endpoint: Endpoint) -> None:
+        self._open[endpoint] += 1
+
+    def closed(self, endpoint: Endpoint) -> None:
+        self._open[endpoint] -= 1
+
+    async def change(self, seconds: float) -> None:
+        """Waits for an update, `seconds` at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+
+
+class Discovery:
+    def __init__(self, server: HostPort) -> None:
+        self._server = server
+        self._targets: dict[SocketAddress, Target] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def target(self, destination: SocketAddress) -> Target:
+        """TimeoutError if the server does not tell in time; a destination once known stays known while the server is away."""
+        target = self._targets.get(destination)
+        if target is None:
+            target = self._targets[destination] = Target()
+            task = asyncio.create_task(self._follow(destination, target))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        target.used_at = asyncio.get_running_loop().time()
+        await asyncio.wait_for(target.known.wait(), PATIENCE)
+        return target
+
+    async def _follow(self, destination: SocketAddress, target: Target) -> None:
+        loop = asyncio.get_running_loop()
+        version, pause = "", 0.1
+        while target.in_use or loop.time() - target.used_at < _UNUSED_FOR:
+            try:
+                async with asyncio.timeout(_ANSWER_TIMEOUT):
+                    answer = await self._ask(destination, version)
+                if answer["version"] != version:
+                    target.update(answer["service"], tuple(map(_endpoint, answer["endpoints"])))
+                version, pause = answer["version"], 0.1
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                _LOG.warning("endpoints of %s are unknown: %r", destination, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+        del self._targets[destination]
+
+    async def _ask(self, destination: SocketAddress, version: str) -> dict[str, Any]:
+        stream = await streams.connect(self._server.host, self._server.port)
+        try:
+            target = f"/endpoints/{destination.ip}/{destination.port}?after={version}"
+            await stream.write(f"GET {target} HTTP/1.1\r\nHost: {self._server}\r\nConnection: close\r\n\r\n".encode())
+            answer = b""
+            while data := await stream.read():
+                answer += data
+        finally:
+            stream.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if head.split()[1:2] != [b"200"]:
+            raise ValueError(head[:100])
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+
+def _endpoint(data: dict[str, Any]) -> Endpoint:
+    address = SocketAddress(ipaddress.ip_address(data["ip"]), data["port"])
+    return Endpoint(address, data["identity"], data["server_name"], data["name"])
