@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -153,12 +154,14 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def mesh(folder: Path, **sections: Any) -> Iterator[Mesh]:
-    """Configured and connected; nothing started yet."""
-    folder.chmod(0o755)
-    for parent in folder.parents:
-        if parent.owner() == "root" and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
+def mesh(**sections: Any) -> Iterator[Mesh]:
+    """Configured and connected; nothing started yet. Its folder is open to every uid, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="meshexp-test-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield from _mesh(Path(name), sections)
+
+
+def _mesh(folder: Path, sections: dict[str, Any]) -> Iterator[Mesh]:
     with namespace() as vm, namespace() as node:
         connect(vm, node, [(f"{VM}/24", f"{NODE}/24"), ("fd09::2/64", "fd09::1/64")])
         found = Mesh(folder, node, vm)

@@ -20,12 +20,12 @@ PREFIX = "MESHEXP_"
 _NO_KEYS = {"MESHEXP_CONFIG_DIR", "MESHEXP_STATE_DIR", "MESHEXP_RUN_DIR", "MESHEXP_DEMO"}
 
 
-def keys(cls: type = schema.Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, dataclasses.Field[Any]]]:
+def leaves(cls: type = schema.Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, dataclasses.Field[Any]]]:
     """Every leaf key of the schema: its path, its type hint and its field."""
     for item in dataclasses.fields(cls):
         hint = decode.type_hints(cls)[item.name]
         if dataclasses.is_dataclass(hint):
-            yield from keys(typing.cast(type, hint), (*path, item.name))
+            yield from leaves(typing.cast(type, hint), (*path, item.name))
         else:
             yield (*path, item.name), hint, item
 
@@ -57,7 +57,7 @@ def playground(environ: Mapping[str, str], hostname: str) -> dict[str, Any]:
 
 def overrides(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple[Fault, ...]]:
     """MESHEXP_… variables as nested values, and a fault for each that names no key."""
-    known = {variable(path): (path, hint) for path, hint, _ in keys()}
+    known = {variable(path): (path, hint) for path, hint, _ in leaves()}
     values: dict[str, Any] = {}
     faults = []
     for name, text in sorted(environ.items()):

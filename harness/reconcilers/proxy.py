@@ -18,7 +18,7 @@ from harness.status import Condition, Truth
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process
 
-POLL_STARTING, POLL_RUNNING = 0.05, 10.0
+POLL_STARTING, POLL_SHORTEST, POLL_LONGEST = 0.05, 0.2, 30.0
 KILL_RESERVE = 2.0  # seconds after the proxy's own grace period
 
 
@@ -133,7 +133,9 @@ class Proxy:
                 self._wake("proxy certificate changed")
             self._certified_until = expiry or self._certified_until
             starting = self._supervised.state.state is State.STARTING
-            await self._clock.sleep(POLL_STARTING if starting else POLL_RUNNING)
+            # Twice in what is left of the certificate: a renewal is seen before the old one would have ended.
+            left = (self._certified_until - self._clock.wall()) / 2
+            await self._clock.sleep(POLL_STARTING if starting else min(max(left, POLL_SHORTEST), POLL_LONGEST))
 
     def condition(self, desired: ProxySpec | None, observed: Observed) -> Condition:
         child = observed.child

@@ -113,9 +113,18 @@ def _rewrite(iptc: Any, table: Any, ipv6: bool, request: dict[str, Any]) -> None
     for name, entries in wanted.items():
         chain = ours[name] if name in ours else table.create_chain(name)
         for entry in entries:
-            chain.append_rule(iptc.easy.encode_iptc_rule(entry, ipv6=ipv6))
+            chain.append_rule(_encode(iptc, entry, ipv6))
     for builtin, entry in request["jumps"].items():
-        present[builtin].insert_rule(iptc.easy.encode_iptc_rule(entry, ipv6=ipv6), position=0)
+        present[builtin].insert_rule(_encode(iptc, entry, ipv6), position=0)
+
+
+def _encode(iptc: Any, entry: dict[str, Any], ipv6: bool) -> Any:
+    """python-iptables 1.0.1 and 1.2.0 compare one bit of each letter of an IPv6 interface's name: `lo` would match tun0."""
+    rule = iptc.easy.encode_iptc_rule(entry, ipv6=ipv6)
+    if ipv6:
+        fields = rule.entry.ipv6
+        fields.iniface_mask, fields.outiface_mask = b"\xff" * len(fields.iniface_mask), b"\xff" * len(fields.outiface_mask)
+    return rule
 
 
 class _lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,8 @@ PROXY = on_path("linkerd2-proxy")
 
 
 @pytest.mark.skipif(PROXY is None, reason="linkerd2-proxy is in no registry, and not on PATH")
-def test_it_runs_is_certified_and_answers_ready(tmp_path: Path) -> None:
-    with mesh(tmp_path, proxy={"path": PROXY}) as vm:
+def test_it_runs_is_certified_and_answers_ready() -> None:
+    with mesh(proxy={"path": PROXY}) as vm:
         vm.start_controller()
         vm.start_daemon()
         vm.wait_ready()
@@ -28,7 +27,7 @@ def test_it_runs_is_certified_and_answers_ready(tmp_path: Path) -> None:
         )
         environment = json.loads(vm.vm.run("curl", "-fsS", "http://127.0.0.1:4191/env.json"))
         assert environment["LINKERD2_PROXY_POLICY_WORKLOAD"].startswith('{"ns": "faces", "external_workload": "face-')
-        log = (tmp_path / "harness.log").read_text()
+        log = (vm.folder / "harness.log").read_text()
         assert "is not valid" not in log, "it accepts every variable"
         assert "Certified identity" in log
         listening = vm.vm.run("ss", "-ltnH")
