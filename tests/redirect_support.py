@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,14 +103,14 @@ def machine() -> Iterator[Peer]:
             sh(f"ip netns del {peer.name}")
 
 
-_ECHO = Path(__file__).parent / "children" / "redirect_echo.py"
+ECHO = Path(__file__).parent / "children" / "redirect_echo.py"
 
 
 @contextlib.contextmanager
 def listening(*numbers: int, peer: Peer | None = None, uid: int = 0) -> Iterator[None]:
     """Listeners that tell each client on which port it arrived and what its original destination was."""
     enter = ["ip", "netns", "exec", peer.name] if peer else []
-    command = [*enter, "/usr/bin/python3", str(_ECHO), "listen", *map(str, numbers)]
+    command = [*enter, "/usr/bin/python3", str(ECHO), "listen", *map(str, numbers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, user=uid if uid else None)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -133,13 +132,13 @@ def connect(address: str, port: int, *, peer: Peer | None = None, uid: int = 0, 
     """Sends bytes and reads the answer, as `uid`, from here or from the peer. Raises CalledProcessError when nothing answers."""
     enter = ["ip", "netns", "exec", peer.name] if peer else []
     drop = ["setpriv", f"--reuid={uid}", "--clear-groups"] if uid else []
-    command = [*enter, *drop, "/usr/bin/python3", str(_ECHO), "connect", address, str(port), source]
-    answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=10).stdout)
+    command = [*enter, *drop, "/usr/bin/python3", str(ECHO), "connect", address, str(port), source]
+    return arrival(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=10).stdout)
+
+
+def arrival(output: bytes) -> Arrival:
+    answer = json.loads(output)
     return Arrival(answer["port"], (answer["original"][0], answer["original"][1]))
-
-
-def redirect_child(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tests.children.redirect_process", *arguments]
 
 
 def _network(family: Family) -> st.SearchStrategy[IPNetwork]:

@@ -1,4 +1,7 @@
-"""Real bytes for the redirect's tests. `listen PORT…` answers where a client arrived; `connect ADDRESS PORT [SOURCE]` asks."""
+"""Real bytes for the redirect's tests. `listen PORT…` answers where a client arrived; `connect ADDRESS PORT [SOURCE]` asks.
+
+`hold ADDRESS PORT` connects, and asks once it reads a line.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import selectors
 import socket
 import struct
 import sys
+import threading
 
 SO_ORIGINAL_DST = 80
 
@@ -15,6 +19,8 @@ SO_ORIGINAL_DST = 80
 def main() -> None:
     if sys.argv[1] == "listen":
         listen([int(port) for port in sys.argv[2:]])
+    elif sys.argv[1] == "hold":
+        hold(sys.argv[2], int(sys.argv[3]))
     else:
         connect(sys.argv[2], int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "")
 
@@ -29,14 +35,14 @@ def listen(ports: list[int]) -> None:
         for key, _ in selector.select():
             assert isinstance(key.fileobj, socket.socket)
             client, _address = key.fileobj.accept()
-            with client:
-                client.settimeout(5)
-                try:
-                    if client.recv(5) == b"hello":
-                        answer = {"port": key.fileobj.getsockname()[1], "original": original(client)}
-                        client.sendall(json.dumps(answer).encode())
-                except OSError:
-                    continue
+            threading.Thread(target=answer, args=(client, key.fileobj.getsockname()[1]), daemon=True).start()
+
+
+def answer(client: socket.socket, port: int) -> None:
+    with client:
+        client.settimeout(30)
+        if client.recv(5) == b"hello":
+            client.sendall(json.dumps({"port": port, "original": original(client)}).encode())
 
 
 def original(client: socket.socket) -> tuple[str, int]:
@@ -55,6 +61,14 @@ def original(client: socket.socket) -> tuple[str, int]:
 
 def connect(address: str, port: int, source: str) -> None:
     with socket.create_connection((address, port), timeout=5, source_address=(source, 0) if source else None) as connection:
+        connection.sendall(b"hello")
+        print(connection.makefile().read(), flush=True)
+
+
+def hold(address: str, port: int) -> None:
+    with socket.create_connection((address, port), timeout=5) as connection:
+        print("connected", flush=True)
+        sys.stdin.readline()
         connection.sendall(b"hello")
         print(connection.makefile().read(), flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
 
 import pytest
 from hypothesis import given
@@ -115,7 +116,7 @@ def test_never_the_proxy_never_loopback_never_an_ignored_port(wanted: RedirectSp
 def test_merged_ports_are_the_same_ports(ranges: list[PortRange]) -> None:
     merged = merge_ports(ranges)
     assert {n for r in merged for n in range(r.first, r.last + 1)} == {n for r in ranges for n in range(r.first, r.last + 1)}
-    assert all(a.last + 1 < b.first for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a.last + 1 < b.first for a, b in itertools.pairwise(merged))
 
 
 @given(specs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def process(root: Path, pid: int, name: str, *inodes: int) -> None:
     (root / f"proc/{pid}/fd").mkdir(parents=True)
     (root / f"proc/{pid}/comm").write_text(name + "\n")
     for number, inode in enumerate(inodes):
-        os.symlink(f"socket:[{inode}]", root / f"proc/{pid}/fd/{number}")
+        (root / f"proc/{pid}/fd/{number}").symlink_to(f"socket:[{inode}]")
 
 
 def test_the_usual_machine(root: Path) -> None:
@@ -41,7 +40,7 @@ def test_the_usual_machine(root: Path) -> None:
 
 def test_ports_from_every_file_that_may_name_one(root: Path) -> None:
     for name, text in {
-        "etc/ssh/sshd_config": "# Port 1\nPort 2022\nListenAddress 10.0.0.1:2023\nListenAddress [::]:2024\nListenAddress 10.0.0.1\n",
+        "etc/ssh/sshd_config": "# Port 1\nPort 2022\nListenAddress 10.0.0.1:2023\nListenAddress [::]:2024\n",
         "etc/ssh/sshd_config.d/site.conf": "port=2025\n",
         "etc/systemd/system/ssh.socket.d/port.conf": "[Socket]\nListenStream=\nListenStream=0.0.0.0:2026\nListenStream=2027\n",
     }.items():
