@@ -153,6 +153,12 @@ def test_default_admission_refuses(identity: str) -> None:
     assert caught.value.code == "identity-not-allowed"
 
 
+def test_a_group_cannot_admit_another_trust_domain() -> None:
+    made = group(admission={"spiffeIDs": ["spiffe://elsewhere/face"]})
+    with pytest.raises(RefusedError):
+        admission.check_identity(made, parse_spiffe_id("spiffe://elsewhere/face"), TRUST_DOMAIN)
+
+
 segments = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,10}", fullmatch=True)
 
 
