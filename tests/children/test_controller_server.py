@@ -470,7 +470,8 @@ def write_config(folder: pathlib.Path, **changes: Any) -> Authority:
     write_groups(folder / "groups")
     data = {
         "tls_cert": certificate, "tls_key": key, "trust_anchors": authority.anchors, "trust_domain": TRUST_DOMAIN,
-        "groups": str(folder / "groups"), "listen": f"127.0.0.1:{free_port()}", "health_listen": f"127.0.0.1:{free_port()}", **changes,
+        "groups": str(folder / "groups"), "listen": f"127.0.0.1:{free_port()}",
+        "health_listen": f"127.0.0.1:{free_port()}", **changes,
     }  # fmt: skip
     (folder / "controller.yaml").write_text(yaml.safe_dump(data))
     return authority
