@@ -49,6 +49,9 @@ def face(environment: Mapping[str, str]) -> Provider:
     pool = ThreadPoolExecutor(64, "part")
 
     def answer(request: Request) -> Data:
+        if request.path == "/ready":
+            # Unlike Faces 1.x: a probe that asked the parts would take face down with smiley.
+            return {}
         forwarded = {header: request.header(header) or "unknown", "User-Agent": request.header("User-Agent") or "unknown"}
         target = f"/{request.segment}/" + (f"?{request.query}" if request.query else "")
         asked = {key: pool.submit(_ask, host, key, target, forwarded) for key, host in services.items()}

@@ -121,6 +121,8 @@ def test_face_answers_200_when_its_parts_fail() -> None:
             assert (status, data["smiley"], data["color"]) == (200, palette.SMILEYS["Cursing"], palette.COLORS["grey"])
             assert [error.partition(":")[0] for error in data["errors"]] == ["smiley", "color"]
             assert "answered 500" in data["errors"][0]
+            status, _, data = call(port, "/ready")  # of face alone
+            assert (status, data["status"], data.get("errors")) == (200, 200, None)
 
 
 def test_faults_show_as_statuses() -> None:
