@@ -20,7 +20,10 @@ PREFIX = "MESHEXP_"
 _NO_KEYS = {"MESHEXP_CONFIG_DIR", "MESHEXP_STATE_DIR", "MESHEXP_RUN_DIR", "MESHEXP_DEMO"}
 
 
-def leaves(cls: type = schema.Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, dataclasses.Field[Any]]]:
+Leaf = tuple[tuple[str, ...], Any, dataclasses.Field[Any]]
+
+
+def leaves(cls: type = schema.Config, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
     """Every leaf key of the schema: its path, its type hint and its field."""
     for item in dataclasses.fields(cls):
         hint = decode.type_hints(cls)[item.name]

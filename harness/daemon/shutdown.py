@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from harness import tasks
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Part, Parts
@@ -51,13 +52,14 @@ async def _announce(config: schema.Config, machine: Machine, parts: Parts, progr
 
 
 async def _remove(part: Part, log: Any, seconds: float | None = None) -> None:
-    reconciler = part.reconciler
+    async def work() -> bool:
+        for action in part.reconciler.diff(None, await part.reconciler.observe()):
+            log.info(str(action).partition("\n")[0], part=part.name)
+            await part.reconciler.apply(action)
+        return True
+
     try:
-        async with asyncio.timeout(seconds):
-            for action in reconciler.diff(None, await reconciler.observe()):
-                log.info(str(action).partition("\n")[0], part=part.name)
-                await reconciler.apply(action)
-    except TimeoutError:
-        log.warning("gave up waiting", part=part.name)
+        if not await tasks.within(seconds, work()):
+            log.warning("gave up waiting", part=part.name)
     except HarnessError as error:
         log.error(error.message, part=part.name, hint=error.hint)
