@@ -28,7 +28,7 @@ def configuration() -> str:
     lines = ["# Configuration\n", _GENERATED]
     lines.append(
         "`/etc/meshexp/harness.yaml`, then `/etc/meshexp/harness.d/*.yaml` in the order of their names, then the environment;"
-        " what comes later stands over what came before. Unknown keys are errors. `meshexp config check` names every fault at once."
+        " what comes later stands over what came before. Unknown keys are errors. `meshexp config check` names every fault."
         "\n"
     )
     lines += ["| key | default | environment | meaning |", "|---|---|---|---|"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from demo.faces import palette
@@ -46,7 +46,6 @@ class Part:
 def face(environment: Mapping[str, str]) -> Provider:
     services = {key: service(environment, f"{key.upper()}_SERVICE", key) for key in ("smiley", "color")}
     header = Settings.read(environment).user_header
-    pool = ThreadPoolExecutor(64, "part")
 
     def answer(request: Request) -> Data:
         if request.path == "/ready":
@@ -54,8 +53,17 @@ def face(environment: Mapping[str, str]) -> Provider:
             return {}
         forwarded = {header: request.header(header) or "unknown", "User-Agent": request.header("User-Agent") or "unknown"}
         target = f"/{request.segment}/" + (f"?{request.query}" if request.query else "")
-        asked = {key: pool.submit(_ask, host, key, target, forwarded) for key, host in services.items()}
-        parts = {key: future.result() for key, future in asked.items()}
+        parts: dict[str, Part] = {}
+
+        def ask(key: str) -> None:
+            parts[key] = _ask(services[key], key, target, forwarded)
+
+        # Not a pool, which would hold up the end of the process for a part that hangs.
+        threads = [threading.Thread(target=ask, args=(key,), daemon=True) for key in services]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         shown: dict[str, object] = {
             "smiley": parts["smiley"].value or palette.SMILEYS["Sleeping" if parts["smiley"].status == 504 else "Cursing"],
             "color": parts["color"].value or palette.COLORS["red" if parts["color"].status == 504 else "grey"],

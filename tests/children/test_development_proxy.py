@@ -239,7 +239,7 @@ def test_drain_lets_an_answer_come_and_ends_idle_connections(mesh: Lab) -> None:
 
     ended, answer = client.namespace.call(calls, REDIRECTED_GID)
     assert answer == b"B"
-    assert 0.8 < ended < 2
+    assert 0.8 < ended < 4
     assert server.proxy is not None
     assert server.proxy.wait(5) == 0
 
@@ -259,7 +259,7 @@ def test_the_grace_period_ends_the_drain(mesh: Lab) -> None:
             assert server.stop() == 0
             return time.monotonic() - began
 
-    assert 0.4 < client.namespace.call(hold, REDIRECTED_GID) < 2
+    assert 0.4 < client.namespace.call(hold, REDIRECTED_GID) < 4
     app.close()
 
 
@@ -278,7 +278,7 @@ def test_connections_are_spread_and_go_round_a_dead_endpoint(mesh: Lab) -> None:
     until(lambda: not exchange(client, b"x"))
     began = time.monotonic()
     assert exchange(client, b"x") == b""  # no endpoint: held a while, then closed
-    assert 2.5 < time.monotonic() - began < 4
+    assert 2.5 < time.monotonic() - began < 6
     mesh.publish(two)
     assert exchange(client, b"x")
     for app in apps:
@@ -325,7 +325,7 @@ def test_start_to_ready(mesh: Lab) -> None:
         machine.until_ready()
         seconds.append(time.monotonic() - began)
         assert machine.stop() == 0
-    assert statistics.median(seconds) < 1.0, seconds
+    assert statistics.median(seconds) < 2.0, seconds
 
 
 GOOD = {

@@ -143,7 +143,7 @@ def test_the_server_answers_at_once_and_then_holds_until_a_change() -> None:
         server.update([service()], [workload(), workload("face-2", "10.77.0.22")])
         began = time.monotonic()
         _, second = await held
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 1
         assert len(second["endpoints"]) == 2
         assert second["version"] != first["version"]
         _, nobody = await get(port, "/endpoints/192.0.2.1/443")
