@@ -68,7 +68,7 @@ def face(environment: Mapping[str, str]) -> Provider:
             "smiley": parts["smiley"].value or palette.SMILEYS["Sleeping" if parts["smiley"].status == 504 else "Cursing"],
             "color": parts["color"].value or palette.COLORS["red" if parts["color"].status == 504 else "grey"],
         }
-        if errors := [f"{key}: {part.error}" for key, part in parts.items() if part.error]:
+        if errors := [f"{key}: {parts[key].error}" for key in services if parts[key].error]:
             shown["errors"] = errors
         return shown
 

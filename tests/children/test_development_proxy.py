@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 import statistics
@@ -43,14 +44,17 @@ def exchange(machine: Machine, data: bytes, address: str = VIP, port: int = 80, 
 
     def call() -> bytes:
         with socket.create_connection((address, port), timeout=8) as connection:
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
             answer = b""
             try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
                 while part := connection.recv(65536):
                     answer += part
             except ConnectionError:
                 pass
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:  # what `shutdown` says of a broken connection
+                    raise
             return answer
 
     return machine.namespace.call(call, gid)
