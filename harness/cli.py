@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness import __version__, paths
+from harness import __version__, paths, redirect_cli
 from harness.errors import HarnessError
 
 
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _verb(verbs, "cleanup", "remove everything that the harness ever set on this machine; needs no configuration", _cleanup)
     config = _verb(verbs, "config", "check or show the configuration", _config)
     config.add_argument("what", choices=("check", "show"))
+    redirect_cli.add_parser(verbs).set_defaults(function=redirect_cli.run)
     _verb(verbs, "version", "print the version", _version)
     return root
 
@@ -60,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(_: argparse.Namespace) -> int:
+    from harness import lean_imports
+
+    lean_imports.apply()
+
     from harness import log
     from harness.clock import SystemClock
     from harness.config import load

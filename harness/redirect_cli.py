@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -30,6 +29,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
+    import asyncio
+
     from harness.daemon import machine
 
     machine.check_privileges()
@@ -58,6 +59,8 @@ async def _show(options: argparse.Namespace) -> int:
 
 
 async def _apply(_: argparse.Namespace) -> int:
+    import asyncio
+
     from harness import decode
     from harness.config import load
     from harness.daemon import machine
@@ -103,6 +106,8 @@ async def _remove(_: argparse.Namespace) -> int:
 
 
 async def _test(options: argparse.Namespace) -> int:
+    import asyncio
+
     from harness.system import redirect_selftest
 
     states = [await backend.observe() for backend in await _backends()]

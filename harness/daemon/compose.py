@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class Parts:
     probes: Part
     proxy: Part
     redirect: Part
+    redirect_changes: Callable[[], AsyncIterator[str]]
 
     @property
     def up(self) -> tuple[Part, ...]:
@@ -58,13 +59,15 @@ class Parts:
 async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Netlink, wake: Callable[[str], None]) -> Parts:
     processes = Processes(paths.children, log_line)
     detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
+    redirect = Redirect(detected)
     return Parts(
         routes=Part(Routes(netlink), lambda d: d.routes),
         identity=Part(Identity(processes, clock, wake), lambda d: d.identity),
         registration=Part(RegistrationKeeper(ControlPlane(), paths.registration, clock, wake), lambda d: d.registration),
         probes=Part(Probes(Checker().check, clock, wake), lambda d: d.probes),
         proxy=Part(Proxy(processes, LoopbackAdmin(), clock, wake), lambda d: d.proxy),
-        redirect=Part(Redirect(detected), lambda d: d.redirect),
+        redirect=Part(redirect, lambda d: d.redirect),
+        redirect_changes=redirect.changes,
     )
 
 

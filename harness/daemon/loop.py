@@ -33,7 +33,7 @@ class Daemon:
         self._wakes: set[str] = {"start"}
         self._woken = asyncio.Event()
         self._stopping = self._reload = False
-        self._errors: dict[str, HarnessError] = {}
+        self._failures: dict[str, str] = {}
         self._reload_fault = ""
         self._bug: BaseException | None = None
         self._progress = Progress()
@@ -58,6 +58,7 @@ class Daemon:
         self._listen_to_signals()
         tasks.on_bug(self._on_bug)
         route_events = kernel_events.watch_routes(self.wake)
+        rule_events = tasks.spawn(self._watch_rules())
         systemd.notify(READY=1, STATUS="Starting")
         self._log.info("started", group=self.config.workload.group, namespace=self.config.workload.namespace)
         try:
@@ -68,9 +69,19 @@ class Daemon:
             if self._bug is not None:
                 raise self._bug
         finally:
+            rule_events.cancel()
             asyncio.get_running_loop().remove_reader(route_events)
             route_events.close()
         return 0
+
+    async def _watch_rules(self) -> None:
+        try:
+            async for sentence in self._parts.redirect_changes():
+                self.wake(sentence)
+        except OSError as error:
+            self._log.warning(
+                "the kernel does not tell of changes to the rules; they are looked at every cycle", reason=str(error)
+            )
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -154,24 +165,30 @@ class Daemon:
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
         reconciler, wanted = part.reconciler, part.want(want)
+        observed = await reconciler.observe()
+        failure = None
         try:
-            for action in reconciler.diff(wanted, await reconciler.observe()):
-                self._log.info(str(action).partition("\n")[0], part=part.name)
-                self._log.debug("action", text=str(action))
-                await reconciler.apply(action)
-            observed = await reconciler.observe()
-            error = self._errors.pop(part.name, None)
-        except HarnessError as failure:
-            observed, error = await reconciler.observe(), failure
-            if self._errors.get(part.name, failure).message != failure.message or part.name not in self._errors:
-                self._log.error(failure.message, part=part.name, hint=failure.hint)
-            self._errors[part.name] = failure
+            if actions := reconciler.diff(wanted, observed):
+                for action in actions:
+                    self._log.info(str(action).partition("\n")[0], part=part.name)
+                    self._log.debug("action", text=str(action))
+                    await reconciler.apply(action)
+                observed = await reconciler.observe()
+        except HarnessError as error:
+            observed, failure = await reconciler.observe(), error
+        self._note_failure(part.name, failure)
         condition = reconciler.condition(wanted, observed)
         if part is self._parts.redirect:
             self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)
-        if part.name in self._errors and error is not None and condition.problem is None:
-            return replace(condition, truth=Truth.FALSE, message=error.message)
+        if failure is not None and condition.problem is None:
+            return replace(condition, truth=Truth.FALSE, message=failure.message)
         return condition
+
+    def _note_failure(self, name: str, failure: HarnessError | None) -> None:
+        """Logs a failure once, however often it comes again."""
+        if failure is not None and self._failures.get(name) != failure.message:
+            self._log.error(failure.message, part=name, hint=failure.hint)
+        self._failures[name] = failure.message if failure else ""
 
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
         if self._reload_fault:

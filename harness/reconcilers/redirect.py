@@ -68,13 +68,24 @@ class Redirect:
 
     name = "redirect"
 
-    def __init__(self, detected: Detected, lock: Path = LOCK, self_test: SelfTest = redirect_selftest.self_test) -> None:
+    def __init__(
+        self,
+        detected: Detected,
+        lock: Path = LOCK,
+        self_test: SelfTest = redirect_selftest.self_test,
+        confirm_seconds: float = CONFIRM_SECONDS,
+    ) -> None:
         self._detected = detected
+        self._confirm_seconds = confirm_seconds
         self._lock = lock
         self._self_test = self_test
         self._failure: tuple[problems.Problem, str] | None = None
         self._report = redirect_selftest.Report(())
         self._refused: tuple[Rules, float, SelfTestError] | None = None
+
+    @property
+    def kind(self) -> BackendKind:
+        return self._detected.backend.kind
 
     @property
     def _backends(self) -> tuple[Backend, Backend]:
@@ -102,7 +113,7 @@ class Redirect:
         """Raises TemporaryError when the rules did not pass their self-test and the ones before them are back."""
         backend = next(backend for backend in self._backends if backend.kind is action.kind)
         try:
-            async with redirect_lock.exclusive(self._lock, 2 * CONFIRM_SECONDS):
+            async with redirect_lock.exclusive(self._lock, 2 * self._confirm_seconds):
                 if isinstance(action, Remove):
                     await backend.replace(())
                 else:
@@ -117,7 +128,7 @@ class Redirect:
         if self._refused and self._refused[0] == action.rules and now < self._refused[1]:
             raise self._refused[2]
         previous = (await backend.observe()).rules
-        async with backend.trial(action.rules, previous, CONFIRM_SECONDS) as trial:
+        async with backend.trial(action.rules, previous, self._confirm_seconds) as trial:
             self._report = await asyncio.to_thread(self._self_test, action.rules)
             if failed := self._report.having(Outcome.FAILED):
                 error = SelfTestError("; ".join(map(str, failed)), "the redirect rules before this change are back in force")
@@ -137,7 +148,7 @@ class Redirect:
         if self.diff(desired, observed):
             return Condition(name, Truth.FALSE, "the redirect is not as it should be yet")
         if desired is None:
-            return Condition(name, Truth.FALSE, "no redirect is wanted now")
+            return Condition(name, Truth.UNKNOWN, "comes last, when the proxy has its certificate")
         return Condition(name, Truth.TRUE, f"{_summary(desired)}, by {self._detected.reason}{self._verified()}")
 
     def _verified(self) -> str:

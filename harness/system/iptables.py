@@ -67,13 +67,14 @@ class Iptables:
             self._seen = images, self._look([family for family, table in tables.items() if table.names(PREFIX)])
         return self._seen[1]
 
-    def _look(self, families: Iterable[Family]) -> TableState:
+    def _look(self, families: list[Family]) -> TableState:
         rules: list[Any] = []
         strange: list[str] = []
         jumps: list[tuple[Family, Hook]] = []
         chains: list[tuple[Family, str]] = []
+        answers = iptables_guard.ask_all({str(family.value): {"op": "list"} for family in families})
         for family in families:
-            found = iptables_guard.ask(str(family.value), {"op": "list"})
+            found = answers[str(family.value)]
             _raise(found)
             records, oddities = iptables_text.parse(found["chains"], family)
             rules += records

@@ -15,7 +15,7 @@ from typing import Any
 
 PREFIX = "MESHEXP_"
 LOCK = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = float(os.environ.get("MESHEXP_XTABLES_WAIT", "5"))
 _RETRY_SECONDS = 0.02
 _ATTEMPTS = 5
 
@@ -25,21 +25,24 @@ class BusyError(Exception):
 
 
 def main() -> None:
-    ipv6 = sys.argv[1] == "6"
-    request = json.load(sys.stdin)
     try:
         import iptc
-
-        answer = _list(iptc, ipv6) if request["op"] == "list" else _replace(iptc, ipv6, request)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         answer = {"error": f"python-iptables cannot be loaded: {error}", "kind": "unavailable"}
-    except BusyError as error:
-        answer = {"error": str(error), "kind": "temporary"}
-    except PermissionError as error:
-        answer = {"error": str(error), "kind": "permission"}
-    except (OSError, ValueError, iptc.IPTCError, iptc.XTablesError) as error:
-        answer = {"error": str(error) or type(error).__name__, "kind": _kind(str(error))}
+    else:
+        answer = _answer(iptc, sys.argv[1] == "6", json.load(sys.stdin))
     json.dump(answer, sys.stdout)
+
+
+def _answer(iptc: Any, ipv6: bool, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return _list(iptc, ipv6) if request["op"] == "list" else _replace(iptc, ipv6, request)
+    except BusyError as error:
+        return {"error": str(error), "kind": "temporary"}
+    except PermissionError as error:
+        return {"error": str(error), "kind": "permission"}
+    except (OSError, ValueError, iptc.IPTCError, iptc.XTablesError) as error:
+        return {"error": str(error) or type(error).__name__, "kind": _kind(str(error))}
 
 
 def _kind(message: str) -> str:

@@ -84,20 +84,6 @@ def _error(reason: str) -> HarnessError:
     return TemporaryError(f"nftables: {first}")
 
 
-def other_nat_tables() -> tuple[str, ...]:
-    """The nftables tables, iptables-nft's among them, that have a nat chain and are not ours. Blocking.
-
-    Raises UnavailableError without libnftables or nf_tables.
-    """
-    library = Library()
-    try:
-        chains = [item["chain"] for item in json.loads(library.run("list chains", as_json=True))["nftables"] if "chain" in item]
-    finally:
-        library.close()
-    tables = {f"table {c['family']} {c['table']}" for c in chains if c.get("type") == "nat" and c["table"] != nftables_text.TABLE}
-    return tuple(sorted(tables))
-
-
 class Nftables:
     """Satisfies Backend. A machine without libnftables or nf_tables holds no rules of ours there."""
 
@@ -110,6 +96,16 @@ class Nftables:
 
     async def run(self, text: str, *, as_json: bool = False) -> str:
         return await asyncio.to_thread(self._run, text, as_json)
+
+    def check(self) -> None:
+        """Blocking. Raises UnavailableError without libnftables or nf_tables."""
+        self._run("list tables", as_json=True)
+
+    def other_nat_tables(self) -> tuple[str, ...]:
+        """The nftables tables, iptables-nft's among them, that have a nat chain and are not ours. Blocking. Raises as `check`."""
+        chains = [item["chain"] for item in json.loads(self._run("list chains", as_json=True))["nftables"] if "chain" in item]
+        others = [c for c in chains if c.get("type") == "nat" and c["table"] != nftables_text.TABLE]
+        return tuple(sorted({f"table {c['family']} {c['table']}" for c in others}))
 
     def _run(self, text: str, as_json: bool) -> str:
         with self._opening:

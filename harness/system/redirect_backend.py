@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.errors import UnavailableError
 from harness.rules import Family
 from harness.system.iptables import Iptables
-from harness.system.nftables import Library, Nftables, other_nat_tables
+from harness.system.nftables import Nftables
 from harness.system.redirect_table import Backend
 from harness.system.xtables import nat_table
 
@@ -30,26 +30,26 @@ class Detected:
     reason: str
 
 
-def detect(choice: Choice = Choice.AUTO) -> Detected:
+def detect(choice: Choice = Choice.AUTO, nftables: Nftables | None = None) -> Detected:
     """Blocking; call it once, in the network namespace that is to be redirected.
 
     Raises UnavailableError when the chosen backend, or with `auto` every backend, does not work here.
     """
-    nftables, iptables = Nftables(), Iptables()
+    nftables, iptables = nftables or Nftables(), Iptables()
     if choice is Choice.AUTO:
-        choice, reason = _choose(iptables)
+        choice, reason = _choose(nftables, iptables)
     else:
         reason = "chosen by redirect.backend"
     if choice is Choice.IPTABLES:
         iptables.check()
         return Detected(iptables, nftables, f"iptables (legacy): {reason}")
-    Library().close()
+    nftables.check()
     return Detected(nftables, iptables, f"nftables: {reason}")
 
 
-def _choose(iptables: Iptables) -> tuple[Choice, str]:
+def _choose(nftables: Nftables, iptables: Iptables) -> tuple[Choice, str]:
     try:
-        others = other_nat_tables()
+        others = nftables.other_nat_tables()
     except UnavailableError as error:
         return Choice.IPTABLES, f"nftables does not work here ({error.message})"
     entries = sum(nat_table(family).entries for family in Family)
