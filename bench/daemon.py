@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -72,7 +73,7 @@ def _join(vm: Mesh) -> tuple[float, dict[str, float]]:
         if event.get("event") == "readiness changed" and event.get("ready")
     )
     order = [*sorted(times.items(), key=lambda item: item[1]), ("end", end)]
-    return end - began, {name: later - at for (name, at), (_, later) in zip(order, order[1:], strict=False)}
+    return end - began, {name: later - at for (name, at), (_, later) in itertools.pairwise(order)}
 
 
 def _at_rest() -> list[Record]:

@@ -109,7 +109,8 @@ class Mesh:
         certs = self.folder / "certs"
         config = {
             "tls_cert": f"{certs}/controller.crt", "tls_key": f"{certs}/controller.key", "trust_anchors": f"{certs}/ca.crt",
-            "trust_domain": TRUST_DOMAIN, "listen": f"{NODE}:8081", "groups": f"{self.folder}/groups", "lease": "3s", "drain": "100ms",
+            "trust_domain": TRUST_DOMAIN, "listen": f"{NODE}:8081", "groups": f"{self.folder}/groups",
+            "lease": "3s", "drain": "100ms",
         }  # fmt: skip
         (self.folder / "controller.yaml").write_text(yaml.safe_dump({**config, **settings}))
         self.start(

@@ -1,0 +1,75 @@
+"""The playground as a person runs it: once with its checks, and until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from demo import host_state
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = [sys.executable, "-m", "demo"]
+
+pytestmark = pytest.mark.skipif(
+    os.path.realpath(sys.executable) != os.path.realpath("/usr/bin/python3") or sys.prefix != sys.base_prefix,
+    reason="the playground runs on the distribution's interpreter",
+)
+
+
+def test_the_scenario_passes_and_the_host_is_as_before() -> None:
+    host_state.dump()
+    before = host_state.dump()
+    result = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, check=False, cwd=ROOT, timeout=180)
+    answer = json.loads(result.stdout.splitlines()[-1])
+    failed = [name for name, passed in answer["checks"].items() if not passed]
+    assert (failed, result.returncode) == ([], 0), result.stdout + result.stderr
+    assert len(answer["checks"]) == 11
+    assert host_state.differences(before, host_state.dump()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_it_stays_until_it_is_told_and_leaves_nothing_however_it_ends(number: signal.Signals) -> None:
+    before = host_state.dump()
+    process = subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+    )
+    assert process.stdout is not None
+    seen = ""
+    while "the page:" not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    for word in (
+        "face-1",
+        "smiley-1",
+        "color-1",
+        "gui-1",
+        "face-2",
+        "stand-in",
+        "real",
+        "spiffe://root.linkerd.cluster.local/face",
+    ):
+        assert word in seen
+    url = re.search(r"http://127\.0\.0\.1:\d+/", seen)
+    assert url is not None
+    page = urllib.request.urlopen(url[0], timeout=10).read().decode()
+    assert "<html" in page.lower()
+    face = json.loads(urllib.request.urlopen(f"{url[0]}face/center/?row=1&col=1", timeout=10).read())
+    assert face["smiley"] == "&#x1F603;"
+    if number is signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)
+    process.wait(60)
+    process.stdout.close()
+    assert number is signal.SIGKILL or process.returncode == 0
+    assert subprocess.run(["pgrep", "-f", "demo --inner"], capture_output=True, check=False).stdout == b""
+    assert host_state.differences(before, host_state.dump()) == []
