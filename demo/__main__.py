@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from demo import host_state
 from demo.playground import Playground, page_listener, until
 from demo.report import Report
@@ -98,6 +100,8 @@ def _pass_on(process: subprocess.Popen[bytes]) -> None:
 
 async def inner(page_fd: int, folder: Path, once: bool) -> int:
     report = Report()
+    # The controller logs in this process; its lines go beside the machines' logs.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory((folder / "controller.log").open("w")))
     playground = Playground(folder, socket.socket(fileno=page_fd), report)
     scenario = Scenario(playground)
     stop = asyncio.Event()

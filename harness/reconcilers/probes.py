@@ -87,6 +87,8 @@ class Probes:
     def condition(self, desired: tuple[Probe, ...] | None, observed: Observed) -> Condition:
         if desired is None:
             return Condition("Application", Truth.UNKNOWN, "probes start with the registration")
+        if any(health.last is None for health in observed.health):
+            return Condition("Application", Truth.UNKNOWN, "waiting for the first result of each probe")
         if (why := observed.failing) is not None:
             return Condition("Application", Truth.FALSE, why, problems.PROBE_FAILED)
         return Condition("Application", Truth.TRUE, f"{len(observed.probes)} probes pass" if observed.probes else "no probes")
