@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness import __version__, paths, redirect_cli
+from harness import __version__, paths, proxy_cli, redirect_cli
 from harness.errors import HarnessError
 
 
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     config = _verb(verbs, "config", "check or show the configuration", _config)
     config.add_argument("what", choices=("check", "show"))
     redirect_cli.add_parser(verbs).set_defaults(function=redirect_cli.run)
+    proxy_cli.add_parser(verbs).set_defaults(function=proxy_cli.run)
     _verb(verbs, "version", "print the version", _version)
     return root
 

@@ -32,6 +32,11 @@ class Paths:
         return self.state / "registration.json"
 
     @property
+    def proxy_versions(self) -> Path:
+        """The installed versions of linkerd2-proxy, and links to the one in use and the one before."""
+        return self.state / "proxy"
+
+    @property
     def lock(self) -> Path:
         return self.run / "harness.lock"
 

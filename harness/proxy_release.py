@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness import problems
 from harness.errors import UnavailableError
 
-# Their SPIFFE client calls a method that no Workload API has (linkerd2#14730): a VM's proxy would wait for its certificate for ever.
+# They call a method that no Workload API has (linkerd2#14730): a VM's proxy would wait for its certificate for ever.
 BAD_WITH_SPIRE = frozenset({(2, 329, 0), (2, 330, 0)})
 
 _VERSION = r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:-([0-9A-Za-z][0-9A-Za-z.-]{0,63}))?"

@@ -25,6 +25,7 @@ PURE = {
     "desired",
     "config",
     "proxy_environment",
+    "proxy_release",
     "tasks",
     "paths",
     "clock",
@@ -36,7 +37,7 @@ LAYERS = {
     "daemon": PURE | {"system", "supervisor", "reconcilers", "log"},
     "log": PURE,
 }
-TOP = {"cli", "__main__", "status_cli", "redirect_cli", "reference", "lean_imports"}
+TOP = {"cli", "__main__", "status_cli", "redirect_cli", "proxy_cli", "reference", "lean_imports"}
 # Libraries that reach outside, and the only places that may import them.
 OUTSIDE = {
     "pyroute2": ("harness/system/",),

@@ -1,24 +1,24 @@
 """Container images, wherever they come from: from an index to the manifest of this platform to one file in its layers.
 
-Nothing is unpacked. Layers are read as streams from the top one down, until one holds the wanted file; every byte that is read counts
-into the digest that the manifest names, and what is written stands only when that digest was right.
+Nothing is unpacked. Layers are read as streams from the top one down, until one holds the wanted file. Every byte that is read
+counts into the digest that the manifest names, and what was written stands only when that digest was right.
 """
 
 from __future__ import annotations
 
-import contextlib
+import enum
 import gzip
 import hashlib
-import io
 import json
-import posixpath
 import re
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from pathlib import PurePosixPath
+from typing import IO, Any, Protocol, cast
 
 from harness.errors import HarnessError, UnavailableError
 
@@ -178,6 +178,11 @@ class Checked:
             missing -= len(part)
         return b"".join(parts)
 
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which the next read gives again."""
+        self._rest = self.read(size) + self._rest
+        return self._rest[:size]
+
     def _next(self) -> bool:
         self._rest = next(self._chunks, b"")
         self._count += len(self._rest)
@@ -192,17 +197,19 @@ class Checked:
         if self._count < self._wanted.size:
             raise IntegrityError(f"{self._wanted.digest} was cut short: {self._count} of {self._wanted.size} bytes")
         if (found := f"sha256:{self._hash.hexdigest()}") != self._wanted.digest:
-            raise IntegrityError(f"what came for {self._wanted.digest} is {found}", "it was changed on its way, or by the registry")
+            raise IntegrityError(
+                f"what came for {self._wanted.digest} is {found}", "it was changed on its way, or by the registry"
+            )
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded:
     """Ends a decompression that brings more than any layer has."""
 
-    def __init__(self, inner: IO[bytes]) -> None:
+    def __init__(self, inner: gzip.GzipFile) -> None:
         self._inner, self._left = inner, MAX_UNPACKED_BYTES
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._inner.read(min(size, CHUNK) if size >= 0 else CHUNK)
+    def read(self, size: int = CHUNK) -> bytes:
+        data = self._inner.read(size)
         self._left -= len(data)
         if self._left < 0:
             raise UnavailableError(f"a layer unpacks to more than {MAX_UNPACKED_BYTES} bytes")
@@ -210,12 +217,15 @@ class _Bounded(io.RawIOBase):
 
 
 def extract(blobs: Blobs, image: Image, path: str, into: IO[bytes]) -> None:
-    """Writes the regular file at `path` (absolute, in the image) to `into`; raises UnavailableError if there is none."""
+    """Writes the regular file at `path` (absolute, in the image) to `into`; raises UnavailableError if there is none.
+
+    Until this returns, what was written is not yet checked.
+    """
     for layer in reversed(image.layers):
         with blobs.blob(layer) as chunks:
             reader = Checked(chunks, layer)
             try:
-                found = _search(_unpacked(reader, layer), path.lstrip("/"), into)
+                found = _search(_unpacked(reader), path.lstrip("/"), into)
             except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
                 reader.finish()  # the better reason, if it is one
                 raise UnavailableError(f"layer {layer.digest} is no tar archive: {error}") from None
@@ -227,14 +237,41 @@ def extract(blobs: Blobs, image: Image, path: str, into: IO[bytes]) -> None:
     raise UnavailableError(f"there is no {path} in the image", "is it Linkerd's proxy image?")
 
 
-def _unpacked(reader: Checked, layer: Descriptor) -> IO[bytes]:
-    first = reader.read(4)
-    rewound: Any = _Rewound(first, reader)
-    if first[:2] == b"\x1f\x8b":
-        return _Bounded(gzip.GzipFile(fileobj=rewound))  # type: ignore[return-value]
+def _unpacked(reader: Checked) -> Any:
+    first = reader.peek(4)
+    if first.startswith(b"\x1f\x8b"):
+        return _Bounded(gzip.GzipFile(mode="rb", fileobj=cast(Any, reader)))
     if first == b"\x28\xb5\x2f\xfd":
         raise UnavailableError(
-            f"layer {layer.digest} is compressed with zstd, which this Python cannot read",
+            "a layer is compressed with zstd, which this Python cannot read",
             "copy the image with gzip: skopeo copy --dest-compress-format gzip …",
         )
-    return rewound  # type: ignore[no-any-return]
+    return reader
+
+
+class _Found(enum.Enum):
+    HERE = enum.auto()
+    DELETED = enum.auto()  # by this layer: what lower ones hold does not count
+    NOTHING = enum.auto()
+
+
+def _search(layer: Any, path: str, into: IO[bytes]) -> _Found:
+    """Reads one layer's archive to its end, so that a second entry of the same name is noticed."""
+    folders = [str(folder) for folder in PurePosixPath(path).parents][:-1]
+    deletions = {str(PurePosixPath(name).with_name(f".wh.{PurePosixPath(name).name}")) for name in (path, *folders)}
+    deletions |= {f"{folder}/.wh..wh..opq" for folder in folders} | {".wh..wh..opq"}
+    found = _Found.NOTHING
+    with tarfile.open(fileobj=layer, mode="r|") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined] # it would keep every entry
+            name = str(PurePosixPath(member.name.lstrip("/")))
+            if name == path:
+                if found is _Found.HERE or not member.isreg() or member.size > MAX_FILE_BYTES:
+                    raise UnavailableError(f"/{path} in the image is no plain file of a sensible size, or is there twice")
+                shutil.copyfileobj(cast(IO[bytes], archive.extractfile(member)), into, CHUNK)
+                found = _Found.HERE
+            elif name in folders and not member.isdir():
+                raise UnavailableError(f"/{name} in the image is no directory", "links are not followed")
+            elif name in deletions and found is _Found.NOTHING:
+                found = _Found.DELETED
+    return found

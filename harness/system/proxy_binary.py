@@ -1,0 +1,65 @@
+"""Asks a linkerd2-proxy binary for its version, which it tells only in the first line of its log.
+
+It is run with nothing in its environment, so that it ends at once with "Invalid configuration" (status 64), and as nobody. So
+this also shows that the machine can run it, and that users other than root reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from harness import proxy_release
+from harness.errors import UnavailableError
+
+SECONDS = 10.0  # it takes 10 ms
+MAX_OUTPUT_BYTES = 1 << 16
+_ENV = {"LINKERD2_PROXY_LOG": "linkerd2_proxy=info", "LINKERD2_PROXY_LOG_FORMAT": "plain"}
+_NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all")
+_LIMITS = ("prlimit", f"--fsize={MAX_OUTPUT_BYTES}", "--cpu=5", "--nofile=64", "--core=0")
+
+
+def release_of(path: Path) -> proxy_release.Release | None:
+    """None if it does not tell one; raises UnavailableError if it cannot be run here at all."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            (*_LIMITS, "setpriv", "--pdeathsig=KILL", *_NOBODY, "--", path),
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **_ENV},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        text = output.read(MAX_OUTPUT_BYTES).decode(errors="replace")
+    if status in (126, 127):
+        raise UnavailableError(f"{path} cannot be run here: {text.strip()[-300:]}", _hint(text))
+    return proxy_release.from_output(text)
+
+
+def _hint(text: str) -> str:
+    if "Permission denied" in text:
+        return "the proxy's user must reach it: the folders above must be open to others (o+x), their file system not noexec"
+    return "its loader or a library may be missing"
+
+
+def check_architecture(path: Path) -> None:
+    """Raises UnavailableError unless it is this interpreter's own; a script is let through (a stand-in, a wrapper)."""
+    with path.open("rb") as file, Path("/proc/self/exe").open("rb") as own:
+        head, here = file.read(20), own.read(20)
+    # Bytes 4, 5 and 18 of an ELF header: word size, byte order, machine.
+    if head[:2] != b"#!" and (head[:6], head[18:20]) != (here[:6], here[18:20]):
+        raise UnavailableError(f"{path.name} is no program for this machine's architecture ({os.uname().machine})")
