@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.rules import Family, RedirectSpec, Rules, differences, for_family, rules_for
 from harness.system.iptables import Iptables
-from harness.system.nftables import Nftables, other_nat_tables
+from harness.system.nftables import Nftables
 from harness.system.redirect_backend import Choice, detect
 from harness.system.redirect_table import Backend, BackendKind, TableState
 from tests import redirect_support as support
@@ -299,4 +299,4 @@ def test_asking_makes_no_legacy_table() -> None:
     detect()
     observe(Iptables())
     assert sh("cat /proc/thread-self/net/ip_tables_names /proc/thread-self/net/ip6_tables_names") == ""
-    assert other_nat_tables() == ()
+    assert Nftables().other_nat_tables() == ()

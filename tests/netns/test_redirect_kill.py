@@ -1,0 +1,251 @@
+"""Whoever is killed, and whenever: nobody is locked out, either the old or the new rules are in force, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import TemporaryError
+from harness.reconcilers.redirect import Redirect
+from harness.rules import Family, Inbound, RedirectSpec, Rules, differences, rules_for
+from harness.system.iptables import Iptables
+from harness.system.nftables import Nftables
+from harness.system.redirect_backend import Choice, detect
+from harness.system.redirect_selftest import Report
+from harness.system.redirect_table import Backend, TableState
+from tests import redirect_support as support
+from tests.redirect_support import NEAR, Peer, listening, ports, sh, spec
+
+pytestmark = support.needs_root
+
+KINDS: dict[str, Callable[[], Backend]] = {"nftables": Nftables, "iptables": Iptables}
+RUNS = {"nftables": 200, "iptables": 8}
+OLD, NEW = 7, 8
+SSH_PORT = 2222
+
+
+def wanted(uid: int) -> RedirectSpec:
+    """All inbound, so that only the exclusion of what sshd listens on keeps the session's port."""
+    return spec(proxy_uid=uid, inbound=Inbound.ALL)
+
+
+def rules(uid: int) -> Rules:
+    return rules_for(spec(proxy_uid=uid, inbound=Inbound.ALL, ignore_inbound_ports=ports("22", "2222", "4190-4191", "4567-4568")))
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    with support.machine() as peer, listening(4140, 4143, uid=support.PROXY_UID):
+        yield peer
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest, peer: Peer) -> Iterator[str]:
+    yield request.param
+    asyncio.run(KINDS[request.param]().replace(()))
+
+
+SSHD = f"""
+import socket, threading
+def serve(c):
+    while data := c.recv(1):
+        c.sendall(data)
+server = socket.create_server(("", {SSH_PORT}))
+open("/proc/self/comm", "w").write("sshd")
+print("ready", flush=True)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+LOGIN = f"""
+import socket, sys
+held = socket.create_connection(("{NEAR[Family.IPV4]}", {SSH_PORT}), timeout=5)
+print("up", flush=True)
+for line in sys.stdin:
+    held.sendall(b"x"); assert held.recv(1) == b"x"
+    with socket.create_connection(("{NEAR[Family.IPV4]}", {SSH_PORT}), timeout=2) as new:
+        new.sendall(b"y"); assert new.recv(1) == b"y"
+    print("alive", flush=True)
+"""
+
+
+class Session:
+    """A simulated SSH session from outside: one connection that must never break, and a new one whenever asked."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._sshd = self._start(["/usr/bin/python3", "-c", SSHD], "ready\n")
+        self._login = self._start(["ip", "netns", "exec", peer.name, "/usr/bin/python3", "-c", LOGIN], "up\n")
+
+    def _start(self, command: list[str], first: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == first
+        return process
+
+    def alive(self) -> bool:
+        assert self._login.stdin is not None and self._login.stdout is not None
+        self._login.stdin.write("ping\n")
+        self._login.stdin.flush()
+        return self._login.stdout.readline() == "alive\n"
+
+    def close(self) -> None:
+        for process in self._login, self._sshd:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def session(peer: Peer) -> Iterator[Session]:
+    session = Session(peer)
+    yield session
+    session.close()
+
+
+def change(kind: str, uid: int, lock: Path, self_test: Callable[[Rules], Report] | None = None) -> None:
+    """What the daemon does in one cycle."""
+
+    async def cycle() -> None:
+        detected = await asyncio.to_thread(detect, Choice(kind))
+        redirect = Redirect(detected, lock, self_test) if self_test else Redirect(detected, lock)
+        for action in redirect.diff(wanted(uid), await redirect.observe()):
+            await redirect.apply(action)
+
+    asyncio.run(cycle())
+
+
+def fork(work: Callable[[], None]) -> int:
+    """A daemon to kill: no start of an interpreter, so that the kill falls within the change."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def kill(pid: int) -> bool:
+    """Whether it died of it."""
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+def guards() -> list[int]:
+    """Guards in this network namespace."""
+    own = Path("/proc/thread-self/ns/net").readlink()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"iptables_guard" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == own:
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def settled(kind: str) -> TableState:
+    deadline = time.monotonic() + 15
+    while guards():
+        assert time.monotonic() < deadline, "a guard is left behind"
+        time.sleep(0.02)
+    return asyncio.run(KINDS[kind]().observe())
+
+
+def test_killed_at_random_nobody_is_locked_out_and_nothing_is_left(kind: str, session: Session, tmp_path: Path) -> None:
+    """200 runs with nftables; fewer with iptables, whose every change takes a second."""
+    lock, backend = tmp_path / "lock", KINDS[kind]()
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    asyncio.run(backend.replace(rules(OLD)))
+    started = time.monotonic()
+    change(kind, NEW, lock)
+    whole = time.monotonic() - started
+    outcomes = {"lockouts": 0, "killed": 0, "old": 0, "new": 0, "trial": 0}
+    for _ in range(RUNS[kind]):
+        asyncio.run(backend.replace(rules(OLD)))
+        pid = fork(lambda: change(kind, NEW, lock))
+        time.sleep(whole * chance.uniform(0.0, 1.2))
+        outcomes["killed"] += kill(pid)
+        outcomes["lockouts"] += not session.alive()
+        state = settled(kind)
+        assert state.strange == ()
+        in_force = [name for name, uid in (("old", OLD), ("new", NEW)) if not differences(rules(uid), state.rules)]
+        assert len(in_force) == 1
+        outcomes[in_force[0]] += 1
+        outcomes["trial"] += state.on_trial
+    print(outcomes)
+    assert outcomes["lockouts"] == 0
+    assert outcomes["killed"] > RUNS[kind] / 2
+    assert outcomes["old"] > 0
+    _assert_cleanup_leaves_nothing(kind, lock)
+
+
+def _assert_cleanup_leaves_nothing(kind: str, lock: Path) -> None:
+    """By another process than the one that applied, that has no configuration and chose no backend."""
+
+    async def clean() -> None:
+        redirect = Redirect(await asyncio.to_thread(detect), lock)
+        for action in redirect.diff(None, await redirect.observe()):
+            await redirect.apply(action)
+
+    asyncio.run(clean())
+    left = sh("nft list tables; iptables-legacy-save; ip6tables-legacy-save; ip -o link")
+    assert "meshexp" not in left.lower()
+
+
+def test_killed_on_trial_the_old_rules_come_back(kind: str, session: Session, tmp_path: Path) -> None:
+    """By the kernel's own timer, within 10 s, or by the guard at once; meanwhile the new ones are in force."""
+    backend = KINDS[kind]()
+    asyncio.run(backend.replace(rules(OLD)))
+    on_trial = tmp_path / "on-trial"
+
+    def stop(_: Rules) -> Report:
+        on_trial.touch()
+        time.sleep(60)
+        return Report(())
+
+    pid = fork(lambda: change(kind, NEW, tmp_path / "lock", stop))
+    deadline = time.monotonic() + 10
+    while not on_trial.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert _uid_goes_direct(NEW) and not _uid_goes_direct(OLD)
+    assert kill(pid)
+    while not _uid_goes_direct(OLD):
+        assert time.monotonic() < deadline + 12
+        time.sleep(0.1)
+    assert not _uid_goes_direct(NEW)
+    assert session.alive()
+    assert not differences(rules(OLD), settled(kind).rules)
+
+
+def _uid_goes_direct(uid: int) -> bool:
+    """Only the proxy's own uid is not redirected; where it goes nobody listens."""
+    command = ["setpriv", f"--reuid={uid}", "--clear-groups", "/usr/bin/python3", str(support.ECHO), "connect", "10.42.0.5", "9"]
+    return subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+def test_the_guard_killed_is_a_failure_that_the_next_cycle_mends(peer: Peer, session: Session, tmp_path: Path) -> None:
+    backend = Iptables()
+    asyncio.run(backend.replace(rules(OLD)))
+
+    def kill_guard(_: Rules) -> Report:
+        for pid in guards():
+            os.kill(pid, signal.SIGKILL)
+        return Report(())
+
+    with pytest.raises(TemporaryError, match="guard"):
+        change("iptables", NEW, tmp_path / "lock", kill_guard)
+    assert session.alive()
+    change("iptables", NEW, tmp_path / "lock")
+    assert not differences(rules(NEW), settled("iptables").rules)
+    asyncio.run(backend.replace(()))

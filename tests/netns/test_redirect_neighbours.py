@@ -1,0 +1,197 @@
+"""Beside Docker, firewalld and ufw, the real ones: theirs stays as it is, ours survives or is back within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.reconcilers.redirect import Redirect
+from harness.rules import RedirectSpec, rules_for
+from harness.system.redirect_backend import Choice, detect
+from harness.system.redirect_selftest import Outcome, Report, self_test
+from tests import redirect_support as support
+from tests.redirect_support import Peer, sh, spec
+
+pytestmark = support.needs_root
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another owner of firewall rules: the daemon that it needs, and its commands, run in its own mount namespace."""
+
+    program: str
+    daemon: str
+    ready: str
+    start: tuple[str, ...]
+    reload: tuple[str, ...]
+    stop: tuple[str, ...]
+
+
+DOCKER = "docker -H unix:///run/mx.sock"
+CREATE = f"{DOCKER} network create --subnet 172.31.0.0/24 -o com.docker.network.bridge.name=mx0 mx"
+NEIGHBOURS = {
+    "docker": Neighbour(
+        "dockerd",
+        "exec dockerd --data-root $HOME/data --exec-root $HOME/exec --pidfile $HOME/pid -H unix:///run/mx.sock",
+        f"{DOCKER} info",
+        (CREATE,),
+        (f"{DOCKER} network rm mx", CREATE),
+        (f"{DOCKER} network rm mx",),
+    ),
+    "firewalld": Neighbour(
+        "firewalld",
+        "mkdir -p /run/dbus; dbus-daemon --system --fork --nopidfile; exec firewalld --nofork --nopid",
+        "firewall-cmd --state",
+        ("firewall-cmd --add-port=8080/tcp",),
+        ("firewall-cmd --reload", "firewall-cmd --complete-reload", "firewall-cmd --add-port=8080/tcp"),
+        (),
+    ),
+    "ufw": Neighbour(
+        "ufw",
+        "exec sleep 600",
+        "true",
+        ("ufw allow 22", "ufw --force enable"),
+        ("ufw reload",),
+        ("ufw --force disable",),
+    ),
+}
+MOUNTS = """
+touch /run/xtables.lock $HOME/xtables.lock; mount --bind /run/xtables.lock $HOME/xtables.lock
+mount -t tmpfs tmpfs /run
+touch /run/xtables.lock; mount --bind $HOME/xtables.lock /run/xtables.lock
+for folder in /etc/alternatives /etc/ufw /etc/firewalld; do
+    [ -d $folder ] || continue
+    mkdir -p $HOME$folder; cp -a $folder/. $HOME$folder/; mount --bind $HOME$folder $folder
+done
+for tool in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
+    case $tool in *-*) name=${tool%%-*}-$VARIANT-${tool#*-};; *) name=$tool-$VARIANT;; esac
+    ln -sf /usr/sbin/$name /etc/alternatives/$tool
+done
+"""
+
+
+class Running:
+    def __init__(self, neighbour: Neighbour, home: Path, variant: str) -> None:
+        self._environment = os.environ | {"HOME": str(home), "VARIANT": variant}
+        command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", MOUNTS + neighbour.daemon]
+        self._log = (home / "log").open("wb")
+        self._process = subprocess.Popen(
+            command, env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        deadline = time.monotonic() + 30
+        while not self._try(neighbour.ready):
+            assert self._process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()[-2000:]
+            time.sleep(0.2)
+
+    def _enter(self, command: str) -> list[str]:
+        return ["nsenter", f"--target={self._process.pid}", "--mount", "--", "sh", "-ec", command]
+
+    def _try(self, command: str) -> bool:
+        return subprocess.run(self._enter(command), capture_output=True, check=False).returncode == 0
+
+    def run(self, *commands: str) -> None:
+        for command in commands:
+            done = subprocess.run(self._enter(command), capture_output=True, text=True, check=False, env=self._environment)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, 15)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, 9)
+            self._process.wait(10)
+        self._log.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with support.machine() as peer:
+        yield peer
+
+
+@pytest.fixture(params=list(NEIGHBOURS))
+def neighbour(request: pytest.FixtureRequest) -> Neighbour:
+    found = NEIGHBOURS[request.param]
+    if shutil.which(found.program) is None:
+        pytest.skip(f"{found.program} is not installed")
+    return found
+
+
+def theirs() -> str:
+    """Every rule of theirs, without counters, of both worlds."""
+    ours = re.compile(r"table inet meshexp \{.*?\n\}\n", re.DOTALL)
+    nft = ours.sub("", sh("nft list ruleset"))
+    legacy = sh("iptables-legacy-save; ip6tables-legacy-save")
+    text = "\n".join(line for line in (nft + legacy).splitlines() if "MESHEXP_" not in line and not line.startswith("#"))
+    return re.sub(r"packets \d+ bytes \d+|\[\d+:\d+\]", "", text)
+
+
+async def keep(redirect: Redirect, wanted: RedirectSpec) -> None:
+    """The daemon's cycle: woken by events alone."""
+    async for _ in redirect.changes():
+        for action in redirect.diff(wanted, await redirect.observe()):
+            await redirect.apply(action)
+
+
+@pytest.mark.parametrize("kind", ["nftables", "iptables"])
+def test_beside(neighbour: Neighbour, kind: str, peer: Peer, tmp_path: Path) -> None:
+    variant = {"nftables": "nft", "iptables": "legacy"}[kind]
+    wanted = spec()
+
+    async def apply_and_keep(redirect: Redirect, work: Callable[[], None]) -> None:
+        for action in redirect.diff(wanted, await redirect.observe()):
+            await redirect.apply(action)
+        keeper = asyncio.create_task(keep(redirect, wanted))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(work)
+        deadline = time.monotonic() + 1.0
+        while redirect.diff(wanted, await redirect.observe()) and not keeper.done():
+            assert time.monotonic() < deadline, "not repaired within a second"
+            await asyncio.sleep(0.02)
+        keeper.cancel()
+
+    async def check(running: Running) -> None:
+        # Chosen, as a neighbour that uses nftables itself (firewalld) would make `auto` choose nftables.
+        redirect = Redirect(await asyncio.to_thread(detect, Choice(kind)), tmp_path / "lock", lambda rules: Report(()))
+        before = theirs()
+        await apply_and_keep(redirect, lambda: None)
+        assert theirs() == before
+        assert_works()
+        await apply_and_keep(redirect, lambda: running.run(*neighbour.reload))
+        assert theirs() == before
+        assert_works()
+        await apply_and_keep(redirect, lambda: running.run(*neighbour.stop))
+        assert_works()
+        await apply_and_keep(redirect, lambda: running.run(*neighbour.start))
+        again = theirs()
+        for action in redirect.diff(None, await redirect.observe()):
+            await redirect.apply(action)
+        assert theirs() == again
+        assert "meshexp" not in sh("nft list ruleset; iptables-legacy-save; ip6tables-legacy-save").lower()
+
+    for table in "raw", "mangle", "nat", "filter", "security":  # so that none joins the dump later
+        sh(f"iptables-legacy -t {table} -L -n; ip6tables-legacy -t {table} -L -n")
+    running = Running(neighbour, tmp_path, variant)
+    try:
+        running.run(*neighbour.start)
+        asyncio.run(check(running))
+    finally:
+        running.close()
+
+
+def assert_works() -> None:
+    report = self_test(rules_for(spec()))
+    assert report.having(Outcome.FAILED) == (), "\n".join(map(str, report.checks))
+    assert any(check.name == "outbound IPv4" for check in report.having(Outcome.PASSED))
