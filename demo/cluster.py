@@ -48,7 +48,7 @@ class Cluster:
         await machine.command("ip", "link", "set", "br0", "up")
         await self._issue()
         self._write_groups()
-        config = ControllerConfig(
+        self._config = ControllerConfig(
             tls_cert=str(self.certs / "controller.crt"),
             tls_key=str(self.certs / "controller.key"),
             trust_anchors=str(self.certs / "ca.crt"),
@@ -60,11 +60,19 @@ class Cluster:
             expiry=30.0,
             drain=DRAIN_SECONDS,
         )
-        self._controller = Controller(config, self.store, SystemClock())
-        await self._controller.start()
+        await self.start_controller()
         await self.endpoints.start(NODE, ENDPOINTS_PORT)
         self._following = asyncio.create_task(self._follow())
         await self._serve_names()
+
+    async def start_controller(self) -> None:
+        self._controller = Controller(self._config, self.store, SystemClock())
+        await self._controller.start()
+
+    async def stop_controller(self) -> None:
+        if self._controller is not None:
+            await self._controller.stop()
+            self._controller = None
 
     async def _issue(self) -> None:
         """The trust anchor, which the playground mounts with its key into every machine, and the controller's certificate."""
@@ -143,8 +151,7 @@ class Cluster:
             if task is not None:
                 task.cancel()
         await self.endpoints.stop()
-        if self._controller is not None:
-            await self._controller.stop()
+        await self.stop_controller()
         if self._dnsmasq is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._dnsmasq.kill()

@@ -45,6 +45,7 @@ class Scenario:
         await self._mutual_tls()
         await self._second_face()
         await self._failing_probe()
+        await self._controller_away()
         await self._graceful_stop()
         await self._killed_daemon()
 
@@ -96,6 +97,21 @@ class Scenario:
         await _set_ready(smiley, True)
         back, seconds = await self._timed("smiley", {smiley.address}, 10)
         self._check("probe_returns", back, f"smiley-1 is back {seconds} s after its probe passed")
+
+    async def _controller_away(self) -> None:
+        """Longer than a lease: what runs goes on, and nobody is marked down when the controller is back."""
+        cluster_side, seconds = self._playground.cluster, cluster.LEASE_SECONDS + 1
+        before = {service: await cluster_side.ready(service) for service in cluster.SERVICES}
+        await cluster_side.stop_controller()
+        calls = asyncio.create_task(self.call_face(seconds, 0.02))
+        await asyncio.sleep(seconds)
+        answers = await calls
+        await cluster_side.start_controller()
+        await asyncio.sleep(1.0)
+        failed = sum(answer[0] != "200" for answer in answers)
+        same = before == {service: await cluster_side.ready(service) for service in cluster.SERVICES}
+        text = f"controller away for {seconds:.0f} s: {len(answers)} requests, {failed} failed; all as ready as before: {same}"
+        self._check("controller_away", bool(answers) and not failed and same, text)
 
     async def _graceful_stop(self) -> None:
         self._report.heading("3. SIGTERM to face-2 while a client calls face all the while")

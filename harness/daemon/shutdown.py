@@ -35,11 +35,13 @@ async def _announce(config: schema.Config, machine: Machine, parts: Parts, progr
     if registration is None or spec is None:
         return
     draining = replace(spec, readiness=Readiness(False, Reason.DRAINING, "stopping"))
-    keeper = parts.registration.reconciler
+    keeper, asked = parts.registration.reconciler, False
     try:
         async with asyncio.timeout(LEAVE_SECONDS):
             while (observed := await keeper.observe()).registration is not None and observed.reported != draining.readiness:
-                for action in keeper.diff(draining, observed):
+                # At once, whatever pause an earlier failure asked for; only a failure of this very call waits again.
+                for action in keeper.diff(draining, observed if asked else replace(observed, retry_at=0.0)):
+                    asked = True
                     await keeper.apply(action)
                 await clock.sleep(0.01)
     except TimeoutError:

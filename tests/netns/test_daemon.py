@@ -162,15 +162,15 @@ def test_rotation_is_followed(vm: Mesh) -> None:
     assert vm.stop("harness") == 0, "the renewed identity still opens the door"
 
 
-def test_a_port_that_is_taken(vm: Mesh) -> None:
-    listener = vm.vm.start(
-        sys.executable, "-c", "import socket; s = socket.create_server(('', 4143)); print('up', flush=True); s.accept()"
-    )
+@pytest.mark.parametrize("port", [4140, 4143])
+def test_a_port_that_is_taken(vm: Mesh, port: int) -> None:
+    script = "import socket, sys; s = socket.create_server(('', int(sys.argv[1]))); print('up', flush=True); s.accept()"
+    listener = vm.vm.start(sys.executable, "-c", script, str(port))
     assert listener.stdout is not None
     listener.stdout.readline()
     try:
         started(vm).wait_problem("Proxy", "proxy-port-taken")
-        assert "4143" in vm.condition("Proxy")["message"]
+        assert str(port) in vm.condition("Proxy")["message"]
         assert "table inet meshexp" not in ruleset(vm)
     finally:
         listener.kill()

@@ -31,7 +31,7 @@ def test_the_scenario_passes_and_the_host_is_as_before() -> None:
     answer = json.loads(result.stdout.splitlines()[-1])
     failed = [name for name, passed in answer["checks"].items() if not passed]
     assert (failed, result.returncode) == ([], 0), result.stdout + result.stderr
-    assert len(answer["checks"]) == 11
+    assert len(answer["checks"]) == 12
     assert host_state.differences(before, host_state.dump()) == []
 
 
