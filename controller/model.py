@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, field
 
 from harness.decode import decode, encode
@@ -143,12 +144,55 @@ class Lease:
     duration_seconds: float
     transitions: int = 0
 
+    def to_object(self) -> dict[str, object]:
+        spec = {
+            "holderIdentity": self.holder,
+            "renewTime": micro_time(self.renewed),
+            "leaseDurationSeconds": max(1, round(self.duration_seconds)),
+            "leaseTransitions": self.transitions,
+        }
+        return {"apiVersion": LEASE_API, "kind": "Lease", "metadata": self.metadata.to_object(), "spec": spec}
+
+
+@dataclass(frozen=True, slots=True)
+class _LeaseSpec:
+    holder_identity: str = ""
+    renew_time: str = ""
+    lease_duration_seconds: int = 0
+    lease_transitions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _LeaseObject:
+    metadata: Metadata
+    spec: _LeaseSpec = _LeaseSpec()
+
+
+def lease_from_object(data: object) -> Lease:
+    read = decode(_LeaseObject, data, source="Lease", camel=True, lenient=True)
+    try:
+        renewed = datetime.datetime.fromisoformat(read.spec.renew_time).timestamp() if read.spec.renew_time else 0.0
+    except ValueError:
+        renewed = 0.0
+    spec = read.spec
+    return Lease(read.metadata, spec.holder_identity, renewed, float(spec.lease_duration_seconds), spec.lease_transitions)
+
+
+def micro_time(wall: float) -> str:
+    """Kubernetes' MicroTime of seconds since the epoch."""
+    return datetime.datetime.fromtimestamp(wall, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something worth knowing that happened to the group `about`; `warning` shows in kubectl describe as Warning."""
+    """Something worth knowing that happened to the group `about`; `warning` shows in kubectl describe as Warning.
+
+    `api` and `uid`: of the group, for whoever looks events up by object.
+    """
 
     about: Key
     reason: str
     message: str
     warning: bool = False
+    api: str = ""
+    uid: str = ""

@@ -92,12 +92,21 @@ class Authority:
         return str(self.folder / f"{self.name}.pem")
 
     def issue(
-        self, label: str, *uris: str, begins: float = -60, ends: float = 3600, ca: bool = False, dns: Iterable[str] = ()
+        self,
+        label: str,
+        *uris: str,
+        begins: float = -60,
+        ends: float = 3600,
+        ca: bool = False,
+        dns: Iterable[str] = (),
+        organization: str = "",
     ) -> tuple[str, str]:
         """Certificate and key files."""
         signer = serialization.load_pem_private_key((self.folder / f"{self.name}.key.pem").read_bytes(), None)
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(label, self.name, key, signer, begins, ends, ca=ca, uris=uris, dns=dns)
+        certificate = _certificate(
+            label, self.name, key, signer, begins, ends, ca=ca, uris=uris, dns=dns, organization=organization
+        )
         files = self.folder / f"{self.name}-{label}.pem", self.folder / f"{self.name}-{label}.key.pem"
         _write(files[0], certificate, None)
         _write(files[1], None, key)
@@ -121,14 +130,17 @@ def _certificate(
     ca: bool,
     uris: Iterable[str],
     dns: Iterable[str] = (),
+    organization: str = "",
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
     names += [x509.DNSName(name) for name in dns]
     names += [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))] if dns else []
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, subject)]
+    attributes += [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .subject_name(x509.Name(attributes))
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())

