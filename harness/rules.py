@@ -240,13 +240,16 @@ def for_family(rules: Iterable[Rule], family: Family) -> Rules:
 
 def differences(wanted: Rules, found: Rules) -> tuple[str, ...]:
     """What sets `found` apart from `wanted`, a sentence each; empty exactly when both mean the same to both families."""
+    if wanted == found:
+        return ()
     sentences: dict[str, None] = {}
     for family in Family:
         want, have = for_family(wanted, family), for_family(found, family)
         if want == have:
             continue
-        sentences.update({f"missing: {rule.name}, {rule}": None for rule in want if rule not in have})
-        sentences.update({f"not ours: {rule.name or 'without a name'}, {rule}": None for rule in have if rule not in want})
-        if set(want) == set(have):
+        wanted_set, found_set = set(want), set(have)
+        sentences.update({f"missing: {rule.name}, {rule}": None for rule in want if rule not in found_set})
+        sentences.update({f"not ours: {rule.name or 'without a name'}, {rule}": None for rule in have if rule not in wanted_set})
+        if wanted_set == found_set:
             sentences[f"the IPv{family.value} rules are in another order or doubled"] = None
     return tuple(sentences)

@@ -72,6 +72,8 @@ def live_ssh_ports(root: Path = Path("/")) -> frozenset[int]:
     A connection from the ephemeral range without a listener is one that sshd dialled for a forwarding, and is left out.
     """
     inodes = {inode for process in _daemons(root) for inode in _sockets(process)}
+    if not inodes:
+        return frozenset()
     sockets = [(port, state) for port, state, inode in _tcp(root) if inode in inodes]
     listening = {port for port, state in sockets if state == _LISTEN}
     ephemeral = _ephemeral(root)

@@ -159,9 +159,9 @@ def settled(kind: str) -> TableState:
     return asyncio.run(KINDS[kind]().observe())
 
 
-def test_killed_at_random_nobody_is_locked_out_and_nothing_is_left(kind: str, session: Session, tmp_path: Path) -> None:
-    """200 runs with nftables; fewer with iptables, whose every change takes a second."""
-    lock, backend = tmp_path / "lock", KINDS[kind]()
+def kill_runs(kind: str, session: Session, lock: Path, runs: int) -> dict[str, int]:
+    """Changes killed at a random point, each from the same old rules; what came of them, counted. The benchmark uses it too."""
+    backend = KINDS[kind]()
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -169,28 +169,23 @@ def test_killed_at_random_nobody_is_locked_out_and_nothing_is_left(kind: str, se
     started = time.monotonic()
     change(kind, NEW, lock)
     whole = time.monotonic() - started
-    outcomes = {"lockouts": 0, "killed": 0, "old": 0, "new": 0, "trial": 0}
-    for _ in range(RUNS[kind]):
+    outcomes = {"lockouts": 0, "killed": 0, "old": 0, "new": 0, "neither": 0, "trial": 0}
+    for _ in range(runs):
         asyncio.run(backend.replace(rules(OLD)))
         pid = fork(lambda: change(kind, NEW, lock))
         time.sleep(whole * chance.uniform(0.0, 1.2))
         outcomes["killed"] += kill(pid)
         outcomes["lockouts"] += not session.alive()
         state = settled(kind)
-        assert state.strange == ()
         in_force = [name for name, uid in (("old", OLD), ("new", NEW)) if not differences(rules(uid), state.rules)]
-        assert len(in_force) == 1
-        outcomes[in_force[0]] += 1
+        outcomes[in_force[0] if in_force and not state.strange else "neither"] += 1
         outcomes["trial"] += state.on_trial
-    print(outcomes)
-    assert outcomes["lockouts"] == 0
-    assert outcomes["killed"] > RUNS[kind] / 2
-    assert outcomes["old"] > 0
-    _assert_cleanup_leaves_nothing(kind, lock)
+    outcomes["leftovers"] = leftovers(lock)
+    return outcomes
 
 
-def _assert_cleanup_leaves_nothing(kind: str, lock: Path) -> None:
-    """By another process than the one that applied, that has no configuration and chose no backend."""
+def leftovers(lock: Path) -> int:
+    """Lines of ours in any dump after a cleanup by a process that has no configuration and chose no backend."""
 
     async def clean() -> None:
         redirect = Redirect(await asyncio.to_thread(detect), lock)
@@ -198,8 +193,17 @@ def _assert_cleanup_leaves_nothing(kind: str, lock: Path) -> None:
             await redirect.apply(action)
 
     asyncio.run(clean())
-    left = sh("nft list tables; iptables-legacy-save; ip6tables-legacy-save; ip -o link")
-    assert "meshexp" not in left.lower()
+    left = sh("nft list ruleset; iptables-legacy-save; ip6tables-legacy-save; ip -o link")
+    return sum("meshexp" in line.lower() for line in left.splitlines())
+
+
+def test_killed_at_random_nobody_is_locked_out_and_nothing_is_left(kind: str, session: Session, tmp_path: Path) -> None:
+    """200 runs with nftables; fewer with iptables, whose every change takes half a second."""
+    outcomes = kill_runs(kind, session, tmp_path / "lock", RUNS[kind])
+    print(outcomes)
+    assert (outcomes["lockouts"], outcomes["neither"], outcomes["leftovers"]) == (0, 0, 0)
+    assert outcomes["killed"] > RUNS[kind] / 2
+    assert outcomes["old"] > 0
 
 
 def test_killed_on_trial_the_old_rules_come_back(kind: str, session: Session, tmp_path: Path) -> None:
@@ -248,4 +252,4 @@ def test_the_guard_killed_is_a_failure_that_the_next_cycle_mends(peer: Peer, ses
     assert session.alive()
     change("iptables", NEW, tmp_path / "lock")
     assert not differences(rules(NEW), settled("iptables").rules)
-    asyncio.run(backend.replace(()))
+    assert leftovers(tmp_path / "lock") == 0
