@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
     status = _verb(verbs, "status", "how things stand; exit code 0 when ready, 1 when not", _status)
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     status.add_argument("--wait", type=float, metavar="SECONDS", help="wait until ready, at most so long")
-    _verb(verbs, "cleanup", "remove everything that the harness ever set on this machine; needs no configuration", _cleanup)
+    text = "remove everything that the harness ever set on this machine; needs no configuration"
+    cleanup = _verb(verbs, "cleanup", text, _cleanup)
+    cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
     config = _verb(verbs, "config", "check or show the configuration", _config)
     config.add_argument("what", choices=("check", "show"))
     redirect_cli.add_parser(verbs).set_defaults(function=redirect_cli.run)
@@ -69,11 +71,13 @@ def _run(_: argparse.Namespace) -> int:
     from harness import log
     from harness.clock import SystemClock
     from harness.config import load
-    from harness.daemon import loop, machine
+    from harness.daemon import loop, machine, waiting
     from harness.system import systemd
 
     where = paths.from_environment()
     machine.check_privileges()
+    if systemd.supervised() and load.is_unconfigured(where, os.environ):
+        return waiting.run(where)
     config = load.load(where, os.environ)
     machine.check_identity(config, os.environ)
     log.set_up(config.log.level, config.log.format, systemd.journal_sender())
@@ -92,10 +96,10 @@ def _status(options: argparse.Namespace) -> int:
     return status_cli.run(paths.from_environment(), options.output, options.wait)
 
 
-def _cleanup(_: argparse.Namespace) -> int:
+def _cleanup(options: argparse.Namespace) -> int:
     from harness.daemon import cleanup
 
-    return cleanup.run(paths.from_environment())
+    return cleanup.run(paths.from_environment(), options.after_exit)
 
 
 def _config(options: argparse.Namespace) -> int:

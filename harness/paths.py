@@ -50,6 +50,11 @@ class Paths:
         return self.run / "registration.json"
 
     @property
+    def proxy(self) -> Path:
+        """What the running proxy was started with, for the daemon that adopts it."""
+        return self.run / "proxy.json"
+
+    @property
     def children(self) -> Path:
         """One record per child, so that `cleanup` finds orphans by pid and start time."""
         return self.run / "children"

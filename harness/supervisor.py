@@ -12,6 +12,7 @@ import asyncio
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
 from harness import tasks
 from harness.clock import Clock
@@ -78,19 +79,37 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
     return child
 
 
-class Supervised:
+class Running(Protocol):
+    """A child that runs; its own process or one that outlives us."""
+
+    name: str
+    pid: int
+
+    async def wait(self) -> int: ...
+    async def stop(self, grace: float) -> int: ...
+
+
+Kind = TypeVar("Kind", bound=Running, covariant=True)
+
+
+class Launcher(Protocol[Kind]):
+    async def spawn(self, command: process.Command) -> Kind:
+        """Raises UnavailableError if the program cannot be started."""
+
+
+class Supervised(Generic[Kind]):
     """One child. `on_change` is called whenever its state changed, and again when a backoff has passed."""
 
-    def __init__(self, processes: process.Processes, clock: Clock, on_change: Callable[[str], None]) -> None:
+    def __init__(self, processes: Launcher[Kind], clock: Clock, on_change: Callable[[str], None]) -> None:
         self._processes, self._clock, self._on_change = processes, clock, on_change
         self._watch: asyncio.Task[None] | None = None
-        self.child: process.Child | None = None
+        self.child: Kind | None = None
         self.state = ChildState()
 
     def _advance(self, event: Event, exit_code: int | None = None) -> None:
         self.state = advance(self.state, event, self._clock.now(), exit_code)
 
-    async def start(self, command: process.Command) -> process.Child:
+    async def start(self, command: process.Command) -> Kind:
         """Raises UnavailableError if it cannot be started; that counts as an exit, so that the next try waits."""
         try:
             self.child = await self._processes.spawn(command)
@@ -100,6 +119,18 @@ class Supervised:
         self._advance(Event.START)
         self._watch = tasks.spawn(self._wait(self.child))
         return self.child
+
+    def adopt(self, child: Kind) -> None:  # type: ignore[misc]  # a parameter, but of what this object itself would make
+        """Takes over a child that runs already."""
+        self.child = child
+        self.state = ChildState(State.RUNNING, self._clock.now())
+        self._watch = tasks.spawn(self._wait(child))
+
+    def release(self) -> None:
+        """Forgets the child without ending it."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self.child, self.state = None, ChildState()
 
     def ready(self) -> None:
         self._advance(Event.READY)
@@ -119,10 +150,10 @@ class Supervised:
         elif watch is not None:
             watch.cancel()  # what is left of a backoff
 
-    async def _wait(self, child: process.Child) -> None:
+    async def _wait(self, child: Running) -> None:
         code = await child.wait()
         self.child = None
-        self._exited(child.command.name, code)
+        self._exited(child.name, code)
 
     def _exited(self, name: str, code: int | None) -> None:
         self._advance(Event.EXITED, code)

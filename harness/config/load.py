@@ -49,18 +49,14 @@ def load(paths: Paths, environ: Mapping[str, str]) -> schema.Config:
     return load_with_origins(paths, environ)[0]
 
 
+def is_unconfigured(paths: Paths, environ: Mapping[str, str]) -> bool:
+    """Whether nobody has said yet what this machine is: there is no `workload` in any source, which is no mistake."""
+    layers, faults = _layers(paths, environ)
+    return not faults and "workload" not in layers.values
+
+
 def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.Config, Layers]:
-    layers = Layers()
-    faults: list[Fault] = []
-    layers.add(environment.playground(environ, socket.gethostname()), "environment")
-    for file in (paths.harness_yaml, *sorted(paths.drop_ins.glob("*.yaml"))):
-        try:
-            layers.add(_read(file), str(file))
-        except ConfigError as error:
-            faults.extend(error.faults)
-    values, unknown = environment.overrides(environ)
-    layers.add(values, "environment")
-    faults.extend(unknown)
+    layers, faults = _layers(paths, environ)
     config = None
     try:
         config = decode.decode(schema.Config, layers.values, source="configuration")
@@ -71,6 +67,20 @@ def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.
     if faults or config is None:
         raise ConfigError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)")
     return config, layers
+
+
+def _layers(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Fault]]:
+    layers = Layers()
+    faults: list[Fault] = []
+    layers.add(environment.playground(environ, socket.gethostname()), "environment")
+    for file in (paths.harness_yaml, *sorted(paths.drop_ins.glob("*.yaml"))):
+        try:
+            layers.add(_read(file), str(file))
+        except ConfigError as error:
+            faults.extend(error.faults)
+    values, unknown = environment.overrides(environ)
+    layers.add(values, "environment")
+    return layers, [*faults, *unknown]
 
 
 def _placed(fault: Fault, layers: Layers) -> Fault:

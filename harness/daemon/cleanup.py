@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.daemon.machine import check_privileges
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness.paths import Paths
 from harness.reconcilers.base import Reconciler
+from harness.reconcilers.proxy import NAME as PROXY
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.routes import Routes
-from harness.system import files, process, redirect_backend
+from harness.system import files, process, redirect_backend, units
 from harness.system.netlink import Netlink
+from harness.system.spire import Spire
+from harness.system.units import Units
 
 PROXY_GRACE = 2.0
 
 
-def run(paths: Paths) -> int:
-    """0 when nothing is left, 1 when something could not be removed. Refuses while a daemon runs."""
+def run(paths: Paths, after_exit: bool) -> int:
+    """0 when nothing is left, 1 when something could not be removed. Refuses while a daemon runs.
+
+    after_exit: called by systemd when the daemon has ended; what the next daemon is to take over stays.
+    """
     check_privileges()
     with files.lock(paths.lock):
-        return asyncio.run(_clean(paths))
+        return asyncio.run(_clean(paths, after_exit))
 
 
-async def _clean(paths: Paths) -> int:
-    failed = 0
+def comes_back(environ: Mapping[str, str], restarting: bool) -> bool:
+    """Whether systemd starts the daemon again by itself, from what it tells ExecStopPost= (systemd.exec(5))."""
+    crashed = environ.get("SERVICE_RESULT", "success") != "success" and environ.get("EXIT_STATUS") != str(ConfigError.exit_code)
+    return restarting or crashed
+
+
+async def _clean(paths: Paths, after_exit: bool) -> int:
+    failed, unit = 0, units.own_unit()
+    proxy = await Units().find(PROXY) if Path("/run/systemd/system").is_dir() else None
+    if after_exit and unit and proxy and comes_back(os.environ, await units.restarting(unit)):
+        print("the proxy runs on for the next daemon, and so do its rules and routes")
+        return 0
     redirect = Redirect(await asyncio.to_thread(redirect_backend.detect))
     # The redirect first: from then on the proxy holds no traffic.
     reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect, Routes(Netlink()))
@@ -38,15 +56,18 @@ async def _clean(paths: Paths) -> int:
         except HarnessError as error:
             failed += 1
             print(f"× {reconciler.name}: {error.message}", file=sys.stderr)
+        if reconciler is redirect and proxy is not None:
+            failed += await _try(f"stop {PROXY}", proxy.stop(PROXY_GRACE))
         if reconciler is redirect:
             for orphan in process.orphans(paths.children):
                 failed += await _try(str(orphan), process.end(orphan, PROXY_GRACE))
-    for left in (paths.status, paths.known_registration):
+    Spire(paths).remove()
+    for left in (paths.status, paths.known_registration, paths.proxy):
         left.unlink(missing_ok=True)
     return 1 if failed else 0
 
 
-async def _try(what: str, step: Awaitable[None]) -> int:
+async def _try(what: str, step: Awaitable[object]) -> int:
     try:
         await step
     except HarnessError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ from harness.reconcilers.proxy import Proxy
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
-from harness.system import redirect_backend
+from harness.system import redirect_backend, units
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
 from harness.system.process import Processes
 from harness.system.proxy_admin import LoopbackAdmin
+from harness.system.units import Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ class Parts:
     proxy: Part
     redirect: Part
     redirect_changes: Callable[[], AsyncIterator[str]]
+    adopt: Callable[[int], Awaitable[bool]]
+    restart_proxy: Callable[[], None]
+    release: tuple[Callable[[], None], ...]
+    """Let go of what is to outlive this process."""
 
     @property
     def up(self) -> tuple[Part, ...]:
@@ -59,15 +64,20 @@ class Parts:
 async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Netlink, wake: Callable[[str], None]) -> Parts:
     processes = Processes(paths.children, log_line)
     detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
-    redirect = Redirect(detected)
+    redirect, keeper = Redirect(detected), RegistrationKeeper(ControlPlane(), paths.registration, clock, wake)
+    # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
+    proxy = Proxy(Units() if units.own_unit() else processes, LoopbackAdmin(), paths.proxy, clock, wake)
     return Parts(
         routes=Part(Routes(netlink), lambda d: d.routes),
         identity=Part(Identity(processes, clock, wake), lambda d: d.identity),
-        registration=Part(RegistrationKeeper(ControlPlane(), paths.registration, clock, wake), lambda d: d.registration),
+        registration=Part(keeper, lambda d: d.registration),
         probes=Part(Probes(Checker().check, clock, wake), lambda d: d.probes),
-        proxy=Part(Proxy(processes, LoopbackAdmin(), clock, wake), lambda d: d.proxy),
+        proxy=Part(proxy, lambda d: d.proxy),
         redirect=Part(redirect, lambda d: d.redirect),
         redirect_changes=redirect.changes,
+        adopt=proxy.adopt,
+        restart_proxy=proxy.restart,
+        release=(proxy.release, keeper.release),
     )
 
 

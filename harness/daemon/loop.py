@@ -18,10 +18,11 @@ from harness.daemon import machine, shutdown
 from harness.daemon.compose import Part, compose
 from harness.daemon.snapshot import snapshot
 from harness.desired import Desired, Progress, desired, readiness
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
+from harness.messages import Registration
 from harness.paths import Paths
 from harness.status import Condition, Phase, Truth
-from harness.system import files, kernel_events, process, systemd
+from harness.system import files, kernel_events, process, systemd, units
 from harness.system.netlink import Netlink
 
 TIMER_SECONDS = 15.0
@@ -32,7 +33,7 @@ class Daemon:
         self.config, self._paths, self._environ, self._clock = config, paths, environ, clock
         self._wakes: set[str] = {"start"}
         self._woken = asyncio.Event()
-        self._stopping = self._reload = False
+        self._stopping = self._reload = self._restart_proxy = False
         self._failures: dict[str, str] = {}
         self._reload_fault = ""
         self._bug: BaseException | None = None
@@ -52,6 +53,7 @@ class Daemon:
         netlink = Netlink()
         self._machine = await machine.look(self.config, self._paths, netlink)
         self._parts = await compose(self.config, self._paths, self._clock, netlink, self.wake)
+        await self._take_over()
         for orphan in process.orphans(self._paths.children):
             self._log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
             await process.end(orphan, 2.0)
@@ -74,6 +76,18 @@ class Daemon:
             route_events.close()
         return 0
 
+    async def _take_over(self) -> None:
+        """What a daemon before this one left in place on purpose: its registration, its proxy and its rules."""
+        left = files.read_json(self._paths.known_registration)
+        try:
+            known = decode.decode(Registration, left, source="registration", lenient=True) if left else None
+        except ConfigError:
+            known = None
+        adopted = await self._parts.adopt(self.config.proxy.admin_port)
+        if adopted:
+            self._log.info("the proxy of the daemon before this one goes on")
+        self._progress = Progress(registration=known, redirected=adopted)
+
     async def _watch_rules(self) -> None:
         try:
             async for sentence in self._parts.redirect_changes():
@@ -87,6 +101,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_proxy_restart)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
 
     def _on_stop(self, name: str) -> None:
@@ -98,6 +113,10 @@ class Daemon:
         self._log.error("a bug in background work", exc_info=error)
         self._bug = error
         self._on_stop("bug")
+
+    def _on_proxy_restart(self) -> None:
+        self._restart_proxy = True
+        self.wake("SIGUSR1")
 
     def _on_reload(self) -> None:
         self._reload = True
@@ -117,6 +136,11 @@ class Daemon:
         if self._reload:
             self._reload = False
             await self._load_again()
+        if self._restart_proxy:
+            self._restart_proxy = False
+            self._log.info("the proxy is to be restarted: first no new traffic")
+            await shutdown.announce(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
+            self._parts.restart_proxy()
         await self._look()
         want = desired(self.config, self._machine, self._progress)
         conditions = [await self._reconcile(part, want) for part in self._parts.up]
@@ -229,9 +253,22 @@ class Daemon:
     async def _children(self) -> dict[str, tuple[int | None, Any]]:
         identity = await self._parts.identity.reconciler.observe()
         proxy = await self._parts.proxy.reconciler.observe()
-        return {"identity": (None, identity.stream), "workload-api": (None, identity.server), "proxy": (proxy.pid, proxy.child)}
+        return {
+            "identity": (None, identity.stream),
+            "workload-api": (None, identity.server),
+            "spire-server": (identity.spire.server.pid, identity.spire.server.child),
+            "spire-agent": (identity.spire.agent.pid, identity.spire.agent.child),
+            "proxy": (proxy.pid, proxy.child),
+        }
 
     async def _stop(self) -> None:
+        unit = units.own_unit()
+        if unit is not None and self._progress.proxy_certified and await units.restarting(unit):
+            self._log.info("restarting: proxy, rules, routes and registration stay for the next daemon")
+            for release in self._parts.release:
+                release()
+            await shutdown.hand_over(self._parts, self._log)
+            return
         systemd.notify(STOPPING=1, STATUS="Draining")
         self._log.info("draining")
         await self._look()

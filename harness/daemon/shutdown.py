@@ -19,7 +19,7 @@ LEAVE_SECONDS = 5.0
 
 async def go_down(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
     began = clock.now()
-    await _announce(config, machine, parts, progress, clock, log)
+    await announce(config, machine, parts, progress, clock, log)
     await _remove(parts.redirect, log)
     await _remove(parts.probes, log)
     left = max(0.0, config.drain.deadline - (clock.now() - began))
@@ -29,7 +29,13 @@ async def go_down(config: schema.Config, machine: Machine, parts: Parts, progres
     await _remove(parts.routes, log)
 
 
-async def _announce(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
+async def hand_over(parts: Parts, log: Any) -> None:
+    """Ends only what cannot outlive this process."""
+    await _remove(parts.probes, log)
+    await _remove(parts.identity, log)
+
+
+async def announce(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
     """Tells the controller that no more traffic is wanted, and waits until the endpoint change has spread."""
     registration, spec = progress.registration, desired(config, machine, progress).registration
     if registration is None or spec is None:

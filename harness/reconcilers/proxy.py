@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from harness import problems, tasks
@@ -15,10 +17,11 @@ from harness.clock import Clock
 from harness.desired import ProxySpec
 from harness.errors import UnavailableError
 from harness.status import Condition, Truth
-from harness.supervisor import ChildState, State, Supervised
-from harness.system import process
+from harness.supervisor import ChildState, Launcher, Running, State, Supervised
+from harness.system import files, process
 
 POLL_STARTING, POLL_SHORTEST, POLL_LONGEST = 0.05, 0.2, 30.0
+NAME = "proxy"
 KILL_RESERVE = 2.0  # seconds after the proxy's own grace period
 
 
@@ -27,11 +30,13 @@ class Observed:
     """`certified_until`: epoch seconds, 0 without a certificate. `taken`: ports of ours that others listened on at our start."""
 
     child: ChildState = ChildState()
-    running: ProxySpec | None = None
+    running: str | None = None
+    """The fingerprint of the specification that it was started with."""
     pid: int | None = None
     certified_until: float = 0.0
     taken: tuple[int, ...] = ()
     error: str = ""
+    grace: float = KILL_RESERVE
     now: float = 0.0
     wall: float = 0.0
 
@@ -57,6 +62,15 @@ class Stop:
         return f"stop the proxy ({self.why})"
 
 
+def fingerprint(spec: ProxySpec) -> str:
+    return hashlib.sha256(repr((spec.path, spec.user, spec.env, spec.ports)).encode()).hexdigest()
+
+
+class Runners(Launcher[Running], Protocol):
+    async def find(self, name: str) -> Running | None:
+        """A proxy that an earlier daemon has left running, to be adopted."""
+
+
 class ProxyAdmin(Protocol):
     async def certificate_expiry(self, port: int) -> float:
         """Epoch seconds when the proxy's certificate ends; 0 without one or without an answer."""
@@ -65,14 +79,39 @@ class ProxyAdmin(Protocol):
 class Proxy:
     name = "proxy"
 
-    def __init__(self, processes: process.Processes, admin: ProxyAdmin, clock: Clock, wake: Callable[[str], None]) -> None:
-        self._admin, self._clock, self._wake = admin, clock, wake
-        self._supervised = Supervised(processes, clock, wake)
-        self._running: ProxySpec | None = None
+    def __init__(self, runners: Runners, admin: ProxyAdmin, record: Path, clock: Clock, wake: Callable[[str], None]) -> None:
+        self._runners, self._admin, self._record, self._clock, self._wake = runners, admin, record, clock, wake
+        self._supervised: Supervised[Running] = Supervised(runners, clock, wake)
+        self._running: str | None = None
         self._polling: asyncio.Task[None] | None = None
         self._certified_until = 0.0
         self._taken: tuple[int, ...] = ()
         self._error = ""
+        self._grace = KILL_RESERVE
+
+    async def adopt(self, admin_port: int) -> bool:
+        """Takes over the proxy of the daemon before this one; if its binary was replaced since, the next cycle starts it anew."""
+        child = await self._runners.find(NAME)
+        if child is None:
+            return False
+        left = files.read_json(self._record)
+        same = left.get("pid") == child.pid and left.get("binary") == files.identity(Path(str(left.get("path", ""))))
+        self._running = str(left.get("fingerprint", "")) if same else "replaced"
+        self._grace = float(left.get("grace") or KILL_RESERVE)
+        self._supervised.adopt(child)
+        self._certified_until = await self._admin.certificate_expiry(admin_port)
+        self._polling = tasks.spawn(self._poll(admin_port))
+        return True
+
+    def release(self) -> None:
+        """Leaves the proxy running for the daemon after this one."""
+        if self._polling is not None:
+            self._polling.cancel()
+        self._supervised.release()
+
+    def restart(self) -> None:
+        """Has the next cycle stop it and start it again."""
+        self._running = "to be restarted"
 
     async def observe(self) -> Observed:
         child = self._supervised.child
@@ -83,6 +122,7 @@ class Proxy:
             certified_until=self._certified_until if child else 0.0,
             taken=self._taken,
             error=self._error,
+            grace=self._grace,
             now=self._clock.now(),
             wall=self._clock.wall(),
         )
@@ -90,11 +130,10 @@ class Proxy:
     def diff(self, desired: ProxySpec | None, observed: Observed) -> tuple[Start | Stop, ...]:
         child, running = observed.child, observed.running
         if desired is None:
-            grace = running.shutdown_grace + KILL_RESERVE if running else KILL_RESERVE
-            return (Stop("not wanted", grace),) if child.state is not State.STOPPED else ()
+            return (Stop("not wanted", observed.grace),) if child.state is not State.STOPPED else ()
         if child.alive and running is not None:
-            if running != desired:
-                return Stop("its configuration changed", running.shutdown_grace + KILL_RESERVE), Start(desired)
+            if running != fingerprint(desired):
+                return Stop("its configuration or binary changed", desired.shutdown_grace + KILL_RESERVE), Start(desired)
             if child.state is State.STARTING and observed.now - child.since > desired.start_timeout:
                 return Stop("no certificate in time", KILL_RESERVE), Start(desired)
             return ()
@@ -107,24 +146,30 @@ class Proxy:
             await self._supervised.stop(action.grace)
             return
         spec = action.spec
-        self._running, self._certified_until, self._error = spec, 0.0, ""
+        self._running, self._certified_until, self._error = fingerprint(spec), 0.0, ""
         self._taken = tuple(port for port in spec.ports if process.port_taken(port))
         if self._taken:
-            self._supervised.fail("proxy")
+            self._supervised.fail(NAME)
             return
+        stop_seconds = spec.shutdown_grace + KILL_RESERVE
+        command = process.Command(NAME, (spec.path,), dict(spec.env), spec.user, stop_seconds=stop_seconds)
+        self._grace = stop_seconds
         try:
-            await self._supervised.start(process.Command("proxy", (spec.path,), dict(spec.env), spec.user))
+            child = await self._supervised.start(command)
         except UnavailableError as error:
             self._error = error.message
             return
+        left = {"pid": child.pid, "fingerprint": self._running, "path": spec.path, "binary": files.identity(Path(spec.path))}
+        left["grace"] = stop_seconds
+        files.write_json(self._record, left, mode=0o600)
         if self._polling is not None:
             self._polling.cancel()
-        self._polling = tasks.spawn(self._poll(spec))
+        self._polling = tasks.spawn(self._poll(spec.admin_port))
 
-    async def _poll(self, spec: ProxySpec) -> None:
+    async def _poll(self, admin_port: int) -> None:
         """Watches the certificate for as long as the child lives."""
         while self._supervised.state.alive:
-            expiry = await self._admin.certificate_expiry(spec.admin_port)
+            expiry = await self._admin.certificate_expiry(admin_port)
             if expiry > self._clock.wall() and self._supervised.state.state is State.STARTING:
                 self._certified_until = expiry
                 self._supervised.ready()

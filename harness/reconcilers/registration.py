@@ -211,6 +211,12 @@ class RegistrationKeeper:
                 self._view = replace(self._view, error=None, retry_at=0.0)
                 self._wake("the controller answers again")
 
+    def release(self) -> None:
+        """Ends the calls without leaving: the daemon after this one goes on with the same registration."""
+        for task in (self._follow, self._call, self._retry):
+            if task is not None:
+                task.cancel()
+
     async def _leave(self) -> None:
         registration, access = self._view.registration, self._view.access
         for task in (self._follow, self._call, self._retry):

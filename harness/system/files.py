@@ -42,6 +42,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def identity(path: Path) -> str:
+    """What changes when a file is replaced or rewritten; empty when it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock on `path`."""
     try:

@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,13 +27,14 @@ MAX_LINE_BYTES = 8192  # journald's own default for one line is 48 KiB; no proxy
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`piped`: stdout is read by the caller instead of being logged."""
+    """`piped`: stdout is read by the caller instead of being logged. `stop_seconds`: what it may take to end by itself."""
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     user: User | None = None
     piped: bool = False
+    stop_seconds: float = 10.0
 
 
 def python_module(name: str, module: str, *arguments: str, user: User | None = None, piped: bool = False) -> Command:
@@ -43,8 +44,8 @@ def python_module(name: str, module: str, *arguments: str, user: User | None = N
     return Command(name, argv, {"PYTHONPATH": root}, user, piped)
 
 
-def find_user(name: str) -> User:
-    """The uid and gid of a system user's name or number; ConfigError if there is none."""
+def find_user(name: str, key: str = "proxy.user") -> User:
+    """The uid and gid of a system user's name or number; ConfigError, under the configuration's `key`, if there is none."""
     try:
         if name.isdigit():
             with contextlib.suppress(KeyError):
@@ -53,7 +54,7 @@ def find_user(name: str) -> User:
             return User(int(name), int(name))
         entry = pwd.getpwnam(name)
     except KeyError:
-        fault = Fault("proxy.user", f"there is no user {name!r}", "the package creates meshexp-proxy; or give a number")
+        fault = Fault(key, f"there is no user {name!r}", "the package creates the users it needs; or give a number")
         raise ConfigError((fault,)) from None
     return User(entry.pw_uid, entry.pw_gid)
 
@@ -83,7 +84,7 @@ class Child:
     """A running child; made by Processes.spawn."""
 
     def __init__(self, command: Command, process: asyncio.subprocess.Process, record: Path) -> None:
-        self.command = command
+        self.command, self.name = command, command.name
         self.pid = process.pid
         self._process = process
         self._record = record
@@ -121,14 +122,20 @@ class Child:
 
 
 async def _lines(stream: asyncio.StreamReader, name: str, on_line: Callable[[str, str], None]) -> None:
+    async for line in whole_lines(stream):
+        on_line(name, line.decode(errors="replace"))
+
+
+async def whole_lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a child's output without their ends, each cut to MAX_LINE_BYTES; the last one may lack an end."""
     rest = b""
     while chunk := await stream.read(65536):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            on_line(name, line[:MAX_LINE_BYTES].decode(errors="replace"))
+            yield line[:MAX_LINE_BYTES]
         rest = rest[:MAX_LINE_BYTES]
     if rest:
-        on_line(name, rest.decode(errors="replace"))
+        yield rest
 
 
 class Processes:
@@ -137,6 +144,9 @@ class Processes:
     def __init__(self, records: Path, on_line: Callable[[str, str], None]) -> None:
         self._records = records
         self._on_line = on_line
+
+    async def find(self, name: str) -> None:
+        """Children of a daemon end with it: there is nothing to adopt."""
 
     async def spawn(self, command: Command) -> Child:
         """Raises UnavailableError if the program cannot be started."""

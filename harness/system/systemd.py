@@ -20,6 +20,11 @@ def notify(**fields: str | int) -> None:
         daemon.notify("\n".join(f"{name}={value}" for name, value in fields.items()))
 
 
+def supervised() -> bool:
+    """Whether somebody is there to be notified."""
+    return "NOTIFY_SOCKET" in os.environ
+
+
 def journal_sender() -> Callable[[dict[str, Any]], None] | None:
     """A function that writes one log event as journal fields, when stderr is connected to the journal."""
     if journal is None or "JOURNAL_STREAM" not in os.environ:

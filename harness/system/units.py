@@ -1,0 +1,157 @@
+"""systemd as seen from one of its services: who we are, whether we are to come back, and the proxy as a unit of its own.
+
+By systemd's own commands, which speak D-Bus: systemd-run starts a transient unit, systemctl asks and stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.errors import TemporaryError, UnavailableError
+from harness.system.process import Command
+
+ANSWER_SECONDS = 20.0
+
+
+def own_unit(environ: Mapping[str, str] = os.environ, cgroup: Path = Path("/proc/self/cgroup")) -> str | None:
+    """The service that this process is the main process of; None outside systemd."""
+    if "INVOCATION_ID" not in environ or not Path("/run/systemd/system").is_dir():
+        return None
+    found = re.search(r"/([^/\n]+\.service)$", cgroup.read_text(), re.MULTILINE)
+    return found[1] if found else None
+
+
+async def restarting(unit: str) -> bool:
+    """Whether the unit's present job brings it back: `systemctl restart`, or an upgrade of the package."""
+    job = (await show(unit, "Job")).get("Job", "")
+    if not job or job == "0":
+        return False
+    path = f"/org/freedesktop/systemd1/job/{job}"
+    _, kind = await _run("busctl", "get-property", "org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Job", "JobType")
+    return "restart" in kind
+
+
+async def show(unit: str, *properties: str) -> dict[str, str]:
+    """Properties of a unit; empty values where it does not exist."""
+    _, text = await _run("systemctl", "show", unit, "--property", ",".join(properties))
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+class UnitChild:
+    """A process that is the main process of a unit: it outlives us, and we know of its end by a pidfd."""
+
+    def __init__(self, name: str, unit: str, pid: int) -> None:
+        self.name, self.pid = name, pid
+        self._unit = unit
+        self._code: asyncio.Task[int] | None = None
+
+    async def wait(self) -> int:
+        if self._code is None:
+            self._code = asyncio.create_task(self._ended())
+        return await asyncio.shield(self._code)
+
+    async def _ended(self) -> int:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return await self._status()
+        try:
+            loop.add_reader(descriptor, ended.set)
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return await self._status()
+
+    async def _status(self) -> int:
+        found = await show(self._unit, "ExecMainCode", "ExecMainStatus")
+        status = int(found.get("ExecMainStatus") or 0)
+        return -status if found.get("ExecMainCode") in ("2", "3") else status  # CLD_KILLED, CLD_DUMPED
+
+    async def stop(self, grace: float) -> int:
+        """The unit's own TimeoutStopSec kills it after the grace period that it was started with."""
+        await _run("systemctl", "stop", self._unit, seconds=grace + ANSWER_SECONDS)
+        return await self.wait()
+
+
+class Units:
+    """Starts children as transient units, so that they outlive the service that started them."""
+
+    def __init__(self, prefix: str = "meshexp") -> None:
+        self._prefix = prefix
+
+    def _unit(self, name: str) -> str:
+        return f"{self._prefix}-{name}.service"
+
+    async def spawn(self, command: Command) -> UnitChild:
+        unit = self._unit(command.name)
+        if not os.access(command.argv[0], os.X_OK):
+            raise UnavailableError(f"{command.argv[0]} is not there or not executable", f"it is needed to run {command.name}")
+        with contextlib.suppress(TemporaryError):
+            await _run("systemctl", "reset-failed", unit)
+        properties = [f"--property={name}={value}" for name, value in _properties(command).items()]
+        environment = [f"--setenv={name}={value}" for name, value in command.env.items()]
+        code, text = await _run("systemd-run", "--quiet", f"--unit={unit}", *properties, *environment, "--", *command.argv)
+        if code:
+            raise UnavailableError(f"systemd does not start {unit}: {text.strip()}")
+        child = await self.find(command.name)
+        if child is None:
+            raise UnavailableError(f"{unit} ended at once", f"see `journalctl -u {unit}`")
+        return child
+
+    async def find(self, name: str) -> UnitChild | None:
+        """The child of that name, if it runs."""
+        unit = self._unit(name)
+        found = await show(unit, "ActiveState", "MainPID")
+        pid = int(found.get("MainPID") or 0)
+        return UnitChild(name, unit, pid) if pid and found.get("ActiveState") in ("active", "activating", "reloading") else None
+
+
+def _properties(command: Command) -> dict[str, str]:
+    user = {"User": str(command.user.uid), "Group": str(command.user.gid)} if command.user else {}
+    return {
+        **user,
+        "Description": "Linkerd proxy, started by meshexp-harness",
+        "Type": "exec",
+        "SyslogIdentifier": f"meshexp-{command.name}",
+        "TimeoutStopSec": f"{command.stop_seconds:g}s",
+        "LimitNOFILE": "1048576",
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+        "ProtectSystem": "strict",
+        "ProtectHome": "yes",
+        "PrivateTmp": "yes",
+        "PrivateDevices": "yes",
+        "ProtectKernelTunables": "yes",
+        "ProtectKernelModules": "yes",
+        "ProtectControlGroups": "yes",
+        "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
+        "RestrictNamespaces": "yes",
+        "LockPersonality": "yes",
+        "MemoryDenyWriteExecute": "yes",
+        "SystemCallArchitectures": "native",
+        "OOMScoreAdjust": "-500",
+    }
+
+
+async def _run(*argv: str, seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+    except FileNotFoundError:
+        raise UnavailableError(f"{argv[0]} is not installed") from None
+    try:
+        async with asyncio.timeout(seconds):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise TemporaryError(f"{' '.join(argv[:3])} gives no answer within {seconds:g} s") from None
+    return process.returncode or 0, output.decode(errors="replace")
