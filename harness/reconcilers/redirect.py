@@ -21,6 +21,7 @@ from harness.values import PortRange
 CONFIRM_SECONDS = 10.0
 RETRY_SECONDS = 30.0
 """Before rules that failed their self-test are tried again: taking them back wakes the next cycle at once."""
+MOST_REASONS = 4
 LOCK = Path("/run/meshexp/redirect.lock")
 
 SelfTest = Callable[[Rules], redirect_selftest.Report]
@@ -45,8 +46,10 @@ class Apply:
     text: str
 
     def __str__(self) -> str:
-        reasons = "".join(f"# {reason}\n" for reason in self.reasons)
-        return f"# redirect by {self.kind.value}:\n{reasons}{self.text}"
+        """The first line is what the log tells; all is input for the backend's tool."""
+        more = len(self.reasons) - MOST_REASONS
+        reasons = "; ".join(self.reasons[:MOST_REASONS]) + (f"; and {more} more" if more > 0 else "")
+        return f"# redirect by {self.kind.value}: {reasons}\n{self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Remove:
     text: str
 
     def __str__(self) -> str:
-        return f"# remove the redirect from {self.kind.value}:\n{self.text}"
+        return f"# remove the redirect from {self.kind.value}\n{self.text}"
 
 
 Action = Apply | Remove
