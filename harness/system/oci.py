@@ -205,14 +205,14 @@ class Checked:
 class _Bounded:
     """Ends a decompression that brings more than any layer has."""
 
-    def __init__(self, inner: gzip.GzipFile) -> None:
-        self._inner, self._left = inner, MAX_UNPACKED_BYTES
+    def __init__(self, inner: gzip.GzipFile, limit: int) -> None:
+        self._inner, self._limit, self._left = inner, limit, limit
 
     def read(self, size: int = CHUNK) -> bytes:
         data = self._inner.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise UnavailableError(f"a layer unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+            raise UnavailableError(f"a layer unpacks to more than {self._limit} bytes")
         return data
 
 
@@ -225,7 +225,7 @@ def extract(blobs: Blobs, image: Image, path: str, into: IO[bytes]) -> None:
         with blobs.blob(layer) as chunks:
             reader = Checked(chunks, layer)
             try:
-                found = _search(_unpacked(reader), path.lstrip("/"), into)
+                found = _search(unpacked(reader), path.lstrip("/"), into)
             except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
                 reader.finish()  # the better reason, if it is one
                 raise UnavailableError(f"layer {layer.digest} is no tar archive: {error}") from None
@@ -237,10 +237,11 @@ def extract(blobs: Blobs, image: Image, path: str, into: IO[bytes]) -> None:
     raise UnavailableError(f"there is no {path} in the image", "is it Linkerd's proxy image?")
 
 
-def _unpacked(reader: Checked) -> Any:
+def unpacked(reader: Checked, limit: int = MAX_UNPACKED_BYTES) -> Any:
+    """A file with the plain tar in it."""
     first = reader.peek(4)
     if first.startswith(b"\x1f\x8b"):
-        return _Bounded(gzip.GzipFile(mode="rb", fileobj=cast(Any, reader)))
+        return _Bounded(gzip.GzipFile(mode="rb", fileobj=cast(Any, reader)), limit)
     if first == b"\x28\xb5\x2f\xfd":
         raise UnavailableError(
             "a layer is compressed with zstd, which this Python cannot read",

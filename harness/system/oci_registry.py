@@ -52,14 +52,14 @@ def parse(text: str) -> Reference:
 class Registry:
     """One repository; use it in a `with` statement. Raises harness errors only."""
 
-    def __init__(self, reference: Reference, insecure: bool) -> None:
+    def __init__(self, reference: Reference, insecure: bool, silence: float = SILENCE_SECONDS) -> None:
         self._reference = reference
         local = _is_loopback(reference.host)
         self._plain_hosts = {reference.host} if local or insecure else set[str]()
         self._base = f"{'http' if self._plain_hosts else 'https'}://{reference.registry}/v2/{reference.repository}"
         self._token = ""
         self._client = httpx.Client(
-            timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
             follow_redirects=True,  # blobs often lie elsewhere; httpx takes the token off when the host changes
             event_hooks={"request": [self._check_scheme]},
             headers={"User-Agent": "meshexp-harness", "Accept-Encoding": "identity"},

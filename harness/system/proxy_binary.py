@@ -19,7 +19,9 @@ from harness.errors import UnavailableError
 SECONDS = 10.0  # it takes 10 ms
 MAX_OUTPUT_BYTES = 1 << 16
 _ENV = {"LINKERD2_PROXY_LOG": "linkerd2_proxy=info", "LINKERD2_PROXY_LOG_FORMAT": "plain"}
-_NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all")
+# The limits come last: setpriv still has root's capabilities when it starts a program, and would reach into a closed folder.
+_NOBODY = ("setpriv", "--pdeathsig=KILL", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
+_DROPPED = ("--inh-caps=-all", "--bounding-set=-all", "--")
 _LIMITS = ("prlimit", f"--fsize={MAX_OUTPUT_BYTES}", "--cpu=5", "--nofile=64", "--core=0")
 
 
@@ -27,7 +29,7 @@ def release_of(path: Path) -> proxy_release.Release | None:
     """None if it does not tell one; raises UnavailableError if it cannot be run here at all."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            (*_LIMITS, "setpriv", "--pdeathsig=KILL", *_NOBODY, "--", path),
+            (*_NOBODY, *_DROPPED, *_LIMITS, path),
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **_ENV},
             cwd="/",
             stdin=subprocess.DEVNULL,
