@@ -6,7 +6,7 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 ARGS ?=
 
-.PHONY: demo test check bench docs format clean
+.PHONY: demo test check bench docs format clean deb rpm release
 
 demo: .setup-demo
 	$(SUDO) $(PYTHON) -m demo $(ARGS)
@@ -26,17 +26,28 @@ bench: .setup-test
 docs:
 	$(PYTHON) -m harness.reference docs
 
+deb: .setup-package
+	packaging/deb/build --lint
+
+rpm: .setup-package
+	packaging/rpm/build --lint
+
+release: .setup-package
+	packaging/release
+
 format: .setup-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-.PHONY: .setup-demo .setup-test .setup-dev
+.PHONY: .setup-demo .setup-test .setup-dev .setup-package
 .setup-demo:
 	@$(SUDO) ./setup demo
 .setup-test:
 	@$(SUDO) ./setup test
 .setup-dev:
 	@./setup dev
+.setup-package:
+	@$(SUDO) ./setup package
 
 clean:
 	rm -rf build dist .venv .mypy_cache .ruff_cache
