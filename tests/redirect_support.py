@@ -155,7 +155,11 @@ port_ranges = st.builds(
     lambda first, length: PortRange(first, min(65535, first + length)), st.integers(1, 65535), st.integers(0, 300) | st.just(0)
 )
 port_lists = st.lists(port_ranges, max_size=20).map(merge_ports)
-any_network = families.flatmap(_network)
+any_network = families.flatmap(_network) | st.sampled_from(
+    networks(
+        "10.42.0.0/16", "10.42.0.4/31", "10.42.0.5/32", "10.42.0.6/32", "fd42::/16", "fd42::4/127", "fd42::5/128", "fd43::/16"
+    )
+)
 interfaces = st.from_regex(r"[a-z][a-z0-9.\-]{0,11}\*?", fullmatch=True)
 
 

@@ -22,6 +22,8 @@ _TUN = Path("/dev/net/tun")
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _SIOCSIFADDR, _SIOCSIFDSTADDR, _SIOCSIFFLAGS = 0x8916, 0x8918, 0x8914
 _IFF_UP = 1
+_NOBODY = 2**32 - 1
+"""No uid: setfsuid changes nothing and says what it is."""
 _SYN, _RST = 0x02, 0x04
 
 OUTSIDE_NAME = "meshexp-test0"
@@ -46,14 +48,15 @@ def _as_user(uid: int | None) -> Iterator[None]:
     if uid is None:
         yield
         return
-    library = ctypes.CDLL(None)
-    before = library.setfsuid(uid)
+    setfsuid = ctypes.CDLL(None).setfsuid
+    setfsuid.argtypes, setfsuid.restype = [ctypes.c_uint32], ctypes.c_uint32
+    before = setfsuid(uid)
     try:
-        if library.setfsuid(-1) != uid:
+        if setfsuid(_NOBODY) != uid:
             raise PermissionError(1, "CAP_SETUID is needed to send as the proxy's user")
         yield
     finally:
-        library.setfsuid(before)
+        setfsuid(before)
 
 
 class Outside:
