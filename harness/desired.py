@@ -49,11 +49,40 @@ class EmbeddedServer:
 
 
 @dataclass(frozen=True, slots=True)
+class SpireServer:
+    """A SPIRE server on this machine; `path` is None to look for the program."""
+
+    path: str | None
+    user: User
+    ca_cert: str
+    ca_key: str
+    allow_root_key: bool
+    svid_ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpireAgent:
+    """Attests to its server by a file: a token or a key pair. With neither the server is our own, and so is the key pair."""
+
+    path: str | None
+    user: User
+    server: HostPort
+    join_token_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class IdentitySpec:
+    """`anchors_pem`: what the SPIRE programs trust at first."""
+
     spiffe_id: SpiffeId
     socket: str
     user: User
     embedded: EmbeddedServer | None = None
+    server: SpireServer | None = None
+    agent: SpireAgent | None = None
+    anchors_pem: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +134,10 @@ class Machine:
     never_outbound: tuple[PortRange, ...]
     """Ports that no redirect may take: SSH's, and those of the mesh itself."""
     ipv6: bool
+    spire_server: User | None = None
+    spire_agent: User | None = None
+    spire_addresses: tuple[IPAddress, ...] = ()
+    """Of a remote SPIRE server: without it there is no identity, so the way there must not go through the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +183,30 @@ def identity(config: schema.Config, machine: Machine) -> IdentitySpec:
         section = config.identity.embedded
         embedded = EmbeddedServer(section.ca_cert, section.ca_key, section.svid_ttl)
     spiffe_id = config.identity.spiffe_id or SpiffeId(DEFAULT_TRUST_DOMAIN, f"/{config.workload.group}")
-    return IdentitySpec(spiffe_id, machine.workload_api, machine.user, embedded)
+    server, agent = _spire_server(config, machine), _spire_agent(config, machine)
+    anchors = machine.anchors_pem if agent else ""
+    return IdentitySpec(spiffe_id, machine.workload_api, machine.user, embedded, server, agent, anchors)
+
+
+def _spire_server(config: schema.Config, machine: Machine) -> SpireServer | None:
+    if config.identity.mode is not schema.IdentityMode.LOCAL or machine.spire_server is None:
+        return None
+    local, programs = config.identity.local, config.identity.spire
+    return SpireServer(
+        programs.server_path, machine.spire_server, local.ca_cert, local.ca_key, local.allow_root_key, local.svid_ttl
+    )
+
+
+def _spire_agent(config: schema.Config, machine: Machine) -> SpireAgent | None:
+    if machine.spire_agent is None:
+        return None
+    programs, section, mode = config.identity.spire, config.identity.agent, config.identity.mode
+    if mode is schema.IdentityMode.LOCAL:
+        return SpireAgent(programs.agent_path, machine.spire_agent, HostPort("127.0.0.1", config.identity.local.port))
+    if mode is not schema.IdentityMode.AGENT or section.server_address is None:
+        return None
+    files = (section.join_token_file, section.certificate_file, section.key_file)
+    return SpireAgent(programs.agent_path, machine.spire_agent, section.server_address, *files)
 
 
 def readiness(progress: Progress, redirect_wanted: bool) -> Readiness:
@@ -230,7 +286,11 @@ def _redirect(config: schema.Config, machine: Machine, known: Registration) -> r
         inbound_ports=tuple(sorted(ports)),
         ignore_inbound_ports=rules.merge_ports((*section.ignore_inbound_ports, *machine.never_inbound)),
         ignore_outbound_ports=rules.merge_ports((*section.ignore_outbound_ports, *machine.never_outbound)),
-        ignore_subnets=(*section.ignore_subnets, *_controller_network(config)),
+        ignore_subnets=(
+            *section.ignore_subnets,
+            *_controller_network(config),
+            *map(ipaddress.ip_network, machine.spire_addresses),
+        ),
         ignore_interfaces=section.ignore_interfaces,
         ipv6=section.ipv6,
     )

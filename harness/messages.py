@@ -190,6 +190,8 @@ class Reason(enum.Enum):
     IDENTITY_MISSING = "IdentityMissing"
     CORDONED = "Cordoned"
     DRAINING = "Draining"
+    RESTARTING = "Restarting"
+    """A question too: refused with `last-ready` while no other workload of the group is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,7 @@ CODES = {
     "name-taken": 409,  # this name is live, and the request has not its secret
     "address-taken": 409,  # another workload holds this IP and port
     "stale-sequence": 409,
+    "last-ready": 409,  # nobody else of the group is ready: this workload must not pause now
     "too-large": 413,
     "quota-exceeded": 429,
     "internal": 500,  # a fault of the controller

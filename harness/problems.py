@@ -68,6 +68,33 @@ IDENTITY_EXPIRING = _register(
     "the SVID is not being renewed",
     "look at the SPIRE agent's log and its server's reachability",
 )
+IDENTITY_CA_UNUSABLE = _register(
+    "identity-ca-unusable",
+    "SPIRE cannot sign under the configured certificate",
+    "make one with `meshexp ca issue` on the admin's machine, and set identity.local.ca_cert and ca_key to it",
+)
+IDENTITY_CA_EXPIRING = _register(
+    "identity-ca-expiring",
+    "less than a third of the life of this machine's signing certificate is left",
+    "run `meshexp ca renew` on the admin's machine and copy the certificate over the old one; it is taken up by itself",
+    Severity.WARNING,
+)
+IDENTITY_ROOT_KEY = _register(
+    "identity-root-key",
+    "this machine holds the key of a trust anchor: whoever takes it over can be anybody in the mesh",
+    "make an intermediate with `meshexp ca issue`, put it in the root's place, and take the root key off this machine",
+    Severity.WARNING,
+)
+SPIRE_FAILING = _register(
+    "spire-failing",
+    "a SPIRE program cannot be started or keeps exiting",
+    "the message has its last error; the log has its lines. what spire/ in the state directory holds comes back when removed",
+)
+SPIRE_NOT_ATTESTED = _register(
+    "spire-not-attested",
+    "the SPIRE server does not accept this machine's agent",
+    "check identity.agent.server_address and the trust anchors; a join token works once, so write a new one to its file",
+)
 CONTROLLER_UNREACHABLE = _register(
     "controller-unreachable",
     "the controller does not answer",

@@ -50,6 +50,8 @@ class Controller:
 
 class IdentityMode(enum.Enum):
     EXTERNAL = "external"  # somebody else's Workload API socket
+    LOCAL = "local"  # SPIRE server and agent on this machine, under an intermediate CA
+    AGENT = "agent"  # SPIRE agent on this machine, its server elsewhere
     EMBEDDED = "embedded"  # a small one of ours, for demos only
 
 
@@ -64,11 +66,56 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
+class Spire:
+    server_path: str | None = key("The spire-server binary; looked for on PATH and in /opt/spire/bin if unset.", None)
+    agent_path: str | None = key("The spire-agent binary; looked for in the same way.", None)
+    server_user: str = key("System user (name or number) of the server, of nothing else.", "meshexp-spire-server")
+    agent_user: str = key("System user (name or number) of the agent, of nothing else.", "meshexp-spire-agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    ca_cert: str = key(
+        "Certificate that the server signs under, then its chain; `meshexp ca issue` makes it.", "/etc/meshexp/spire/ca.crt"
+    )
+    ca_key: str = key("Key of that certificate.", "/etc/meshexp/spire/ca.key")
+    allow_root_key: bool = key("Take a root's own key. Whoever takes this machine can then be anybody in the mesh.", False)
+    port: Port = key("Where the server listens for the agent, on loopback.", 8081)
+    svid_ttl: Duration = key("Lifetime of an SVID, at most 7d; a seventh of what is left of the CA's if that is less.", 86400.0)
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.svid_ttl <= 7 * 86400.0:
+            raise ValueError("svid_ttl must be between 1s and 7d, the longest that SPIRE can keep")
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    server_address: Endpoint | None = key("The SPIRE server, host:port. Required in mode agent.", None)
+    join_token_file: str | None = key("File with a join token, as the way to be attested.", None)
+    certificate_file: str | None = key("Certificate (then its chain) for x509pop, as the other way.", None)
+    key_file: str | None = key("Key of that certificate.", None)
+
+    def __post_init__(self) -> None:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together")
+        if self.key_file is not None and self.join_token_file is not None:
+            raise ValueError("either join_token_file, or certificate_file and key_file")
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     mode: IdentityMode = key("Where the SVID comes from.", IdentityMode.EXTERNAL)
     spiffe_id: Spiffe | None = key("This machine's SPIFFE ID; spiffe://root.linkerd.cluster.local/<group> if unset.", None)
     socket: str = key("Workload API socket of mode external.", "/run/spire/agent/public/api.sock")
+    spire: Spire = section(Spire, "The SPIRE programs of modes local and agent.")
+    local: Local = section(Local, "Mode local.")
+    agent: Agent = section(Agent, "Mode agent.")
     embedded: Embedded = section(Embedded, "Mode embedded: the signing CA is on this machine. Not for production.")
+
+    def __post_init__(self) -> None:
+        agent = self.agent
+        if self.mode is IdentityMode.AGENT and (agent.server_address is None or not (agent.join_token_file or agent.key_file)):
+            raise ValueError("mode agent needs agent.server_address, and join_token_file, or certificate_file and key_file")
 
 
 @dataclass(frozen=True, slots=True)

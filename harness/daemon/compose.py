@@ -11,7 +11,7 @@ import structlog
 
 from harness.clock import Clock
 from harness.config import schema
-from harness.desired import Desired
+from harness.desired import Desired, ProxySpec, RegistrationSpec
 from harness.paths import Paths
 from harness.reconcilers.base import Reconciler
 from harness.reconcilers.identity import Identity
@@ -26,6 +26,7 @@ from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
 from harness.system.process import Processes
 from harness.system.proxy_admin import LoopbackAdmin
+from harness.system.spire import Spire
 from harness.system.units import Units
 
 
@@ -50,7 +51,9 @@ class Parts:
     proxy: Part
     redirect: Part
     redirect_changes: Callable[[], AsyncIterator[str]]
+    tell: Callable[[RegistrationSpec], Awaitable[None]]
     adopt: Callable[[int], Awaitable[bool]]
+    stale: Callable[[ProxySpec | None], bool]
     restart_proxy: Callable[[], None]
     release: tuple[Callable[[], None], ...]
     """Let go of what is to outlive this process."""
@@ -69,13 +72,15 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Ne
     proxy = Proxy(Units() if units.own_unit() else processes, LoopbackAdmin(), paths.proxy, clock, wake)
     return Parts(
         routes=Part(Routes(netlink), lambda d: d.routes),
-        identity=Part(Identity(processes, clock, wake), lambda d: d.identity),
+        identity=Part(Identity(processes, Spire(paths), clock, wake), lambda d: d.identity),
         registration=Part(keeper, lambda d: d.registration),
         probes=Part(Probes(Checker().check, clock, wake), lambda d: d.probes),
         proxy=Part(proxy, lambda d: d.proxy),
         redirect=Part(redirect, lambda d: d.redirect),
         redirect_changes=redirect.changes,
+        tell=keeper.tell,
         adopt=proxy.adopt,
+        stale=proxy.stale,
         restart_proxy=proxy.restart,
         release=(proxy.release, keeper.release),
     )

@@ -7,25 +7,24 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
-from harness import decode, problems, status, tasks
+from harness import decode, problems, tasks
 from harness.clock import Clock
 from harness.config import load, schema
 from harness.daemon import machine, shutdown
 from harness.daemon.compose import Part, compose
-from harness.daemon.snapshot import snapshot
+from harness.daemon.publish import Publisher
 from harness.desired import Desired, Progress, desired, readiness
 from harness.errors import ConfigError, HarnessError
-from harness.messages import Registration
+from harness.messages import Reason, Registration
 from harness.paths import Paths
-from harness.status import Condition, Phase, Truth
+from harness.status import Condition, Truth
 from harness.system import files, kernel_events, process, systemd, units
 from harness.system.netlink import Netlink
 
-TIMER_SECONDS = 15.0
+TIMER_SECONDS, RESTART_RETRY_SECONDS = 15.0, 2.0
 
 
 class Daemon:
@@ -39,9 +38,9 @@ class Daemon:
         self._bug: BaseException | None = None
         self._progress = Progress()
         self._proxy_seen = clock.now()
-        self._said: tuple[Condition, ...] = ()
-        self._phase, self._since, self._was_ready = Phase.STARTING, clock.wall(), False
+        self._restart_after = 0.0
         self._log = structlog.get_logger().bind(component="harness")
+        self._publisher = Publisher(paths, clock, self._log)
 
     def wake(self, reason: str) -> None:
         self._wakes.add(reason)
@@ -136,12 +135,10 @@ class Daemon:
         if self._reload:
             self._reload = False
             await self._load_again()
-        if self._restart_proxy:
-            self._restart_proxy = False
-            self._log.info("the proxy is to be restarted: first no new traffic")
-            await shutdown.announce(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
-            self._parts.restart_proxy()
         await self._look()
+        want = desired(self.config, self._machine, self._progress)
+        if self._restart_proxy or (self._parts.stale(want.proxy) and self._clock.now() >= self._restart_after):
+            await self._prepare_restart()
         want = desired(self.config, self._machine, self._progress)
         conditions = [await self._reconcile(part, want) for part in self._parts.up]
         await self._look()
@@ -149,6 +146,19 @@ class Daemon:
             self.wake("the next step is possible")
         await self._publish(tuple(conditions), want)
         systemd.notify(WATCHDOG=1)
+
+    async def _prepare_restart(self) -> None:
+        """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""
+        self._log.info("the proxy is to be started anew: first no new traffic")
+        reason = Reason.RESTARTING
+        granted = await shutdown.announce(self.config, self._machine, self._parts, self._progress, reason, self._log)
+        if granted or self._restart_proxy:
+            self._parts.restart_proxy()
+            await self._look()
+        else:
+            self._restart_after = self._clock.now() + RESTART_RETRY_SECONDS
+            asyncio.get_running_loop().call_later(RESTART_RETRY_SECONDS, self.wake, "the proxy may ask again to be restarted")
+        self._restart_proxy = False
 
     async def _load_again(self) -> None:
         """A bad configuration keeps the old one."""
@@ -218,48 +228,9 @@ class Daemon:
         if self._reload_fault:
             fault = Condition("Configuration", Truth.TRUE, self._reload_fault, problems.CONFIG_RELOAD_FAILED)
             conditions = (fault, *conditions)
-        phase = status.phase(conditions, was_ready=self._was_ready, stopping=self._stopping)
-        self._was_ready = self._was_ready or phase is Phase.READY
-        if phase is not self._phase:
-            self._phase, self._since = phase, self._clock.wall()
-            self._log.info("phase", phase=phase.text)
-        self._log_changes(conditions)
-        worst = status.worst(conditions)
-        systemd.notify(STATUS=f"{phase.text}: {worst.message}" if worst else phase.text)
         redirect_off = want.redirect is None and self._progress.proxy_certified
-        data = snapshot(
-            self.config,
-            self._machine,
-            phase,
-            self._since,
-            conditions,
-            readiness(self._progress, not redirect_off),
-            self._progress.registration,
-            await self._children(),
-        )
-        files.write_json(self._paths.status, data, mode=0o644)
-
-    def _log_changes(self, conditions: tuple[Condition, ...]) -> None:
-        before = {c.name: c for c in self._said}
-        for condition in conditions:
-            old = before.get(condition.name)
-            if old is None or (old.truth, old.problem) != (condition.truth, condition.problem):
-                fields: dict[str, Any] = {"status": condition.truth.value, "detail": condition.message}
-                if condition.problem:
-                    fields |= {"problem": condition.problem.code, "hint": condition.problem.hint}
-                (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
-        self._said = conditions
-
-    async def _children(self) -> dict[str, tuple[int | None, Any]]:
-        identity = await self._parts.identity.reconciler.observe()
-        proxy = await self._parts.proxy.reconciler.observe()
-        return {
-            "identity": (None, identity.stream),
-            "workload-api": (None, identity.server),
-            "spire-server": (identity.spire.server.pid, identity.spire.server.child),
-            "spire-agent": (identity.spire.agent.pid, identity.spire.agent.child),
-            "proxy": (proxy.pid, proxy.child),
-        }
+        ready = readiness(self._progress, not redirect_off)
+        await self._publisher.publish(self.config, self._machine, self._parts, self._progress, ready, conditions, self._stopping)
 
     async def _stop(self) -> None:
         unit = units.own_unit()
@@ -272,7 +243,7 @@ class Daemon:
         systemd.notify(STOPPING=1, STATUS="Draining")
         self._log.info("draining")
         await self._look()
-        await self._publish(self._said, desired(self.config, self._machine, self._progress))
+        await self._publish(self._publisher.said, desired(self.config, self._machine, self._progress))
         await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
         for left in (self._paths.status, self._paths.known_registration):
             left.unlink(missing_ok=True)

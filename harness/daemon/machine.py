@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.config import schema
-from harness.desired import Machine
+from harness.desired import Machine, User
 from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths
 from harness.reconcilers import registration
@@ -52,7 +52,10 @@ async def look(config: schema.Config, paths: Paths, netlink: Netlink) -> Machine
     user = process.find_user(config.proxy.user)
     if user.uid == 0:
         raise ConfigError((Fault("proxy.user", "the proxy must not run as root", "every root process would bypass the mesh"),))
-    embedded = config.identity.mode is schema.IdentityMode.EMBEDDED
+    mode = config.identity.mode
+    spire_server = _spire_user(config, "server", user) if mode is schema.IdentityMode.LOCAL else None
+    in_spire = mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT)
+    remote = config.identity.agent.server_address if mode is schema.IdentityMode.AGENT else None
     excluded = await asyncio.to_thread(redirect_exclusions.exclusions, config.proxy.admin_port)
     return Machine(
         user=user,
@@ -60,11 +63,25 @@ async def look(config: schema.Config, paths: Paths, netlink: Netlink) -> Machine
         instance_id=registration.instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
         addresses=config.workload.addresses or await _addresses(config, netlink),
         anchors_pem=_anchors(Path(config.controller.trust_anchors)),
-        workload_api=str(paths.workload_api) if embedded else config.identity.socket.removeprefix("unix:").replace("///", "/"),
+        workload_api=config.identity.socket.removeprefix("unix:").replace("///", "/")
+        if mode is schema.IdentityMode.EXTERNAL
+        else str(paths.workload_api),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
+        spire_server=spire_server,
+        spire_agent=_spire_user(config, "agent", user) if in_spire else None,
+        spire_addresses=await _resolved(remote) if remote else (),
     )
+
+
+def _spire_user(config: schema.Config, program: str, proxy: User) -> User:
+    """A user of its own: what runs as the proxy's user gets the proxy's identity, and root everybody's."""
+    key = f"identity.spire.{program}_user"
+    user = process.find_user(getattr(config.identity.spire, f"{program}_user"), key)
+    if user.uid in (0, proxy.uid):
+        raise ConfigError((Fault(key, "must be neither root nor the proxy's user"),))
+    return user
 
 
 def ephemeral(paths: Paths) -> bool:

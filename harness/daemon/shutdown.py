@@ -10,8 +10,8 @@ from harness import tasks
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Part, Parts
-from harness.desired import Machine, Progress, Readiness, desired
-from harness.errors import HarnessError
+from harness.desired import Machine, Progress, Readiness, RegistrationSpec, desired
+from harness.errors import HarnessError, TemporaryError
 from harness.messages import Reason
 
 LEAVE_SECONDS = 5.0
@@ -19,7 +19,7 @@ LEAVE_SECONDS = 5.0
 
 async def go_down(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
     began = clock.now()
-    await announce(config, machine, parts, progress, clock, log)
+    await announce(config, machine, parts, progress, Reason.DRAINING, log)
     await _remove(parts.redirect, log)
     await _remove(parts.probes, log)
     left = max(0.0, config.drain.deadline - (clock.now() - began))
@@ -35,28 +35,28 @@ async def hand_over(parts: Parts, log: Any) -> None:
     await _remove(parts.identity, log)
 
 
-async def announce(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
-    """Tells the controller that no more traffic is wanted, and waits until the endpoint change has spread."""
+async def announce(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, reason: Reason, log: Any) -> bool:
+    """Tells the controller that no more traffic is wanted, and waits until the endpoint change has spread.
+
+    False when the controller does not hear it, or says no.
+    """
     registration, spec = progress.registration, desired(config, machine, progress).registration
     if registration is None or spec is None:
-        return
-    draining = replace(spec, readiness=Readiness(False, Reason.DRAINING, "stopping"))
-    keeper, asked = parts.registration.reconciler, False
+        return True
+    unready = replace(spec, readiness=Readiness(False, reason))
     try:
-        async with asyncio.timeout(LEAVE_SECONDS):
-            while (observed := await keeper.observe()).registration is not None and observed.reported != draining.readiness:
-                # At once, whatever pause an earlier failure asked for; only a failure of this very call waits again.
-                for action in keeper.diff(draining, observed if asked else replace(observed, retry_at=0.0)):
-                    asked = True
-                    await keeper.apply(action)
-                await clock.sleep(0.01)
-    except TimeoutError:
-        log.warning("the controller does not hear that this machine is leaving")
-        return
+        if await tasks.within(LEAVE_SECONDS, _told(parts, unready)) is None:
+            raise TemporaryError("no answer in time")
     except HarnessError as error:
-        log.warning("the controller does not hear that this machine is leaving", reason=error.message)
-        return
-    await clock.sleep(registration.drain_seconds)
+        log.warning("the controller does not take this machine out of its endpoints", why=reason.value, reason=error.message)
+        return False
+    await asyncio.sleep(registration.drain_seconds)
+    return True
+
+
+async def _told(parts: Parts, spec: RegistrationSpec) -> bool:
+    await parts.tell(spec)
+    return True
 
 
 async def _remove(part: Part, log: Any, seconds: float | None = None) -> None:

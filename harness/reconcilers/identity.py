@@ -1,21 +1,24 @@
 """This machine's X.509-SVID: a small child under the proxy's uid streams it from the Workload API.
 
-It is the same SVID that the proxy gets, since the entry selects the proxy's uid. In mode `embedded` the Workload API is ours too.
+It is the same SVID that the proxy gets, since the entry selects the proxy's uid. In mode `embedded` the Workload API is ours too;
+in modes `local` and `agent` it is that of a SPIRE agent which runs as a child.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import problems, tasks
 from harness.clock import Clock
 from harness.desired import IdentitySpec
 from harness.errors import HarnessError
+from harness.reconcilers import spire
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process, workload_api
+from harness.system.spire import Spire
 from harness.system.workload_api import Svid
 from harness.system.workload_api_client import FailureKind
 from harness.values import SpiffeId
@@ -33,6 +36,11 @@ class Observed:
     others: tuple[SpiffeId, ...] = ()
     error: workload_api.Failed | None = None
     running: IdentitySpec | None = None
+    spire: spire.Observed = spire.Observed()
+
+    @property
+    def overdue(self) -> bool:
+        return self.svid is not None and self.wall >= self.svid.expires_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,15 @@ class Stop:
 
 
 SERVER, STREAM = "embedded Workload API", "identity stream"
+Action = Start | Stop | spire.Action
 
 
 class Identity:
     name = "identity"
 
-    def __init__(self, processes: process.Processes, clock: Clock, wake: Callable[[str], None]) -> None:
+    def __init__(self, processes: process.Processes, programs: Spire, clock: Clock, wake: Callable[[str], None]) -> None:
         self._clock, self._wake = clock, wake
+        self._spire = spire.SpireChildren(programs, processes, clock, wake)
         self._children = {SERVER: Supervised(processes, clock, wake), STREAM: Supervised(processes, clock, wake)}
         self._reading: asyncio.Task[None] | None = None
         self._running: IdentitySpec | None = None
@@ -77,25 +87,32 @@ class Identity:
             others=tuple(s.spiffe_id for s in self._svids if s.spiffe_id != wanted),
             error=self._error,
             running=self._running,
+            spire=self._spire.observe(),
         )
 
-    def diff(self, desired: IdentitySpec | None, observed: Observed) -> tuple[Start | Stop, ...]:
-        actions: list[Start | Stop] = []
+    def diff(self, desired: IdentitySpec | None, observed: Observed) -> tuple[Action, ...]:
+        actions: list[Action] = []
         changed = observed.running is not None and observed.running != desired
+        has_source = desired is None or desired.agent is None or observed.spire.agent.child.alive
         for part, child in ((STREAM, observed.stream), (SERVER, observed.server)):
             wanted = desired is not None and (part == STREAM or desired.embedded is not None)
             if child.state is not State.STOPPED and (changed or not wanted):
                 actions.append(Stop(part))
-            elif desired is not None and wanted and not child.alive and observed.now >= child.retry_at:
+            elif desired is not None and wanted and has_source and not child.alive and observed.now >= child.retry_at:
                 actions.append(Start(part, desired))
-        return tuple(actions)
+        return (*actions, *spire.diff(None if changed else desired, observed.spire, observed.now, observed.overdue))
 
-    async def apply(self, action: Start | Stop) -> None:
+    async def apply(self, action: Action) -> None:
+        if not isinstance(action, Start | Stop):
+            self._running = None if isinstance(action, spire.Stop) else action.spec
+            await self._spire.apply(action)
+            return
         child = self._children[action.part]
         if isinstance(action, Stop):
             await child.stop(STOP_GRACE)
+            self._running = None
             if action.part == STREAM:
-                self._svids, self._error, self._running = (), None, None
+                self._svids, self._error = (), None
             return
         self._running = action.spec
         command = _server_command(action.spec) if action.part == SERVER else _stream_command(action.spec)
@@ -118,6 +135,15 @@ class Identity:
             self._wake("identity stream broken")
 
     def condition(self, desired: IdentitySpec | None, observed: Observed) -> Condition:
+        found = self._condition(desired, observed)
+        fault = spire.condition(observed.spire, observed.now, observed.wall) if desired and desired.agent else None
+        if fault is None or (found.problem is not None and found.truth is Truth.TRUE):
+            return found
+        if found.truth is Truth.TRUE:
+            return replace(found, message=f"{found.message}; {fault.message}", problem=fault.problem)
+        return Condition("Identity", Truth.FALSE, fault.message, fault.problem)
+
+    def _condition(self, desired: IdentitySpec | None, observed: Observed) -> Condition:
         svid, error = observed.svid, observed.error
         problem = _PROBLEMS.get(error.kind) if error else None
         if svid is not None and observed.wall < svid.expires_at:
@@ -132,7 +158,8 @@ class Identity:
         if observed.others:
             text = f"issued instead: {', '.join(map(str, observed.others))}"
             return Condition("Identity", Truth.FALSE, text, problems.IDENTITY_NOT_ISSUED)
-        starting = desired is not None and desired.embedded is not None and not observed.server.crash_loop
+        ours = desired is not None and (desired.embedded is not None or desired.agent is not None)
+        starting = ours and not observed.server.crash_loop
         if error is None or (problem is problems.IDENTITY_SOCKET_MISSING and starting):
             return Condition("Identity", Truth.UNKNOWN, "waiting for the first SVID")
         return Condition("Identity", Truth.FALSE if problem else Truth.UNKNOWN, error.message, problem)

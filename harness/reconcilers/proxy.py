@@ -37,12 +37,13 @@ class Observed:
     taken: tuple[int, ...] = ()
     error: str = ""
     grace: float = KILL_RESERVE
+    may_restart: bool = False
     now: float = 0.0
     wall: float = 0.0
 
     @property
     def certified(self) -> bool:
-        return self.child.alive and self.certified_until > self.wall
+        return self.child.alive and self.certified_until > self.wall and not self.may_restart
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Proxy:
         self._taken: tuple[int, ...] = ()
         self._error = ""
         self._grace = KILL_RESERVE
+        self._may_restart = False
 
     async def adopt(self, admin_port: int) -> bool:
         """Takes over the proxy of the daemon before this one; if its binary was replaced since, the next cycle starts it anew."""
@@ -109,9 +111,14 @@ class Proxy:
             self._polling.cancel()
         self._supervised.release()
 
+    def stale(self, desired: ProxySpec | None) -> bool:
+        """Whether it serves, but is not what it should be: it is to be started anew, when that may be."""
+        state = self._supervised.state.state
+        return desired is not None and state is State.RUNNING and not self._may_restart and self._running != fingerprint(desired)
+
     def restart(self) -> None:
         """Has the next cycle stop it and start it again."""
-        self._running = "to be restarted"
+        self._running, self._may_restart = "to be restarted", True
 
     async def observe(self) -> Observed:
         child = self._supervised.child
@@ -123,6 +130,7 @@ class Proxy:
             taken=self._taken,
             error=self._error,
             grace=self._grace,
+            may_restart=self._may_restart,
             now=self._clock.now(),
             wall=self._clock.wall(),
         )
@@ -132,7 +140,7 @@ class Proxy:
         if desired is None:
             return (Stop("not wanted", observed.grace),) if child.state is not State.STOPPED else ()
         if child.alive and running is not None:
-            if running != fingerprint(desired):
+            if running != fingerprint(desired) and (observed.may_restart or child.state is State.STARTING):
                 return Stop("its configuration or binary changed", desired.shutdown_grace + KILL_RESERVE), Start(desired)
             if child.state is State.STARTING and observed.now - child.since > desired.start_timeout:
                 return Stop("no certificate in time", KILL_RESERVE), Start(desired)
@@ -146,6 +154,7 @@ class Proxy:
             await self._supervised.stop(action.grace)
             return
         spec = action.spec
+        self._may_restart = False
         self._running, self._certified_until, self._error = fingerprint(spec), 0.0, ""
         self._taken = tuple(port for port in spec.ports if process.port_taken(port))
         if self._taken:

@@ -211,6 +211,12 @@ class RegistrationKeeper:
                 self._view = replace(self._view, error=None, retry_at=0.0)
                 self._wake("the controller answers again")
 
+    async def tell(self, spec: RegistrationSpec) -> None:
+        """Reports at once, whatever pause an earlier failure asked for. Raises HarnessError."""
+        if self._call is not None:
+            await asyncio.wait([self._call], timeout=1.0)
+        await self._report(spec)
+
     def release(self) -> None:
         """Ends the calls without leaving: the daemon after this one goes on with the same registration."""
         for task in (self._follow, self._call, self._retry):

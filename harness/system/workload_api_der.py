@@ -10,7 +10,7 @@ def split_der(data: bytes) -> tuple[bytes, ...]:
     """The certificates of a concatenation of DER certificates."""
     out, at = [], 0
     while at < len(data):
-        tag, _, end = _element(data, at)
+        tag, _, end = element(data, at)
         if tag != 0x30:
             raise ValueError(f"DER tag {tag:#x} where a certificate should begin")
         out.append(data[at:end])
@@ -20,14 +20,14 @@ def split_der(data: bytes) -> tuple[bytes, ...]:
 
 def validity(certificate: bytes) -> tuple[float, float]:
     """notBefore and notAfter of a DER certificate, in epoch seconds (RFC 5280, section 4.1)."""
-    _, at, _ = _element(certificate, 0)  # Certificate
-    _, at, _ = _element(certificate, at)  # TBSCertificate
-    tag, _, _ = _element(certificate, at)
+    _, at, _ = element(certificate, 0)  # Certificate
+    _, at, _ = element(certificate, at)  # TBSCertificate
+    tag, _, _ = element(certificate, at)
     skip = 4 if tag == 0xA0 else 3  # the version is optional; then serial number, signature algorithm, issuer
     for _ in range(skip):
-        _, _, end = _element(certificate, at)
+        _, _, end = element(certificate, at)
         at = end
-    tag, at, _ = _element(certificate, at)
+    tag, at, _ = element(certificate, at)
     if tag != 0x30:
         raise ValueError("the certificate has no validity where one belongs")
     not_before, at = _time(certificate, at)
@@ -36,7 +36,7 @@ def validity(certificate: bytes) -> tuple[float, float]:
 
 
 def _time(data: bytes, at: int) -> tuple[float, int]:
-    tag, start, end = _element(data, at)
+    tag, start, end = element(data, at)
     text = data[start:end].decode("ascii")
     if tag == 0x17:  # UTCTime: two digits of the year, 50 to 99 being 19xx
         text = ("19" if text[:2] >= "50" else "20") + text
@@ -45,7 +45,7 @@ def _time(data: bytes, at: int) -> tuple[float, int]:
     return float(calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))), end
 
 
-def _element(data: bytes, at: int) -> tuple[int, int, int]:
+def element(data: bytes, at: int) -> tuple[int, int, int]:
     """Tag, start of the contents and end of the DER element at `at`."""
     if at + 2 > len(data):
         raise ValueError("DER is cut short")

@@ -57,6 +57,23 @@ def proto_fields(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += size
 
 
+def proto_number(data: bytes, number: int) -> int:
+    """The number (varint) in field `number` of a message; 0, as protobuf leaves it out, when it is not there."""
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        if tag & 7 == 0:
+            value, at = _read_varint(data, at)
+            if tag >> 3 == number:
+                return value
+        elif tag & 7 == 2:
+            size, at = _read_varint(data, at)
+            at += size
+        else:
+            raise ValueError(f"protobuf wire type {tag & 7}")
+    return 0
+
+
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:

@@ -1,0 +1,70 @@
+"""How things stand, to everybody who wants to know: the snapshot file, systemd's status line, and the log of what changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness import status
+from harness.clock import Clock
+from harness.config import schema
+from harness.daemon.compose import Parts
+from harness.daemon.snapshot import snapshot
+from harness.desired import Machine, Progress, Readiness
+from harness.paths import Paths
+from harness.status import Condition, Phase
+from harness.supervisor import ChildState
+from harness.system import files, systemd
+
+
+class Publisher:
+    """Remembers what it said last: only changes are logged."""
+
+    def __init__(self, paths: Paths, clock: Clock, log: Any) -> None:
+        self._paths, self._clock, self._log = paths, clock, log
+        self._phase, self._since, self._was_ready = Phase.STARTING, clock.wall(), False
+        self.said: tuple[Condition, ...] = ()
+
+    async def publish(
+        self,
+        config: schema.Config,
+        machine: Machine,
+        parts: Parts,
+        progress: Progress,
+        readiness: Readiness,
+        conditions: tuple[Condition, ...],
+        stopping: bool,
+    ) -> None:
+        phase = status.phase(conditions, was_ready=self._was_ready, stopping=stopping)
+        self._was_ready = self._was_ready or phase is Phase.READY
+        if phase is not self._phase:
+            self._phase, self._since = phase, self._clock.wall()
+            self._log.info("phase", phase=phase.text)
+        self._log_changes(conditions)
+        worst = status.worst(conditions)
+        systemd.notify(STATUS=f"{phase.text}: {worst.message}" if worst else phase.text)
+        children = await _children(parts)
+        data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, children)
+        files.write_json(self._paths.status, data, mode=0o644)
+
+    def _log_changes(self, conditions: tuple[Condition, ...]) -> None:
+        before = {c.name: c for c in self.said}
+        for condition in conditions:
+            old = before.get(condition.name)
+            if old is None or (old.truth, old.problem) != (condition.truth, condition.problem):
+                fields: dict[str, Any] = {"status": condition.truth.value, "detail": condition.message}
+                if condition.problem:
+                    fields |= {"problem": condition.problem.code, "hint": condition.problem.hint}
+                (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
+        self.said = conditions
+
+
+async def _children(parts: Parts) -> dict[str, tuple[int | None, ChildState]]:
+    identity = await parts.identity.reconciler.observe()
+    proxy = await parts.proxy.reconciler.observe()
+    return {
+        "identity": (None, identity.stream),
+        "workload-api": (None, identity.server),
+        "spire-server": (identity.spire.server.pid, identity.spire.server.child),
+        "spire-agent": (identity.spire.agent.pid, identity.spire.agent.child),
+        "proxy": (proxy.pid, proxy.child),
+    }

@@ -1,0 +1,263 @@
+"""SPIRE's server and agent as children: server → entry → agent on the way up, agent → server on the way down.
+
+Everything that they keep is made again when it is lost, so each fault heals by a fresh start: a key pair instead of a token
+attests the agent, the entry has a fixed id, and the signing certificate is read again whenever a server starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from harness import problems, tasks
+from harness.clock import Clock
+from harness.desired import IdentitySpec
+from harness.errors import HarnessError
+from harness.problems import Problem
+from harness.supervisor import ChildState, State, Supervised
+from harness.system import process, spire_api, spire_log
+from harness.system.spire import AGENT, SERVER, PreparationError, Prepared, Spire, stamp_of
+
+POLL = 0.01
+START_SECONDS = 90.0  # an agent gives up by itself after 60 s
+SETTLED_SECONDS = 10.0
+OVERDUE_SECONDS = 30.0
+ENTRY_RETRY = 0.5
+STOP_GRACE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the two. `socket`: whether its socket is there. `error`: the last error that it logged since its start."""
+
+    child: ChildState = ChildState()
+    pid: int | None = None
+    prepared: Prepared | None = None
+    stamp: tuple[tuple[str, int, int], ...] = ()
+    socket: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    message: str
+    problem: Problem | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`entry_made`: since the server's last start."""
+
+    server: Part = Part()
+    agent: Part = Part()
+    entry_made: bool = False
+    entry_retry_at: float = 0.0
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    part: str
+    why: str
+    spec: IdentitySpec
+
+    def __str__(self) -> str:
+        return f"start {self.part}" + (f" again: {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, slots=True)
+class MakeEntry:
+    spec: IdentitySpec
+
+    def __str__(self) -> str:
+        return f"entry: {self.spec.spiffe_id} for uid {self.spec.user.uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    part: str
+
+    def __str__(self) -> str:
+        return f"stop {self.part}"
+
+
+Action = Start | MakeEntry | Stop
+
+
+def diff(desired: IdentitySpec | None, observed: Observed, now: float, overdue: bool) -> tuple[Action, ...]:
+    """`overdue`: there was an SVID, and it has run out."""
+    actions: list[Action] = []
+    wanted = {AGENT: bool(desired and desired.agent), SERVER: bool(desired and desired.server)}
+    for name, part in ((AGENT, observed.agent), (SERVER, observed.server)):
+        if part.child.state is not State.STOPPED and not wanted[name]:
+            actions.append(Stop(name))
+    if desired is None:
+        return tuple(actions)
+    if wanted[SERVER]:
+        server = observed.server
+        why = _restart(server, now, overdue)
+        if not why and _settled(observed, now, overdue):
+            why = "its entry is in place, so it need not look for new ones so often"
+        if why or (not server.child.alive and now >= server.child.retry_at):
+            return (*actions, Start(SERVER, why, desired))
+        if server.child.state is not State.RUNNING:
+            return tuple(actions)
+        if not observed.entry_made:
+            return (*actions, MakeEntry(desired)) if now >= observed.entry_retry_at else tuple(actions)
+    if wanted[AGENT]:
+        agent = observed.agent
+        why = _restart(agent, now, overdue)
+        if why or (not agent.child.alive and now >= agent.child.retry_at):
+            actions.append(Start(AGENT, why, desired))
+    return tuple(actions)
+
+
+def _restart(part: Part, now: float, overdue: bool) -> str:
+    """Why a part that runs must be started again; empty if it need not."""
+    if not part.child.alive or part.prepared is None:
+        return ""
+    if part.stamp != part.prepared.stamp:
+        return "its files have changed"
+    age = now - part.child.since
+    if part.child.state is State.STARTING:
+        return "its socket does not come" if age > START_SECONDS else ""
+    if not part.socket:
+        return "its socket is gone"
+    return "the SVID has run out" if overdue and age > OVERDUE_SECONDS else ""
+
+
+def _settled(observed: Observed, now: float, overdue: bool) -> bool:
+    server, agent = observed.server, observed.agent
+    cold = server.prepared is not None and server.prepared.cold
+    up = server.child.state is State.RUNNING and agent.child.state is State.RUNNING
+    return cold and up and observed.entry_made and not overdue and now - agent.child.since >= SETTLED_SECONDS
+
+
+def condition(observed: Observed, now: float, wall: float) -> Fault | None:
+    """What is wrong, worst first."""
+    if observed.fault is not None:
+        return observed.fault
+    for name, part in ((SERVER, observed.server), (AGENT, observed.agent)):
+        late = part.child.state is State.STARTING and now - part.child.since > 5.0
+        if part.child.crash_loop or part.child.state is State.BACKOFF or (late and part.error):
+            problem = problems.SPIRE_NOT_ATTESTED if "attest" in part.error.lower() else problems.SPIRE_FAILING
+            state = "is not ready" if late else f"has exited {part.child.exits} time{'s' if part.child.exits > 1 else ''}"
+            return Fault(f"{name} {state}: {part.error or 'without an error'}", problem)
+    signing = observed.server.prepared
+    if signing is None or not observed.server.child.alive:
+        return None
+    if (signing.ends - wall) * 3 < signing.ends - signing.begins:
+        return Fault(f"the signing certificate ends in {(signing.ends - wall) / 86400:.1f} days", problems.IDENTITY_CA_EXPIRING)
+    return Fault("it is signed with a root's own key", problems.IDENTITY_ROOT_KEY) if signing.root else None
+
+
+class SpireChildren:
+    """Carries the actions out; each of them returns at once, and what takes time wakes the cycle when it is done."""
+
+    def __init__(self, spire: Spire, processes: process.Processes, clock: Clock, wake: Callable[[str], None]) -> None:
+        self._spire, self._clock, self._wake = spire, clock, wake
+        self._children = {name: Supervised(processes, clock, wake) for name in (SERVER, AGENT)}
+        self._prepared: dict[str, Prepared] = {}
+        self._errors = {SERVER: "", AGENT: ""}
+        self._entry_made, self._entry_retry_at = False, 0.0
+        self._fault: Fault | None = None
+        self._spec: IdentitySpec | None = None
+
+    def observe(self) -> Observed:
+        return Observed(
+            self._part(SERVER, self._spire.admin_socket),
+            self._part(AGENT, Path(self._spec.socket) if self._spec else None),
+            self._entry_made,
+            self._entry_retry_at,
+            self._fault,
+        )
+
+    def _part(self, name: str, socket: Path | None) -> Part:
+        supervised = self._children[name]
+        return Part(
+            child=supervised.state,
+            pid=supervised.child.pid if supervised.child else None,
+            prepared=self._prepared.get(name),
+            stamp=stamp_of(self._spec, name) if self._spec else (),
+            socket=socket is not None and socket.is_socket(),
+            error=self._errors[name],
+        )
+
+    async def apply(self, action: Action) -> None:
+        match action:
+            case Stop(name):
+                await self._children[name].stop(STOP_GRACE)
+                if name == SERVER or not self._children[SERVER].state.alive:
+                    self._spire.remove()
+                    self._fault = None
+            case MakeEntry(spec):
+                await self._make_entry(spec)
+            case Start(name, _, spec):
+                self._spec = spec
+                await self._start(name, spec)
+
+    async def _start(self, name: str, spec: IdentitySpec) -> None:
+        supervised = self._children[name]
+        try:
+            prepared = await self._prepare(name, spec)
+        except PreparationError as error:
+            self._fault = Fault(f"{name}: {error.message}", error.problem)
+            if supervised.state.alive and (running := self._prepared.get(name)):
+                # What runs goes on with what it has; the next change of the files is another chance.
+                self._prepared[name] = replace(running, stamp=stamp_of(spec, name))
+            else:
+                supervised.fail(name)
+            return
+        self._fault = None
+        if supervised.state.alive:
+            await supervised.stop(STOP_GRACE)
+        self._prepared[name] = prepared
+        self._errors[name] = ""
+        if name == SERVER:
+            self._entry_made = False
+        child = await supervised.start(prepared.command)
+        tasks.spawn(self._read_log(name, child))
+        tasks.spawn(self._await_socket(name, child, self._spire.admin_socket if name == SERVER else Path(spec.socket)))
+
+    async def _prepare(self, name: str, spec: IdentitySpec) -> Prepared:
+        if name == SERVER and spec.server is not None:
+            return await self._spire.prepare_server(spec, spec.server, self._clock.wall())
+        if name == AGENT and spec.agent is not None:
+            return await self._spire.prepare_agent(spec, spec.agent)
+        raise ValueError(f"no {name} is configured")
+
+    async def _make_entry(self, spec: IdentitySpec) -> None:
+        try:
+            await self._spire.make_entry(spec)
+        except HarnessError as error:
+            self._fault = Fault(error.message, problems.SPIRE_FAILING)
+            self._entry_retry_at = self._clock.now() + ENTRY_RETRY
+            tasks.spawn(self._wake_later(ENTRY_RETRY))
+            return
+        self._fault, self._entry_made = None, True
+
+    async def _wake_later(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._wake("another try")
+
+    async def _await_socket(self, name: str, child: process.Child, socket: Path) -> None:
+        supervised = self._children[name]
+        while supervised.child is child:
+            if spire_api.answers(socket):
+                supervised.ready()
+                self._wake(f"{name} answers")
+                return
+            await self._clock.sleep(POLL)
+
+    async def _read_log(self, name: str, child: process.Child) -> None:
+        logger = structlog.get_logger()
+        async for line in process.whole_lines(child.stdout):
+            parsed = spire_log.parse(line)
+            getattr(logger, parsed.level)(parsed.text, component=name)
+            if parsed.level == "error":
+                self._errors[name] = parsed.text
+                if self._children[name].state.state is State.STARTING:
+                    self._wake(f"{name} logs an error")

@@ -1,0 +1,252 @@
+"""The files, directories and commands of SPIRE's server and agent on this machine.
+
+    RUN/spire/server/    root:server 0750   configuration, signing certificate and key, bundle   (read by the server)
+    RUN/spire/admin/     server:root 2750   the server's admin socket: root's alone, as it asks for no other credential
+    RUN/spire/agent/     root:agent 0750    configuration, anchors, key pair or token            (read by the agent)
+    RUN/workload-api/    agent:agent 0755   the Workload API's socket, open to every uid: the entry decides
+    STATE/spire/…        user:root 0770     what SPIRE itself keeps; all of it comes back by itself when it is lost
+
+Both programs run without capabilities and read nothing but their folder, so keys that only root may read are copied to RUN, which
+is a tmpfs.
+A folder of STATE belongs to one trust domain and one signing certificate (or server): what another one left is of no use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import problems, spire
+from harness.desired import IdentitySpec, SpireAgent, SpireServer, User
+from harness.errors import UnavailableError
+from harness.paths import Paths
+from harness.problems import Problem
+from harness.system import files, process, spire_api
+from harness.system import spire_certificate as certificates
+
+SERVER, AGENT = "spire-server", "spire-agent"
+_PROGRAM_PATH = os.pathsep.join(("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/opt/spire/bin"))
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+class PreparationError(UnavailableError):
+    """A program cannot be started as things are; `problem` says which known problem that is."""
+
+    def __init__(self, problem: Problem, error: UnavailableError) -> None:
+        super().__init__(error.message, error.hint or problem.hint)
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a program was given. `ends` and `begins` are of the signing certificate; `stamp` is of the administrator's files."""
+
+    command: process.Command
+    stamp: Stamp
+    cold: bool = False
+    root: bool = False
+    begins: float = 0.0
+    ends: float = 0.0
+
+
+class Spire:
+    def __init__(self, paths: Paths) -> None:
+        self._run, self._state = paths.run / "spire", paths.state / "spire"
+        self.admin_socket = self._run / "admin" / "api.sock"
+        self._node_pair_made = False
+
+    async def prepare_server(self, spec: IdentitySpec, server: SpireServer, wall: float) -> Prepared:
+        """Raises PreparationError before anything is changed that a running server uses."""
+        program = _program(server.path, SERVER)
+        stamp = stamp_of(spec, SERVER)
+        try:
+            signing, *rest = chain = certificates.read_pem(certificates.read_file(server.ca_cert, "the signing certificate"))
+            key = certificates.read_file(server.ca_key, "the signing key").decode("ascii")
+            certificates.check_signing(chain, certificates.read_pem(spec.anchors_pem.encode()), wall)
+        except (ValueError, UnavailableError) as error:
+            raise PreparationError(problems.IDENTITY_CA_UNUSABLE, _as_unavailable(error, server.ca_cert)) from None
+        if signing.root and not server.allow_root_key:
+            refusal = UnavailableError(
+                f"{server.ca_cert} is a root itself, and its key has no business on this machine",
+                "make an intermediate with `meshexp ca issue`, or set identity.local.allow_root_key: true",
+            )
+            raise PreparationError(problems.IDENTITY_CA_UNUSABLE, refusal)
+        folder = _folder(self._run / "server", User(0, server.user.gid), 0o750)
+        given = {
+            "upstream.crt": certificates.to_pem((signing, *(c for c in rest if not c.root))),
+            "upstream.key": key,
+            "bundle.pem": spec.anchors_pem,
+        }
+        fresh = {name: folder / f"{name}.new" for name in given}
+        for name, text in given.items():
+            _give(fresh[name], text, server.user)
+        try:
+            await asyncio.gather(
+                certificates.verify(fresh["upstream.crt"], fresh["bundle.pem"], fresh["upstream.key"], signing.public_key),
+                self._make_node_pair(),
+            )
+        except UnavailableError as error:
+            raise PreparationError(problems.IDENTITY_CA_UNUSABLE, error) from None
+        for name, path in fresh.items():
+            path.replace(folder / name)
+        return self._finish_server(spec, server, program, stamp, signing, wall)
+
+    def _finish_server(
+        self, spec: IdentitySpec, server: SpireServer, program: str, stamp: Stamp, signing: certificates.Certificate, wall: float
+    ) -> Prepared:
+        folder, domain = self._run / "server", spec.spiffe_id.trust_domain
+        data = self._data("server", server.user, domain.encode() + signing.data)
+        _folder(self.admin_socket.parent, User(server.user.uid, 0), 0o2750)
+        _give(folder / "node.crt", (self._run / "agent" / "node.crt").read_text(), server.user)
+        cold = not (data / "datastore.sqlite3").exists() or self._entry_made() != _entry_text(spec, data)
+        config = spire.Server(
+            trust_domain=domain,
+            port=spec.agent.server.port if spec.agent else 0,
+            socket=self.admin_socket,
+            data=data,
+            node_certificate=folder / "node.crt",
+            certificate=folder / "upstream.crt",
+            key=folder / "upstream.key",
+            bundle=None if signing.root else folder / "bundle.pem",
+            lifetimes=spire.lifetimes(server.svid_ttl, signing.not_after - wall),
+            cold=cold,
+        )
+        _give(folder / "server.json", spire.server_config(config), server.user)
+        command = _command(SERVER, program, folder / "server.json", server.user)
+        return Prepared(command, stamp, cold, signing.root, signing.not_before, signing.not_after)
+
+    async def prepare_agent(self, spec: IdentitySpec, agent: SpireAgent) -> Prepared:
+        program = _program(agent.path, AGENT)
+        stamp = stamp_of(spec, AGENT)
+        folder = _folder(self._run / "agent", User(0, agent.user.gid), 0o750)
+        given = {"node.crt": agent.certificate_file, "node.key": agent.key_file, "token": agent.join_token_file}
+        try:
+            for name, source in given.items():
+                if source is not None:
+                    _give(folder / name, certificates.read_file(source, "the agent's credential").decode("ascii"), agent.user)
+        except (UnavailableError, ValueError) as error:
+            raise PreparationError(problems.SPIRE_NOT_ATTESTED, _as_unavailable(error, "the agent's credential")) from None
+        _give(folder / "anchors.pem", spec.anchors_pem, agent.user)
+        _folder(Path(spec.socket).parent, agent.user, 0o755)
+        local = spec.server is not None
+        if local:
+            _own(folder / "node.key", agent.user)
+            _own(folder / "node.crt", agent.user)
+        token = folder / "token" if agent.join_token_file else None
+        config = spire.Agent(
+            trust_domain=spec.spiffe_id.trust_domain,
+            server=agent.server,
+            socket=Path(spec.socket),
+            data=self._data("agent", agent.user, f"{spec.spiffe_id.trust_domain} {'local' if local else agent.server}".encode()),
+            anchors=folder / "anchors.pem",
+            certificate=None if token else folder / "node.crt",
+            key=None if token else folder / "node.key",
+            token=token,
+            local=local,
+        )
+        _give(folder / "agent.json", spire.agent_config(config), agent.user)
+        return Prepared(_command(AGENT, program, folder / "agent.json", agent.user), stamp)
+
+    async def make_entry(self, spec: IdentitySpec) -> None:
+        """Raises HarnessError. Remembers which entry the server's data holds, so that the next start need not wait for it."""
+        await asyncio.to_thread(spire_api.ensure_entry, self.admin_socket, spire.Entry(spec.spiffe_id, spec.user.uid))
+        for data in self._state.glob("server-*"):
+            files.write(self._state / "entry", _entry_text(spec, data), mode=0o600)
+
+    def _entry_made(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self._state / "entry").read_text()
+        return ""
+
+    def remove(self) -> None:
+        """What holds keys and means nothing after a stop."""
+        self._node_pair_made = False
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    async def _make_node_pair(self) -> None:
+        """One pair for as long as the server that trusts it and the agent that has it are started by the same daemon."""
+        folder = _folder(self._run / "agent", User(0, 0), 0o750)
+        pair = folder / "node.crt", folder / "node.key"
+        if not (self._node_pair_made and all(path.exists() for path in pair)):
+            await certificates.make_node_pair(*pair)
+            self._node_pair_made = True
+
+    def _data(self, name: str, user: User, owner: bytes) -> Path:
+        """The folder that SPIRE keeps its data in, made if need be; those of another owner are removed."""
+        _folder(self._state, User(0, 0), 0o711)
+        wanted = self._state / f"{name}-{hashlib.sha256(owner).hexdigest()[:16]}"
+        for other in self._state.glob(f"{name}-*"):
+            if other != wanted:
+                shutil.rmtree(other, ignore_errors=True)
+        return _folder(wanted, User(user.uid, 0), 0o770)
+
+
+def stamp_of(spec: IdentitySpec, program: str) -> Stamp:
+    """Changes when one of the administrator's files for `program` was replaced."""
+    server, agent = spec.server, spec.agent
+    names = [server.ca_cert, server.ca_key] if program == SERVER and server else []
+    if program == AGENT and agent:
+        names = [name for name in (agent.join_token_file, agent.certificate_file, agent.key_file) if name]
+    found = []
+    for name in names:
+        with contextlib.suppress(OSError):
+            status = Path(name).stat()
+            found.append((name, status.st_mtime_ns, status.st_ino))
+    return tuple(found)
+
+
+def _entry_text(spec: IdentitySpec, data: Path) -> str:
+    return f"{data.name} {spec.spiffe_id} {spec.user.uid}\n"
+
+
+def _program(configured: str | None, name: str) -> str:
+    found = configured or shutil.which(name, path=_PROGRAM_PATH)
+    if found is None or not os.access(found, os.X_OK):
+        missing = UnavailableError(
+            f"there is no {configured or name} on this machine", f"install SPIRE, or set identity.spire.{name[6:]}_path"
+        )
+        raise PreparationError(problems.SPIRE_FAILING, missing)
+    return found
+
+
+def _command(name: str, program: str, config: Path, user: User) -> process.Command:
+    return process.Command(name, (program, "run", "-config", str(config)), user=user, piped=True)
+
+
+def _folder(path: Path, owner: User, mode: int) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        found = path.stat()
+        if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (owner.uid, owner.gid, mode):
+            path.chmod(mode)
+            os.chown(path, owner.uid, owner.gid)
+    except OSError as error:
+        raise PreparationError(problems.SPIRE_FAILING, UnavailableError(f"{path} cannot be made: {error.strerror}")) from None
+    return path
+
+
+def _give(path: Path, text: str, reader: User) -> None:
+    """Root's file, which the reader's group may read."""
+    try:
+        files.write(path, text, mode=0o600)
+        _own(path, reader)
+    except UnavailableError as error:
+        raise PreparationError(problems.SPIRE_FAILING, error) from None
+
+
+def _own(path: Path, reader: User) -> None:
+    try:
+        os.chown(path, 0, reader.gid)
+        path.chmod(0o640)
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be given to its reader: {error.strerror}") from None
+
+
+def _as_unavailable(error: Exception, what: str) -> UnavailableError:
+    return error if isinstance(error, UnavailableError) else UnavailableError(f"{what} is not PEM: {error}")
