@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import socket
 import ssl
 from types import TracebackType
 
@@ -19,6 +20,7 @@ from controller.fleet import Fleet
 from controller.folder import Folder
 from controller.metrics import Metrics
 from controller.registry import Registry
+from controller.replicas import Replicas
 from controller.server import Api
 from controller.store import Store
 from controller.upkeep import Dial, Upkeep, tcp_dial
@@ -40,8 +42,9 @@ class Controller:
     def __init__(self, config: ControllerConfig, store: Store, clock: Clock, dial: Dial = tcp_dial) -> None:
         self.config, self.store = config, store
         self.address, self.health_address = config.listen, config.health_listen
-        self.fleet = Fleet(clock, config.times, configuration.load_facts(config))
-        self._registry = Registry(store, self.fleet, config.trust_domain)
+        self.replicas = Replicas(store.leases, clock, config.replica or socket.gethostname(), config.namespace)
+        self.fleet = Fleet(clock, config.times, configuration.load_facts(config), self.replicas.holds)
+        self._registry = Registry(store, self.fleet, config.trust_domain, self.replicas)
         self._metrics = Metrics(self.fleet)
         self._upkeep = Upkeep(self._registry, dial)
         self._folder = Folder(config.groups, store) if config.groups else None
@@ -57,6 +60,7 @@ class Controller:
         await self._stack.__aenter__()
         try:
             self._work = asyncio.create_task(self._run())
+            self._stack.push_async_callback(self.replicas.resign)
             self._stack.push_async_callback(self._cancel, self._work)
             ready = asyncio.create_task(self._upkeep.ready.wait())
             await asyncio.wait((ready, self._work), return_when=asyncio.FIRST_COMPLETED)

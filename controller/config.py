@@ -30,6 +30,8 @@ class ControllerConfig:
     trust_domain: str
     listen: Endpoint = HostPort("0.0.0.0", 8081)  # noqa: S104  (machines outside the cluster are its clients)
     health_listen: Endpoint = HostPort("127.0.0.1", 9995)
+    replica: str = ""
+    namespace: str = "meshexp"
     groups: str = ""
     facts: str = ""
     lease: Duration = 30.0

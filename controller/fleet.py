@@ -6,13 +6,15 @@ A mirror of the store, fed by the watches and by the answers to the controller's
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from controller import rendering
 from controller.leases import Leases
 from controller.manifest import GROUP_APIS, ExternalGroup
-from controller.model import ExternalWorkload, Key
+from controller.model import READY, ExternalWorkload, Key
 from controller.rendering import Membership, Times
 from harness.clock import Clock
 from harness.messages import ClusterFacts, StateReport
@@ -39,8 +41,11 @@ class Record:
 
 
 class Fleet:
-    def __init__(self, clock: Clock, times: Times, facts: ClusterFacts) -> None:
-        self.clock, self.times, self.facts = clock, times, facts
+    """`holds`: whether the silence of a workload is this replica's to judge. `touched`: groups with news for their status."""
+
+    def __init__(self, clock: Clock, times: Times, facts: ClusterFacts, holds: Callable[[Key], bool] = lambda key: True) -> None:
+        self.clock, self.times, self.facts, self._holds = clock, times, facts, holds
+        self.touched: set[Key] = set()
         self.leases = Leases(clock.now())
         self.records: dict[Key, Record] = {}
         self._groups: dict[tuple[str, Key], ExternalGroup] = {}
@@ -64,11 +69,30 @@ class Fleet:
     def group_keys(self, api: str) -> set[Key]:
         return {key for own, key in self._groups if own == api}
 
-    def set_group(self, group: ExternalGroup) -> None:
+    def all_groups(self) -> set[Key]:
+        return {key for _, key in self._groups}
+
+    def set_group(self, group: ExternalGroup) -> bool:
+        """Whether anything is new that workloads and machines should follow. Of a faulty one the last good spec stands."""
+        known = self._groups.get((group.api_version, group.key))
+        if known is not None and group.fault:
+            group = dataclasses.replace(group, spec=known.spec)
         self._groups[group.api_version, group.key] = group
+        if known is not None and known.status == group.status and known.metadata == group.metadata:
+            return False
+        self.touched.add(group.key)
+        return known is None or (known.spec, known.metadata.uid) != (group.spec, group.metadata.uid)
 
     def drop_group(self, api: str, key: Key) -> None:
         self._groups.pop((api, key), None)
+        self.touched.add(key)
+
+    def retime(self, group: Key) -> None:
+        """Gives the group's times to the leases that are held here."""
+        times = self.times_of(group)
+        for record in self.members(group):
+            if record.key in self.leases:
+                self.leases.retime(record.key, times.lease, times.expiry)
 
     def times_of(self, group: Key) -> Times:
         found = self.group(group)
@@ -115,6 +139,7 @@ class Fleet:
         if record is None:
             record = self.records[key] = Record(workload, member)
         record.workload, record.member = workload, member
+        self.touched.add(member.group_key)
         self._instances[member.group_key, member.instance] = key
         self._members.setdefault(member.group_key, set()).add(key)
         self._index(workload)
@@ -130,6 +155,12 @@ class Fleet:
             self._deleted.add(known.metadata.uid)
         self._remove(key)
 
+    def withdraw(self, key: Key) -> None:
+        """What was only about to be created is not; a stored one of that key stays."""
+        known = self._known(key)
+        if known is not None and not known.metadata.uid:
+            self._remove(key)
+
     def forget_uid(self, uid: str) -> None:
         """The watch has shown the deletion: nothing earlier can come any more."""
         self._deleted.discard(uid)
@@ -138,6 +169,20 @@ class Fleet:
         """Ends the held answers of a group, or of all."""
         for record in self.records.values() if group is None else self.members(group):
             record.wake()
+
+    def lapsed(self, record: Record) -> bool:
+        """Whether its lease has ended; of what another replica holds, the condition tells."""
+        if record.key in self.leases:
+            return self.leases.unreachable_for(record.key, self.clock.now()) is not None
+        return _unreachable(record.workload)
+
+    def rehold(self, key: Key | None) -> None:
+        """`holds` may answer otherwise now, for one workload or for any."""
+        for record in self.records.values() if key is None else filter(None, (self.records.get(key),)):
+            if self._holds(record.key):
+                self._adopt(record)
+            elif record.key in self.leases:
+                self.leases.drop(record.key)
 
     def has_verdict(self, record: Record) -> bool:
         """Whether anything is known that its Ready condition should follow; until then it stays as it is."""
@@ -151,12 +196,8 @@ class Fleet:
         return record.workload if record else self._others.get(key)
 
     def _adopt(self, record: Record) -> None:
-        if record.key not in self.leases:
-            condition = record.workload.status.condition("Ready")
-            times, unreachable = (
-                self.times_of(record.member.group_key),
-                condition is not None and condition.reason == rendering.UNREACHABLE,
-            )
+        if record.key not in self.leases and self._holds(record.key):
+            times, unreachable = self.times_of(record.member.group_key), _unreachable(record.workload)
             self.leases.adopt(record.key, times.lease, times.expiry, self.clock.now(), unreachable=unreachable)
 
     def _remove(self, key: Key) -> None:
@@ -171,6 +212,7 @@ class Fleet:
             if self._instances.get((member.group_key, member.instance)) == key:
                 del self._instances[member.group_key, member.instance]
             self._members[member.group_key].discard(key)
+            self.touched.add(member.group_key)
             record.wake()
 
     def _index(self, workload: ExternalWorkload) -> None:
@@ -184,6 +226,11 @@ class Fleet:
                 holders.discard(workload.metadata.key)
                 if not holders:
                     del self._holders[pair]
+
+
+def _unreachable(workload: ExternalWorkload) -> bool:
+    condition = workload.status.condition(READY)
+    return condition is not None and condition.reason == rendering.UNREACHABLE
 
 
 def _version(workload: ExternalWorkload) -> int:

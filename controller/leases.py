@@ -77,6 +77,11 @@ class Leases:
         if key in self._leases:
             self._leases[key].unreachable = True
 
+    def reprieve(self, now: float) -> None:
+        """Everybody has another lease to be heard."""
+        for lease in self._leases.values():
+            lease.vouched = now
+
     def sweep(self, now: float) -> Findings:
         """Marks the silent and names the expired; call it several times a lease."""
         self._forgive_own_pause(now)

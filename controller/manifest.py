@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from controller.model import Key, Metadata
+from controller.model import Condition, Key, Metadata
 from harness.decode import decode, encode
 from harness.errors import ConfigError, Fault
 from harness.messages import Probe, WorkloadPort
@@ -60,10 +60,26 @@ class GroupSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """`ready`: for people, such as 3/4. `probe`: what is probed, in short."""
+
+    observed_generation: int = 0
+    ready: str = ""
+    ready_workloads: int = 0
+    workloads: int = 0
+    probe: str = ""
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ExternalGroup:
+    """`fault`: why its spec cannot be used; the last one that could stays in force, and `spec` is empty where there was none."""
+
     api_version: str
     metadata: Metadata
     spec: GroupSpec
+    status: GroupStatus = GroupStatus()
+    fault: str = ""
 
     @property
     def key(self) -> Key:
@@ -80,7 +96,29 @@ class ExternalGroup:
             "kind": GROUP_KIND,
             "metadata": self.metadata.to_object(),
             "spec": encode(self.spec, camel=True),
+            "status": encode(self.status, camel=True),
         }
+
+
+def stored_group(data: Mapping[str, Any]) -> ExternalGroup:
+    """A group as an API server has it: what an older schema let through is told in `fault`, so that the group does not vanish.
+
+    Raises ConfigError for one without a usable name only.
+    """
+    try:
+        return group_from_object(data, lenient=True)
+    except ConfigError as error:
+        metadata = decode(Metadata, data.get("metadata"), source="metadata", camel=True, lenient=True)
+        fault = "; ".join(map(str, error.faults))
+        return ExternalGroup(str(data["apiVersion"]), metadata, GroupSpec(), _status(data), fault)
+
+
+def _status(data: Mapping[str, Any]) -> GroupStatus:
+    """What another wrote there is overwritten, not an error."""
+    try:
+        return decode(GroupStatus, data.get("status") or {}, source="status", camel=True, lenient=True)
+    except ConfigError:
+        return GroupStatus()
 
 
 def group_from_object(data: object, *, source: str = "ExternalGroup", lenient: bool = False) -> ExternalGroup:
@@ -102,7 +140,7 @@ def group_from_object(data: object, *, source: str = "ExternalGroup", lenient: b
         faults.extend(_spec_faults(spec))
     if faults or metadata is None or spec is None:
         raise ConfigError(tuple(faults), source)
-    return ExternalGroup(str(data["apiVersion"]), metadata, spec)
+    return ExternalGroup(str(data["apiVersion"]), metadata, spec, _status(data))
 
 
 def _part(cls: type[T], data: Any, path: str, lenient: bool, faults: list[Fault]) -> T | None:

@@ -63,6 +63,7 @@ class Condition:
     reason: str = ""
     message: str = ""
     last_transition_time: str = ""
+    observed_generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,11 @@ def lease_from_object(data: object) -> Lease:
 def micro_time(wall: float) -> str:
     """Kubernetes' MicroTime of seconds since the epoch."""
     return datetime.datetime.fromtimestamp(wall, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def time(wall: float) -> str:
+    """Kubernetes' Time of seconds since the epoch."""
+    return datetime.datetime.fromtimestamp(wall, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, slots=True)

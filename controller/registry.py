@@ -6,30 +6,33 @@ import asyncio
 import contextlib
 import dataclasses
 import re
+from typing import NoReturn
 
 import structlog
 
 from controller import admission, naming, rendering
 from controller.admission import RefusedError
 from controller.fleet import Fleet, Record
-from controller.manifest import ExternalGroup
+from controller.manifest import ExternalGroup, GroupSpec
 from controller.model import Event, ExternalWorkload, Key
 from controller.rendering import Membership
+from controller.replicas import Replicas
 from controller.store import ConflictError, NotFoundError, Store
 from harness.errors import TemporaryError
-from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.messages import Reason, Registration, RegistrationRequest, StateReport
 from harness.values import SpiffeId
 
 log = structlog.get_logger()
 _HOSTNAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_PLANNED = (Reason.STARTING.value, Reason.DRAINING.value)
 _WRITE_ATTEMPTS = 4
 _WARNING_SECONDS = 10.0
 """A group gets at most one warning of a kind in so long: whoever is refused may ask as often as it likes."""
 
 
 class Registry:
-    def __init__(self, store: Store, fleet: Fleet, trust_domain: str) -> None:
-        self.store, self.fleet, self.trust_domain = store, fleet, trust_domain
+    def __init__(self, store: Store, fleet: Fleet, trust_domain: str, replicas: Replicas) -> None:
+        self.store, self.fleet, self.trust_domain, self.replicas = store, fleet, trust_domain, replicas
         self.unsettled: set[Key] = set()
         self._warned: dict[tuple[Key, str], float] = {}
 
@@ -78,9 +81,17 @@ class Registry:
             record = self._authenticate(identity, key, secret)
             if not record.sequence < report.sequence < 2**63:
                 raise RefusedError("stale-sequence", f"report {report.sequence} came after report {record.sequence}")
+            if report.reason is Reason.RESTARTING and not self._may_pause(record):
+                hint = "it is asked again until another is ready"
+                raise RefusedError("last-ready", f"{key} is the only ready workload of {member.group_key}", hint)
             record.sequence, record.report = report.sequence, report
             self._renew(record)
             await self.settle(record)
+
+    def _may_pause(self, record: Record) -> bool:
+        """Whether the group goes on without this one: so a fleet that must restart its proxies does so one after the other."""
+        others = [other for other in self.fleet.members(record.member.group_key) if other is not record]
+        return not others or not self.fleet.readiness(record)[0] or any(self.fleet.readiness(other)[0] for other in others)
 
     async def leave(self, identity: SpiffeId, key: Key, secret: str | None) -> None:
         record = self._authenticate(identity, key, secret)
@@ -101,6 +112,8 @@ class Registry:
             except (NotFoundError, ConflictError):
                 self.fleet.forget(record.key)
             log.info("readiness changed", workload=str(record.key), ready=ready, reason=reason)
+            if not ready and reason not in (rendering.UNREACHABLE, *_PLANNED):
+                await self.warn(record.member.group_key, reason, f"{record.key.name} is not ready: {message or reason}")
         self.unsettled.discard(record.key)
 
     async def remove(self, record: Record) -> None:
@@ -108,6 +121,7 @@ class Registry:
         with contextlib.suppress(NotFoundError, ConflictError):
             await self.store.workloads.delete(record.key, record.workload.metadata.uid)
         self.fleet.forget(record.key)
+        self.replicas.release(record.key)
         log.info("workload deleted", workload=str(record.key))
 
     async def rewrite(self, record: Record, wanted: ExternalWorkload) -> None:
@@ -132,14 +146,16 @@ class Registry:
                 raise
         raise TemporaryError(f"{record.key} keeps being changed by others")
 
-    async def note(self, group: Key, reason: str, message: str) -> None:
-        await self.store.record(Event(group, reason, message))
+    async def note(self, group: Key, reason: str, message: str, *, warning: bool = False) -> None:
+        found = self.fleet.group(group)
+        about = (found.api_version, found.metadata.uid) if found else ("", "")
+        await self.store.record(Event(group, reason, message, warning, *about))
 
     async def warn(self, group: Key, reason: str, message: str) -> None:
         now = self.fleet.clock.now()
         if now - self._warned.get((group, reason), float("-inf")) >= _WARNING_SECONDS:
             self._warned[group, reason] = now
-            await self.store.record(Event(group, reason, message, warning=True))
+            await self.note(group, reason, message, warning=True)
 
     async def _join(
         self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest
@@ -195,19 +211,26 @@ class Registry:
         return None
 
     async def _create(self, wanted: ExternalWorkload) -> Record:
-        key, created = wanted.metadata.key, False
+        key = wanted.metadata.key
         self.fleet.observe(wanted)
         try:
-            self.fleet.observe(await self.store.workloads.create(wanted))
-            created = True
+            stored = await self.store.workloads.create(wanted)
         except ConflictError:
-            raise RefusedError("name-taken", f"there is an ExternalWorkload {key} that this controller did not make") from None
+            await self._meet(key)
         finally:
-            if not created:
-                self.fleet.forget(key)
+            self.fleet.withdraw(key)
+        self.fleet.observe(stored)
         if key not in self.fleet.records:
             raise RefusedError("not-registered", f"{key} was deleted at once", "register again")
         return self.fleet.records[key]
+
+    async def _meet(self, key: Key) -> NoReturn:
+        """There is one of that name: another replica's, which the watch has yet to show, or somebody else's."""
+        self.fleet.withdraw(key)
+        with contextlib.suppress(NotFoundError):
+            if self.fleet.observe(await self.store.workloads.get(key)) is None:
+                raise RefusedError("name-taken", f"there is an ExternalWorkload {key} that this controller did not make")
+        raise TemporaryError(f"{key} was registered at another replica at this moment")
 
     def _authenticate(self, identity: SpiffeId, key: Key, secret: str | None) -> Record:
         """The caller's record. Admission is checked again each time: a group may have been edited."""
@@ -225,14 +248,17 @@ class Registry:
         group = self.fleet.group(key)
         if group is None:
             raise RefusedError("group-not-found", f"there is no ExternalGroup {key}", "create the group first")
+        if group.fault and group.spec == GroupSpec():
+            raise TemporaryError(f"{key} cannot be used: {group.fault}", "mend the group")
         return group
 
     def _lapsed(self, record: Record) -> bool:
-        return self.fleet.leases.unreachable_for(record.key, self.fleet.clock.now()) is not None
+        return self.fleet.lapsed(record)
 
     def _renew(self, record: Record) -> None:
         times = self.fleet.times_of(record.member.group_key)
         self.fleet.leases.renew(record.key, times.lease, times.expiry, self.fleet.clock.now())
+        self.replicas.claim(record.key)
 
     def _render(self, group: ExternalGroup, member: Membership) -> ExternalWorkload:
         return rendering.workload(group, member, self.fleet.facts.cluster_domain)

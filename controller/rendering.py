@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
 from dataclasses import dataclass
 
-from controller import naming
+from controller import model, naming
 from controller.manifest import GROUP_KIND, ExternalGroup
 from controller.model import (
     READY,
@@ -32,6 +31,7 @@ INSTANCE = "workload.meshexp.io/instance"
 GENERATION = "workload.meshexp.io/generation"
 SECRET_HASH = "workload.meshexp.io/secret-sha256"  # noqa: S105  (the name of an annotation)
 HOSTNAME = "workload.meshexp.io/hostname"
+TEMPLATE = "workload.meshexp.io/template"
 UNREACHABLE = "Unreachable"
 
 
@@ -104,6 +104,7 @@ def workload(group: ExternalGroup, member: Membership, cluster_domain: str) -> E
         GENERATION: str(member.generation),
         SECRET_HASH: member.secret_hash,
         HOSTNAME: member.hostname,
+        TEMPLATE: version_of(template.metadata),
     }
     owner = OwnerReference(group.api_version, GROUP_KIND, group.metadata.name, group.metadata.uid)
     return ExternalWorkload(
@@ -123,11 +124,14 @@ def workload(group: ExternalGroup, member: Membership, cluster_domain: str) -> E
 
 
 def update(current: ExternalWorkload, wanted: ExternalWorkload) -> ExternalWorkload | None:
-    """The object to write so that `current` becomes `wanted`; None when nothing differs."""
+    """The object to write so that `current` becomes `wanted`; None when nothing differs.
+
+    Labels and annotations that others added are no difference; the template's digest differs when one of ours is to go.
+    """
     mine, theirs = wanted.metadata, current.metadata
     same = (
-        mine.labels == theirs.labels
-        and mine.annotations == theirs.annotations
+        mine.labels.items() <= theirs.labels.items()
+        and mine.annotations.items() <= theirs.annotations.items()
         and mine.owner_references == theirs.owner_references
         and wanted.spec == current.spec
     )
@@ -146,8 +150,7 @@ def with_readiness(current: ExternalWorkload, ready: bool, reason: str, message:
     """
     if current.ready is ready:
         return None
-    when = datetime.datetime.fromtimestamp(wall, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    condition = Condition(READY, "True" if ready else "False", reason, message[:1024], when)
+    condition = Condition(READY, "True" if ready else "False", reason, message[:1024], model.time(wall))
     return dataclasses.replace(current, status=Status((condition,)))
 
 

@@ -1,33 +1,32 @@
-"""What happens without anybody asking: groups change, leases end, objects are deleted by others."""
+"""What happens without anybody asking: leases end, objects are deleted by others, leaders come and go."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import TypeVar
 
 import structlog
 
-from controller import admission, rendering
-from controller.admission import RefusedError
+from controller import rendering
 from controller.fleet import Record
-from controller.manifest import BUOYANT_GROUP_API, GROUP_API, ExternalGroup
+from controller.following import follow
+from controller.groups import Groups
 from controller.model import ExternalWorkload, Key
 from controller.registry import Registry
-from controller.store import Change, ChangeType, Collection, Listing, Stored
+from controller.store import Change, ChangeType, Listing
 from harness.errors import TemporaryError
 from harness.values import IPAddress
 
 log = structlog.get_logger()
-T = TypeVar("T", bound=Stored)
 Dial = Callable[[IPAddress, int], Awaitable[bool]]
 
 SWEEP_SECONDS = 0.25
 PROXY_PORT = 4143
 DIAL_SECONDS = 2.0
-_RETRY_SECONDS = 1.0
+LEAD_SECONDS = 1.0
+"""A group's status is written so often at most."""
+_STRAYS_SECONDS = 60.0
 _WRITES, _DIALS = 20, 100
 
 
@@ -45,26 +44,43 @@ async def tcp_dial(address: IPAddress, port: int) -> bool:
 class Upkeep:
     def __init__(self, registry: Registry, dial: Dial) -> None:
         self._registry, self._fleet, self._dial = registry, registry.fleet, dial
+        self._replicas = registry.replicas
+        self._groups = Groups(registry, self._all)
         self._dialling: set[Key] = set()
         self._writes, self._dials = asyncio.Semaphore(_WRITES), asyncio.Semaphore(_DIALS)
-        self._groups_known = {GROUP_API: asyncio.Event(), BUOYANT_GROUP_API: asyncio.Event()}
+        self._cut_off = False
         self.ready = asyncio.Event()
+        self._replicas.changed = self._fleet.rehold
 
     async def run(self) -> None:
         """Without end; `ready` once the store was read."""
         store, clock = self._registry.store, self._fleet.clock
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_groups(GROUP_API, store.groups))
-            tasks.create_task(self._follow_groups(BUOYANT_GROUP_API, store.buoyant_groups))
-            tasks.create_task(self._follow_workloads(store.workloads))
+            tasks.create_task(self._replicas.run())
+            for api, known in self._groups.known.items():
+                tasks.create_task(self._groups.follow(api))
+                await known.wait()
+            await self._replicas.known.wait()
+            tasks.create_task(follow(store.workloads, clock, self._replace, self._apply))
             await self.ready.wait()
+            tasks.create_task(self._lead())
             while True:
                 await clock.sleep(SWEEP_SECONDS)
                 for key in await self.sweep():
                     tasks.create_task(self._confirm(key))
 
     async def sweep(self) -> tuple[Key, ...]:
-        """Acts on the leases that have ended; the workloads that are to be dialled first."""
+        """Acts on the leases that have ended; the workloads that are to be dialled first.
+
+        While the store is lost nothing follows from silence: machines may have turned to other replicas. Once it is back,
+        everybody has another lease.
+        """
+        if not self._replicas.connected:
+            self._cut_off = True
+            return ()
+        if self._cut_off:
+            self._cut_off = False
+            self._fleet.leases.reprieve(self._fleet.clock.now())
         findings = self._fleet.leases.sweep(self._fleet.clock.now())
         for key in findings.silent:
             await self._report_silence(key)
@@ -111,88 +127,53 @@ class Upkeep:
                 await self._registry.remove(record)
                 await self._registry.note(record.member.group_key, "Expired", f"{key.name} was silent for too long")
 
-    async def _follow_groups(self, api: str, groups: Collection[ExternalGroup]) -> None:
-        async def replace(listing: Listing[ExternalGroup]) -> None:
-            for group in listing.items:
-                self._fleet.set_group(group)
-            gone = self._fleet.group_keys(api) - {group.key for group in listing.items}
-            for key in gone:
-                self._fleet.drop_group(api, key)
-            self._groups_known[api].set()
-            for key in gone | {group.key for group in listing.items}:
-                await self._group_changed(key)
-
-        async def apply(change: Change[ExternalGroup]) -> None:
-            if change.type is ChangeType.DELETED:
-                self._fleet.drop_group(api, change.item.key)
+    async def _lead(self) -> None:
+        """What the leader does, whoever that is."""
+        led, strays, checked = False, frozenset[Key](), float("-inf")
+        while True:
+            now = self._fleet.clock.now()
+            if self._replicas.leads:
+                with contextlib.suppress(TemporaryError):
+                    if not led:
+                        await self._groups.take_over()
+                    await self._groups.write_statuses()
+                    led = True
+                if now - checked >= _STRAYS_SECONDS:
+                    # Twice missing: a new machine's lease may be seen before its workload.
+                    missing = self._replicas.owned() - self._fleet.workload_keys()
+                    for key in missing & strays:
+                        self._replicas.release(key)
+                    strays, checked = missing, now
             else:
-                self._fleet.set_group(change.item)
-            await self._group_changed(change.item.key)
+                led = False
+            await self._fleet.clock.sleep(LEAD_SECONDS)
 
-        await self._follow(groups, replace, apply)
+    async def _replace(self, listing: Listing[ExternalWorkload]) -> None:
+        for workload in listing.items:
+            self._fleet.observe(workload)
+        for key in self._fleet.workload_keys() - {workload.metadata.key for workload in listing.items}:
+            self._fleet.forget(key, int(listing.resource_version))
+        if self._replicas.leads:
+            await self._all(self._registry.remove(record) for record in self._groups.orphans())
+        self.ready.set()
 
-    async def _follow_workloads(self, workloads: Collection[ExternalWorkload]) -> None:
-        async def replace(listing: Listing[ExternalWorkload]) -> None:
-            for workload in listing.items:
-                self._fleet.observe(workload)
-            for key in self._fleet.workload_keys() - {workload.metadata.key for workload in listing.items}:
-                self._fleet.forget(key, int(listing.resource_version))
-            orphans = [record for record in self._fleet.records.values() if self._fleet.group(record.member.group_key) is None]
-            await self._all(self._registry.remove(record) for record in orphans)
-            self.ready.set()
-
-        async def apply(change: Change[ExternalWorkload]) -> None:
-            metadata = change.item.metadata
-            if change.type is not ChangeType.DELETED:
-                self._fleet.observe(change.item)
-                return
+    async def _apply(self, change: Change[ExternalWorkload]) -> None:
+        metadata = change.item.metadata
+        if change.type is ChangeType.DELETED:
             self._fleet.forget(metadata.key, int(metadata.resource_version))
             self._fleet.forget_uid(metadata.uid)
+            return
+        record = self._fleet.observe(change.item)
+        if change.type is ChangeType.ADDED and record is not None and self._replicas.leads:
+            await self._refuse_double(record)
 
-        for known in self._groups_known.values():
-            await known.wait()
-        await self._follow(workloads, replace, apply)
-
-    async def _follow(
-        self,
-        collection: Collection[T],
-        replace: Callable[[Listing[T]], Awaitable[None]],
-        apply: Callable[[Change[T]], Awaitable[None]],
-    ) -> None:
-        while True:
-            try:
-                listing = await collection.list()
-                await replace(listing)
-                async for change in collection.watch(listing.resource_version):
-                    await apply(change)
-            except TemporaryError as error:
-                log.warning("store lost", error=error.message)
-            await self._fleet.clock.sleep(_RETRY_SECONDS)
-
-    async def _group_changed(self, key: Key) -> None:
-        """No garbage collector is relied upon: the workloads of a deleted group are deleted here."""
-        group = self._fleet.group(key)
-        if group is None:
-            await self._all(self._registry.remove(record) for record in self._fleet.members(key))
-        else:
-            await self._all(self._follow_group(group, record) for record in self._fleet.members(key))
-        self._fleet.wake(key)
-
-    async def _follow_group(self, group: ExternalGroup, record: Record) -> None:
-        member, times = record.member, self._fleet.times_of(group.key)
-        async with self._fleet.lock(member.group_key, member.instance):
-            if self._fleet.records.get(record.key) is not record or not record.workload.metadata.uid:
-                return
-            self._fleet.leases.retime(record.key, times.lease, times.expiry)
-            try:
-                admission.check_identity(group, member.identity, self._registry.trust_domain)
-                admission.check_addresses(group, member.addresses)
-                wanted = rendering.workload(group, member, self._fleet.facts.cluster_domain)
-                spec = dataclasses.replace(wanted.spec, mesh_tls=record.workload.spec.mesh_tls)
-                await self._registry.rewrite(record, dataclasses.replace(wanted, spec=spec))
-            except RefusedError as refusal:
-                await self._registry.remove(record)
-                await self._registry.warn(group.key, "NotAdmitted", refusal.message)
+    async def _refuse_double(self, record: Record) -> None:
+        """Two replicas may have taken in two machines with one address at the same moment: the later one goes."""
+        others = (self._fleet.records.get(key) for key in self._fleet.holders(record.workload))
+        if any(other is not None and other.workload.metadata.uid for other in others):
+            await self._registry.remove(record)
+            message = f"{record.key.name} holds the address of another workload"
+            await self._registry.warn(record.member.group_key, "AddressTaken", message)
 
     async def _all(self, work: Iterable[Coroutine[None, None, None]]) -> None:
         async def bounded(task: Coroutine[None, None, None]) -> None:

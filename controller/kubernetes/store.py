@@ -12,7 +12,7 @@ import structlog
 
 from controller import model
 from controller.kubernetes.client import APPLY, MANAGER, Client
-from controller.manifest import BUOYANT_GROUP_API, GROUP_API, GROUP_KIND, ExternalGroup, group_from_object
+from controller.manifest import BUOYANT_GROUP_API, GROUP_API, GROUP_KIND, stored_group
 from controller.model import Event, ExternalWorkload, Key, Lease
 from controller.store import Change, ChangeType, ConflictError, Listing, NotFoundError, Stored
 from harness.errors import ConfigError, TemporaryError
@@ -148,11 +148,8 @@ class KubernetesStore:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-        def group(data: Mapping[str, Any]) -> ExternalGroup:
-            return group_from_object(data, lenient=True)
-
-        self.groups = KubernetesCollection(client, GROUP_API, "externalgroups", group)
-        self.buoyant_groups = KubernetesCollection(client, BUOYANT_GROUP_API, "externalgroups", group)
+        self.groups = KubernetesCollection(client, GROUP_API, "externalgroups", stored_group)
+        self.buoyant_groups = KubernetesCollection(client, BUOYANT_GROUP_API, "externalgroups", stored_group)
         self.workloads: KubernetesCollection[ExternalWorkload] = KubernetesCollection(
             client, model.WORKLOAD_API, "externalworkloads", model.workload_from_object
         )

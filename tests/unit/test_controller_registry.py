@@ -17,6 +17,7 @@ from controller.manifest import GROUP_API, ExternalGroup
 from controller.model import ExternalWorkload, Key
 from controller.registry import Registry
 from controller.rendering import Times
+from controller.replicas import Replicas
 from controller.upkeep import Upkeep
 from harness.errors import TemporaryError
 from harness.messages import ClusterFacts, Reason, Registration, RegistrationRequest, StateReport
@@ -51,13 +52,14 @@ class Failing(EmbeddedCollection[ExternalWorkload]):
 
 
 class World:
-    def __init__(self, store: EmbeddedStore | None = None) -> None:
-        self.clock = StandingClock()
+    def __init__(self, store: EmbeddedStore | None = None, name: str = "one", clock: StandingClock | None = None) -> None:
+        self.clock = clock or StandingClock()
         self.store = store or EmbeddedStore(self.clock)
         self.workloads = Failing(iter(range(1000, 100_000)), self.clock)
         self.store.workloads = self.workloads if store is None else store.workloads
-        self.fleet = Fleet(self.clock, Times(lease=30, expiry=900), ClusterFacts())
-        self.registry = Registry(self.store, self.fleet, TRUST_DOMAIN)
+        self.replicas = Replicas(self.store.leases, self.clock, name, "meshexp")
+        self.fleet = Fleet(self.clock, Times(lease=30, expiry=900), ClusterFacts(), self.replicas.holds)
+        self.registry = Registry(self.store, self.fleet, TRUST_DOMAIN, self.replicas)
         self.answering: set[IPAddress] = set()
         self.upkeep = Upkeep(self.registry, self._dial)
 

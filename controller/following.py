@@ -1,0 +1,34 @@
+"""List, then watch, then list again: how a mirror of the store is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from controller.store import Change, Collection, Listing, Stored
+from harness.clock import Clock
+from harness.errors import TemporaryError
+
+log = structlog.get_logger()
+T = TypeVar("T", bound=Stored)
+RETRY_SECONDS = 1.0
+
+
+async def follow(
+    collection: Collection[T],
+    clock: Clock,
+    replace: Callable[[Listing[T]], Awaitable[None]],
+    apply: Callable[[Change[T]], Awaitable[None]],
+) -> None:
+    """Without end. Errors of the store, also those that `replace` and `apply` meet, lead to a new list."""
+    while True:
+        try:
+            listing = await collection.list()
+            await replace(listing)
+            async for change in collection.watch(listing.resource_version):
+                await apply(change)
+        except TemporaryError as error:
+            log.warning("store lost", error=error.message, hint=error.hint)
+        await clock.sleep(RETRY_SECONDS)

@@ -1,0 +1,64 @@
+"""What a group's status says of its workloads, for `kubectl get externalgroups`. Pure."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+
+from controller import model
+from controller.manifest import ExternalGroup, GroupStatus
+from controller.model import Condition, ExternalWorkload
+from harness.messages import Probe
+
+
+def group_status(group: ExternalGroup, workloads: Iterable[ExternalWorkload], wall: float) -> GroupStatus | None:
+    """The status to write, or None when what is there says it already."""
+    members = tuple(workloads)
+    ready = sum(workload.ready for workload in members)
+    generation = group.metadata.generation
+    verdicts = (
+        ("Accepted", not group.fault, "Invalid" if group.fault else "Valid", group.fault),
+        ("Ready", ready == len(members) > 0, *_reason(members, ready)),
+    )
+    status = GroupStatus(
+        generation,
+        f"{ready}/{len(members)}",
+        ready,
+        len(members),
+        ", ".join(map(_probe, group.probes)) or "none",
+        tuple(
+            _condition(group.status, name, good, reason, text[:1024], generation, wall) for name, good, reason, text in verdicts
+        ),
+    )
+    return None if status == group.status else status
+
+
+def _condition(before: GroupStatus, name: str, good: bool, reason: str, message: str, generation: int, wall: float) -> Condition:
+    status = "True" if good else "False"
+    old = next((condition for condition in before.conditions if condition.type == name), None)
+    when = old.last_transition_time if old is not None and old.status == status else model.time(wall)
+    return Condition(name, status, reason, message, when, generation)
+
+
+def _reason(members: tuple[ExternalWorkload, ...], ready: int) -> tuple[str, str]:
+    if not members:
+        return "NoWorkloads", "no machine has joined"
+    if ready == len(members):
+        return "AllReady", ""
+    reasons = collections.Counter(_why(workload) for workload in members if not workload.ready)
+    return "NotReady" if ready == 0 else "SomeNotReady", ", ".join(f"{count} {why}" for why, count in sorted(reasons.items()))
+
+
+def _why(workload: ExternalWorkload) -> str:
+    condition = workload.status.condition(model.READY)
+    return condition.reason if condition is not None and condition.reason else "Starting"
+
+
+def _probe(probe: Probe) -> str:
+    if probe.http_get is not None:
+        return f"{probe.http_get.scheme.lower()} :{probe.http_get.port}{probe.http_get.path}"
+    if probe.tcp_socket is not None:
+        return f"tcp :{probe.tcp_socket.port}"
+    if probe.grpc is not None:
+        return f"grpc :{probe.grpc.port}"
+    return f"exec {probe.exec_.name}" if probe.exec_ is not None else "none"
