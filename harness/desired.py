@@ -13,111 +13,25 @@ from typing import TYPE_CHECKING
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
 from harness.messages import Probe, Reason, Registration, RegistrationRequest
+from harness.specs import (
+    EmbeddedServer,
+    IdentitySpec,
+    ProxySpec,
+    Readiness,
+    RegistrationSpec,
+    Route,
+    SpireAgent,
+    SpireServer,
+    Target,
+    User,
+)
 from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId
 
 if TYPE_CHECKING:
     from harness.system.workload_api import Svid
 
-ROUTE_PROTOCOL = 0x4D  # our own rtnetlink protocol number ('M'): what `ip route` shows as proto 77 is ours, and nothing else is
 OPEN_AFTER_SECONDS = 30.0
 DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"  # of Linkerd's guide and the playground
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Route:
-    """A route of the main table. `via` is None for a directly connected network."""
-
-    network: IPNetwork
-    via: IPAddress | None
-    protocol: int = ROUTE_PROTOCOL
-
-    def __str__(self) -> str:
-        return f"route {self.network}" + (f" via {self.via}" if self.via else "")
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedServer:
-    ca_cert: str
-    ca_key: str
-    svid_ttl: float
-
-
-@dataclass(frozen=True, slots=True)
-class SpireServer:
-    """A SPIRE server on this machine; `path` is None to look for the program."""
-
-    path: str | None
-    user: User
-    ca_cert: str
-    ca_key: str
-    allow_root_key: bool
-    svid_ttl: float
-
-
-@dataclass(frozen=True, slots=True)
-class SpireAgent:
-    """Attests to its server by a file: a token or a key pair. With neither the server is our own, and so is the key pair."""
-
-    path: str | None
-    user: User
-    server: HostPort
-    join_token_file: str | None = None
-    certificate_file: str | None = None
-    key_file: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IdentitySpec:
-    """`anchors_pem`: what the SPIRE programs trust at first."""
-
-    spiffe_id: SpiffeId
-    socket: str
-    user: User
-    embedded: EmbeddedServer | None = None
-    server: SpireServer | None = None
-    agent: SpireAgent | None = None
-    anchors_pem: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where the controller is and how to know it."""
-
-    address: HostPort
-    identity: str
-    anchors_pem: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    ready: bool
-    reason: Reason
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationSpec:
-    target: Target
-    request: RegistrationRequest
-    svid: Svid
-    readiness: Readiness
-
-
-@dataclass(frozen=True, slots=True)
-class ProxySpec:
-    path: str
-    user: User
-    env: tuple[tuple[str, str], ...] = field(repr=False)
-    ports: tuple[int, ...]
-    admin_port: int
-    start_timeout: float
-    shutdown_grace: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,14 @@ PURE = {
     "status",
     "rules",
     "desired",
+    "specs",
     "config",
     "proxy_environment",
     "proxy_release",
     "tasks",
     "paths",
     "clock",
+    "spire",
 }
 LAYERS = {
     "system": PURE,

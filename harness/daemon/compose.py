@@ -11,7 +11,7 @@ import structlog
 
 from harness.clock import Clock
 from harness.config import schema
-from harness.desired import Desired, ProxySpec, RegistrationSpec
+from harness.desired import Desired
 from harness.paths import Paths
 from harness.reconcilers.base import Reconciler
 from harness.reconcilers.identity import Identity
@@ -20,6 +20,7 @@ from harness.reconcilers.proxy import Proxy
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
+from harness.specs import ProxySpec, RegistrationSpec
 from harness.system import redirect_backend, units
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink

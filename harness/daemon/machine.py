@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.config import schema
-from harness.desired import Machine, User
+from harness.desired import Machine
 from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths
 from harness.reconcilers import registration
+from harness.specs import User
 from harness.system import process, redirect_exclusions
 from harness.system.netlink import Netlink
 from harness.values import HostPort, IPAddress

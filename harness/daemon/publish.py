@@ -9,8 +9,9 @@ from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Parts
 from harness.daemon.snapshot import snapshot
-from harness.desired import Machine, Progress, Readiness
+from harness.desired import Machine, Progress
 from harness.paths import Paths
+from harness.specs import Readiness
 from harness.status import Condition, Phase
 from harness.supervisor import ChildState
 from harness.system import files, systemd

@@ -10,9 +10,10 @@ from harness import tasks
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Part, Parts
-from harness.desired import Machine, Progress, Readiness, RegistrationSpec, desired
+from harness.desired import Machine, Progress, desired
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import Reason
+from harness.specs import Readiness, RegistrationSpec
 
 LEAVE_SECONDS = 5.0
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from harness import __version__
 from harness.config import schema
-from harness.desired import Machine, Readiness
+from harness.desired import Machine
 from harness.messages import Registration
+from harness.specs import Readiness
 from harness.status import Condition, Phase
 from harness.supervisor import ChildState
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from harness import problems, tasks
 from harness.clock import Clock
-from harness.desired import IdentitySpec
 from harness.errors import HarnessError
 from harness.reconcilers import spire
+from harness.specs import IdentitySpec
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process, workload_api

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from harness import problems, tasks
 from harness.clock import Clock
-from harness.desired import ProxySpec
 from harness.errors import UnavailableError
+from harness.specs import ProxySpec
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, Launcher, Running, State, Supervised
 from harness.system import files, process

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from harness import problems, tasks
 from harness.clock import Clock
-from harness.desired import Readiness, RegistrationSpec, Target
 from harness.errors import HarnessError
 from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.specs import Readiness, RegistrationSpec, Target
 from harness.status import Condition, Truth
 from harness.system import files
 from harness.system.control_plane import RefusedError, UntrustedError

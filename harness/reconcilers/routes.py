@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness import problems
-from harness.desired import ROUTE_PROTOCOL, Route
+from harness.specs import ROUTE_PROTOCOL, Route
 from harness.status import Condition, Truth
 from harness.values import IPAddress
 

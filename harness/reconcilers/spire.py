@@ -14,9 +14,9 @@ import structlog
 
 from harness import problems, tasks
 from harness.clock import Clock
-from harness.desired import IdentitySpec
 from harness.errors import HarnessError
 from harness.problems import Problem
+from harness.specs import IdentitySpec
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process, spire_api, spire_log
 from harness.system.spire import AGENT, SERVER, PreparationError, Prepared, Spire, stamp_of

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import httpx
 
 from harness import decode
-from harness.desired import Target
 from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.messages import SECRET_HEADER, ErrorBody, Registration, RegistrationRequest, StateReport
+from harness.specs import Target
 from harness.system.workload_api import Svid
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from harness.desired import Route
 from harness.errors import PermissionError_, TemporaryError, UnavailableError
+from harness.specs import Route
 from harness.values import IPAddress
 
 TABLE_MAIN = 254

@@ -64,6 +64,7 @@ class Registry:
             event_hooks={"request": [self._check_scheme]},
             headers={"User-Agent": "meshexp-harness", "Accept-Encoding": "identity"},
             trust_env=not local,  # the machine's HTTPS_PROXY
+            verify=ssl.create_default_context(),  # the machine's own certificates, whatever httpx brings along
         )
 
     def __enter__(self) -> Registry:

@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.desired import User
 from harness.errors import ConfigError, Fault, UnavailableError
+from harness.specs import User
 
 MAX_LINE_BYTES = 8192  # journald's own default for one line is 48 KiB; no proxy line comes near this
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import problems, spire
-from harness.desired import IdentitySpec, SpireAgent, SpireServer, User
 from harness.errors import UnavailableError
 from harness.paths import Paths
 from harness.problems import Problem
+from harness.specs import IdentitySpec, SpireAgent, SpireServer, User
 from harness.system import files, process, spire_api
 from harness.system import spire_certificate as certificates
 

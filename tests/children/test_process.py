@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.clock import SystemClock
-from harness.desired import User
 from harness.errors import ConfigError, TemporaryError, UnavailableError
+from harness.specs import User
 from harness.supervisor import State, Supervised
 from harness.system import files, process
 
@@ -91,7 +91,7 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
 def test_it_dies_with_its_daemon_even_by_sigkill(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import asyncio, pathlib
-        from harness.desired import User
+        from harness.specs import User
         from harness.system import process
         async def main():
             records = pathlib.Path({str(tmp_path)!r})

@@ -15,7 +15,7 @@ from tests.namespaces import Namespace, connect, namespace
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import asyncio, ipaddress, json, sys
-from harness.desired import Route
+from harness.specs import Route
 from harness.errors import HarnessError
 from harness.reconcilers.routes import Routes
 from harness.system.netlink import Netlink

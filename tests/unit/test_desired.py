@@ -7,8 +7,9 @@ import ipaddress
 import pytest
 
 from harness import rules
-from harness.desired import OPEN_AFTER_SECONDS, Progress, Route, desired, readiness
+from harness.desired import OPEN_AFTER_SECONDS, Progress, desired, readiness
 from harness.messages import ClusterFacts, PodRoute, Reason
+from harness.specs import Route
 from harness.values import PortRange
 from tests import builders
 

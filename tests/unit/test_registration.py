@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.desired import Readiness, RegistrationSpec, Target
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import ErrorBody, Reason, Registration, RegistrationRequest, StateReport
 from harness.reconcilers import registration
 from harness.reconcilers.registration import RegistrationKeeper
+from harness.specs import Readiness, RegistrationSpec, Target
 from harness.status import Truth
 from harness.system.control_plane import RefusedError, UntrustedError
 from harness.system.workload_api import Svid
