@@ -223,6 +223,7 @@ def test_killed_on_trial_the_old_rules_come_back(kind: str, session: Session, tm
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert _uid_goes_direct(NEW) and not _uid_goes_direct(OLD)
+    assert session.alive()
     assert kill(pid)
     while not _uid_goes_direct(OLD):
         assert time.monotonic() < deadline + 12

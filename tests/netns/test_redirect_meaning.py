@@ -111,4 +111,4 @@ def test_the_kernel_does_what_the_records_say(kind: str) -> None:
 
     check()
     print(outcomes)
-    assert min(outcomes.values()) > 2, "both kinds of packets must have been tried"
+    assert kind == "iptables" or min(outcomes.values()) > 10, "both kinds of packets must have been tried"
