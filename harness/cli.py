@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness import __version__, paths, proxy_cli, redirect_cli
+from harness import __version__, paths
 from harness.errors import HarnessError
 
+# Verbs with verbs of their own, each in its own module, which only a call of it imports.
+_GROUPS = {
+    "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
+    "proxy": ("harness.proxy_cli", "install, list and choose versions of the Linkerd proxy"),
+}
 
-def parser() -> argparse.ArgumentParser:
+
+def parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """All verbs; of those with verbs of their own only the one that is `asked` for in full, or all without one."""
     root = _Parser(prog="meshexp", description="Makes this machine a member of a Linkerd mesh.")
     verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
@@ -26,8 +34,12 @@ def parser() -> argparse.ArgumentParser:
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
     config = _verb(verbs, "config", "check or show the configuration", _config)
     config.add_argument("what", choices=("check", "show"))
-    redirect_cli.add_parser(verbs).set_defaults(function=redirect_cli.run)
-    proxy_cli.add_parser(verbs).set_defaults(function=proxy_cli.run)
+    for name, (module, text) in _GROUPS.items():
+        if asked in (None, name):
+            group = importlib.import_module(module)
+            group.add_parser(verbs).set_defaults(function=group.run)
+        else:
+            verbs.add_parser(name, help=text)
     _verb(verbs, "version", "print the version", _version)
     return root
 
@@ -48,7 +60,8 @@ def _verb(verbs: Verbs, name: str, text: str, function: Callable[[argparse.Names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser(words[0] if words else "").parse_args(words)
     try:
         return int(options.function(options))
     except HarnessError as error:

@@ -25,7 +25,8 @@ NODE, VM = "10.9.0.1", "10.9.0.2"
 IDENTITY = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local"
 TRUST_DOMAIN = "root.linkerd.cluster.local"
 PROXY_UID = "2102"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "MESHEXP_DEMO": "1"}
+CACHE = Path(tempfile.gettempdir()) / "meshexp-test-pycache"  # not in the checkout, but not compiled anew each time either
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(CACHE), "MESHEXP_DEMO": "1"}
 
 
 def openssl(*words: str) -> None:
