@@ -1,0 +1,131 @@
+"""The kinds as a person meets them: what is refused with what words, and what kubectl shows."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pathlib
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.kubernetes.store import KubernetesStore
+from controller.manifest import BUOYANT_GROUP_API, GROUP_API, GroupStatus, stored_group
+from controller.model import Condition, Key
+from tests.controller_support import group, group_object
+from tests.kubernetes_support import ROOT, cluster
+
+CRDS = ROOT / "deploy" / "crds"
+
+
+def apply(*objects: Any) -> str:
+    return cluster().kubectl("apply", "--server-side", "-f", "-", given=yaml.safe_dump_all(objects), check=False)
+
+
+def template(**fields: Any) -> dict[str, Any]:
+    return {"template": fields}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no kind of probe": ({"probes": [{"periodSeconds": 1}]}, "exactly one of httpGet"),
+    "two kinds of probe": ({"probes": [{"tcpSocket": {"port": 1}, "exec": {"name": "x"}}]}, "exactly one of httpGet"),
+    "a port out of range": (template(ports=[{"port": 70000}]), "65535"),
+    "a port twice": (template(ports=[{"port": 80}, {"port": 80, "protocol": "TCP"}]), "only once"),
+    "a port's name twice": (template(ports=[{"port": 80, "name": "a"}, {"port": 81, "name": "a"}]), "only once"),
+    "a protocol that is none": (template(ports=[{"port": 80, "protocol": "SCTP"}]), "Unsupported value"),
+    "a label's value": (template(metadata={"labels": {"a": "b c"}}), "should match"),
+    "a SPIFFE ID without scheme": ({"admission": {"spiffeIDs": ["face"]}}, "should match"),
+    "a network with host bits": ({"admission": {"addressCIDRs": ["10.0.0.1/8"]}}, "without host bits"),
+    "an expiry below the lease": ({"leaseSeconds": 60, "expirySeconds": 30}, "must not be below leaseSeconds"),
+    "a period of nothing": ({"probes": [{"tcpSocket": {"port": 1}, "periodSeconds": 0}]}, "at least 0.1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("api", [GROUP_API, BUOYANT_GROUP_API])
+def test_refused_by_the_server(name: str, api: str) -> None:
+    spec, words = REFUSED[name]
+    assert words in apply(group_object("bad", api=api) | {"spec": spec})
+
+
+def test_a_name_that_is_no_label_is_refused() -> None:
+    assert "DNS label" in apply(group_object("a.b", api=GROUP_API))
+    assert "DNS label" in apply(group_object("x" * 64, api=GROUP_API) | {"spec": {}})
+
+
+FULL = {
+    "template": {
+        "metadata": {"labels": {"app": "x"}, "annotations": {"config.linkerd.io/default-inbound-policy": "deny"}},
+        "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP", "name": "dns"}],
+        "probes": [{"exec": {"name": "check"}}],
+    },
+    "probes": [
+        {"httpGet": {"port": 1, "path": "/x", "scheme": "HTTPS", "httpHeaders": [{"name": "A", "value": "b"}]}},
+        {"tcpSocket": {"port": 2, "host": "::1"}, "periodSeconds": 0.5},
+        {"grpc": {"port": 3, "service": "s"}, "failureThreshold": 9},
+    ],
+    "admission": {"spiffeIDs": ["spiffe://td/vm-*"], "addressCIDRs": ["10.0.0.0/8", "fd00::/8"], "maximum": 3},
+    "leaseSeconds": 5.5, "expirySeconds": 60, "drainSeconds": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("api", [GROUP_API, BUOYANT_GROUP_API])
+def test_every_field_comes_through(api: str) -> None:
+    assert "applied" in apply(group_object("full", api=api) | {"spec": FULL})
+
+    async def main() -> None:
+        async with cluster().client() as client:
+            store = KubernetesStore(client)
+            groups = store.groups if api == GROUP_API else store.buoyant_groups
+            found = await groups.get(Key("faces", "full"))
+            assert found.spec == stored_group(group_object("full", api=api) | {"spec": FULL}).spec and not found.fault
+            await groups.delete(found.key)
+
+    asyncio.run(main())
+
+
+def test_the_playgrounds_manifests_apply() -> None:
+    files = sorted((ROOT / "deploy" / "playground").glob("*.yaml"))
+    documents = [d for path in files for d in yaml.safe_load_all(path.read_text()) if d and d["kind"] == "ExternalGroup"]
+    assert documents
+    for document in documents:
+        namespace = document["metadata"].get("namespace", "default")
+        cluster().kubectl("create", "namespace", namespace, check=False)
+        assert "applied" in apply(document)
+        cluster().kubectl("-n", namespace, "delete", f"externalgroups.{document['apiVersion'].partition('/')[0]}", "--all")
+
+
+def test_what_kubectl_shows() -> None:
+    made = cluster()
+
+    async def main() -> None:
+        async with made.client() as client:
+            store = KubernetesStore(client)
+            for item in (await store.groups.list()).items:
+                await store.groups.delete(item.key)
+            face = await store.groups.create(group(api=GROUP_API))
+            conditions = (Condition("Accepted", "True", "Valid", "", "2026-01-01T00:00:00Z", 1),)
+            status = GroupStatus(1, "3/4", 3, 4, "http :8000/ready", conditions)
+            assert (await store.groups.patch_status(dataclasses.replace(face, status=status))).status == status
+
+    asyncio.run(main())
+    header, line = made.kubectl("-n", "faces", "get", "eg").splitlines()
+    assert header.split() == ["NAME", "READY", "WORKLOADS", "PROBE", "AGE"]
+    assert line.split()[:5] == ["face", "3/4", "4", "http", ":8000/ready"]
+    wide = made.kubectl("-n", "faces", "get", "eg", "-o", "wide").splitlines()[1]
+    assert "True" in wide and "8000" in wide
+    assert "externalgroup.workload.meshexp.io/face" in made.kubectl("-n", "faces", "get", "external", "-o", "name")
+    assert "spiffeIDs" in made.kubectl("explain", "externalgroup.spec.admission", "--api-version=workload.meshexp.io/v1alpha1")
+
+
+def test_the_two_kinds_have_one_schema() -> None:
+    ours, theirs = (yaml.safe_load(path.read_text()) for path in sorted(CRDS.glob("*.yaml"), reverse=True))
+    assert ours["spec"]["group"] == "workload.meshexp.io" and theirs["spec"]["group"] == "workload.buoyant.io"
+    assert ours["spec"]["versions"] == theirs["spec"]["versions"]
+
+
+def test_the_crds_are_all_of_the_folder() -> None:
+    assert {path.name for path in pathlib.Path(CRDS).iterdir()} == {
+        "externalgroups.workload.meshexp.io.yaml", "externalgroups.workload.buoyant.io.yaml",
+    }  # fmt: skip
