@@ -81,7 +81,7 @@ def _install(store: Any, options: argparse.Namespace) -> int:
 
 
 def _print_use(store: Any, release: proxy_release.Release) -> None:
-    if any(entry.current and entry.release == release for entry in store.installed()):
+    if store.in_use() == store.binary(release):
         print("it is in use from the proxy's next start")
     else:
         print(f"to use it: meshexp proxy use {release}")

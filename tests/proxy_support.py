@@ -14,12 +14,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,15 +35,16 @@ REAL = shutil.which("linkerd2-proxy")
 class Machine:
     """A state directory, and the command on it."""
 
-    def __init__(self, state: Path) -> None:
-        self.state = state
+    def __init__(self, state: Path, enter: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
+        """`enter`: a prefix of the command line, such as into a network namespace."""
+        self.state, self.enter, self.env = state, enter, env or {}
         self.store = proxy_store.Store(state / "proxy")
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "harness", "proxy", *map(str, arguments)],
+            [*self.enter, sys.executable, "-m", "harness", "proxy", *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {"MESHEXP_STATE_DIR": str(self.state), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=os.environ | {"MESHEXP_STATE_DIR": str(self.state), "PYTHONDONTWRITEBYTECODE": "1", **self.env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -126,24 +126,25 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def registry(folder: Path, auth: str = "") -> Iterator[str]:
-    """Debian's docker-registry on loopback; yields its host:port."""
+def registry(folder: Path, auth: str = "", host: str = "127.0.0.1", tls: str = "", enter: Sequence[str] = ()) -> Iterator[str]:
+    """Debian's docker-registry, on loopback or on an address of a network namespace; yields its host:port."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed")
-    address = f"127.0.0.1:{free_port()}"
+    port = free_port()
+    address = f"{host}:{port}"
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
-        f"http: {{addr: '{address}', secret: x}}\n{auth}"
+        f"http: {{addr: '{address}', secret: x{tls}}}\n{auth}"
     )
     log = (folder / "registry.log").open("w")
-    with log, subprocess.Popen(["setpriv", "--pdeathsig", "KILL", program, "serve", config], stdout=log, stderr=log) as process:
+    command = [*enter, "setpriv", "--pdeathsig", "KILL", program, "serve", str(config)]
+    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             for _ in range(200):
-                with contextlib.suppress(httpx.HTTPError):
-                    if httpx.get(f"http://{address}/v2/", trust_env=False).status_code in (200, 401):
-                        break
+                if subprocess.check_output([*enter, "ss", "-ltnH", f"sport = :{port}"]):
+                    break
                 time.sleep(0.05)
             else:
                 raise AssertionError((folder / "registry.log").read_text())
@@ -155,10 +156,14 @@ def registry(folder: Path, auth: str = "") -> Iterator[str]:
 TOKEN_AUTH = "auth: {{token: {{realm: '{realm}', service: test, issuer: mx, rootcertbundle: '{folder}/issuer.pem'}}}}\n"
 
 
+TLS = ", tls: {{certificate: '{folder}/issuer.pem', key: '{folder}/issuer.key'}}"
+
+
 def issuer(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     pem, own = folder / "issuer.pem", folder / "issuer.key"
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     command: list[str | Path] = ["openssl", "req", "-x509", *curve, "-nodes", "-subj", "/CN=mx", "-days", "2"]
+    command += ["-addext", "subjectAltName=IP:192.0.2.1"]
     command += ["-keyout", own, "-out", pem]
     subprocess.run(command, check=True, capture_output=True)
     key = serialization.load_pem_private_key(own.read_bytes(), None)

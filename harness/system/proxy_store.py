@@ -52,6 +52,11 @@ class Store:
     def binary(self, release: Release) -> Path:
         return self._root / str(release) / BINARY
 
+    def in_use(self) -> Path | None:
+        """The binary to start, by its version's own path: another one after `use`, so that a daemon sees the change."""
+        release = self._target(_CURRENT)
+        return self.binary(release) if release is not None else None
+
     def installed(self) -> tuple[Installed, ...]:
         """The oldest first."""
         current, previous = self._target(_CURRENT), self._target(_PREVIOUS)

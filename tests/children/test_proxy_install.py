@@ -124,7 +124,8 @@ def test_what_cannot_run_here_is_refused(machine: Machine, tmp_path: Path) -> No
 def test_it_is_run_as_nobody_without_our_environment_and_not_for_ever(machine: Machine, tmp_path: Path) -> None:
     curious = tmp_path / "curious"
     curious.write_text(
-        "#!/bin/sh\nid -u >&2; grep NoNewPrivs /proc/self/status; test -z \"$SECRET\" && echo 'release 2.366.0 (x) by y'\n"
+        "#!/bin/sh\ntest $(id -u) = 65534 && grep -q 'NoNewPrivs:.1' /proc/self/status && grep -q 'CapBnd:.0*$' /proc/self/status"
+        " && test -z \"$SECRET\" && echo 'release 2.366.0 (x) by y'\n"
         "head -c 1000000000 /dev/zero\nsleep 600 &\nexec sleep 600"
     )
     os.environ["SECRET"] = "s"

@@ -15,9 +15,11 @@ import pytest
 
 from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.system import oci, oci_registry, proxy_source
+from tests import namespaces
 from tests.images import Blobs
 from tests.proxy_support import (
     REAL,
+    TLS,
     TOKEN_AUTH,
     Answer,
     Machine,
@@ -96,6 +98,22 @@ def test_a_registry_with_bearer_tokens(machine: Machine, blobs: Blobs, tmp_path:
         assert len(asked) == 1 and "scope=repository%3Alinkerd%2Fproxy%3Apull" in asked[0] and "service=test" in asked[0]
         machine.refuses(77, "the registry refuses", "install", "--from", f"{address}/secret/proxy:t")
         machine.refuses(77, "the registry refuses", "install", "--from", f"{address}/another/proxy:t")
+
+
+def test_tls_is_the_rule_and_is_checked(machine: Machine, blobs: Blobs, tmp_path: Path) -> None:
+    issuer(tmp_path)
+    with registry(tmp_path) as address:
+        blobs.push(f"http://{address}/v2/linkerd/proxy", "t", top(blobs))
+    with namespaces.namespace() as inside:
+        inside.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+        here = Machine(machine.state, inside.enter)
+        trusting = Machine(machine.state, inside.enter, {"SSL_CERT_FILE": str(tmp_path / "issuer.pem")})
+        with registry(tmp_path, "", "192.0.2.1", TLS.format(folder=tmp_path), inside.enter) as address:
+            here.refuses(77, "cannot be trusted", "install", "--from", f"{address}/linkerd/proxy:t")
+            trusting.ok("install", "--from", f"{address}/linkerd/proxy:t")
+        with registry(tmp_path, "", "192.0.2.1", "", inside.enter) as address:
+            here.refuses(75, "try again", "install", "--from", f"{address}/linkerd/proxy:t")
+            here.ok("install", "--from", f"{address}/linkerd/proxy:t", "--insecure-registry")
 
 
 @pytest.mark.parametrize("place", ["index", "manifest", "layer"])
