@@ -18,7 +18,7 @@ from harness.specs import IdentitySpec
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process, workload_api
-from harness.system.spire import Spire
+from harness.system.spire import AGENT, Spire
 from harness.system.workload_api import Svid
 from harness.system.workload_api_client import FailureKind
 from harness.values import SpiffeId
@@ -91,16 +91,18 @@ class Identity:
         )
 
     def diff(self, desired: IdentitySpec | None, observed: Observed) -> tuple[Action, ...]:
-        actions: list[Action] = []
+        stops, starts = [], []
         changed = observed.running is not None and observed.running != desired
-        has_source = desired is None or desired.agent is None or observed.spire.agent.child.alive
+        steps = spire.diff(None if changed else desired, observed.spire, observed.now, observed.overdue)
+        agent = observed.spire.agent.child.alive or any(isinstance(s, spire.Start) and s.part == AGENT for s in steps)
+        has_source = desired is None or desired.agent is None or agent
         for part, child in ((STREAM, observed.stream), (SERVER, observed.server)):
             wanted = desired is not None and (part == STREAM or desired.embedded is not None)
             if child.state is not State.STOPPED and (changed or not wanted):
-                actions.append(Stop(part))
+                stops.append(Stop(part))
             elif desired is not None and wanted and has_source and not child.alive and observed.now >= child.retry_at:
-                actions.append(Start(part, desired))
-        return (*actions, *spire.diff(None if changed else desired, observed.spire, observed.now, observed.overdue))
+                starts.append(Start(part, desired))
+        return (*stops, *steps, *starts)
 
     async def apply(self, action: Action) -> None:
         if not isinstance(action, Start | Stop):

@@ -106,7 +106,9 @@ def diff(desired: IdentitySpec | None, observed: Observed, now: float, overdue: 
         if server.child.state is not State.RUNNING:
             return tuple(actions)
         if not observed.entry_made:
-            return (*actions, MakeEntry(desired)) if now >= observed.entry_retry_at else tuple(actions)
+            if now < observed.entry_retry_at:
+                return tuple(actions)
+            actions.append(MakeEntry(desired))
     if wanted[AGENT]:
         agent = observed.agent
         why = _restart(agent, now, overdue)
@@ -155,7 +157,7 @@ def condition(observed: Observed, now: float, wall: float) -> Fault | None:
 
 
 class SpireChildren:
-    """Carries the actions out; each of them returns at once, and what takes time wakes the cycle when it is done."""
+    """Carries the actions out, one after the other until one raises HarnessError; a socket that comes later wakes the cycle."""
 
     def __init__(self, spire: Spire, processes: process.Processes, clock: Clock, wake: Callable[[str], None]) -> None:
         self._spire, self._clock, self._wake = spire, clock, wake
@@ -210,7 +212,7 @@ class SpireChildren:
                 self._prepared[name] = replace(running, stamp=stamp_of(spec, name))
             else:
                 supervised.fail(name)
-            return
+            raise
         self._fault = None
         if supervised.state.alive:
             await supervised.stop(STOP_GRACE)
@@ -236,7 +238,7 @@ class SpireChildren:
             self._fault = Fault(error.message, problems.SPIRE_FAILING)
             self._entry_retry_at = self._clock.now() + ENTRY_RETRY
             tasks.spawn(self._wake_later(ENTRY_RETRY))
-            return
+            raise
         self._fault, self._entry_made = None, True
 
     async def _wake_later(self, seconds: float) -> None:
