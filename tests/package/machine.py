@@ -22,7 +22,7 @@ from tests.package.root import PATH
 
 CHECKOUT = "/opt/checkout"
 UNIT = "meshexp-harness.service"
-_PODS = "10.42.0.10"
+PODS = "10.42.0.10"
 
 
 @dataclass(slots=True)
@@ -171,26 +171,38 @@ class Machine:
     def dump(self) -> dict[str, str]:
         """Routes, rules, sysctls and firewall tables; what loading modules and first looks change has happened before."""
         host_state.dump(self.mesh.vm.enter)
-        return host_state.dump(self.mesh.vm.enter)
+        found = host_state.dump(self.mesh.vm.enter)
+        # The numbers and hardware addresses of links are new at each boot.
+        return {**found, "links": " ".join(re.findall(r"^\d+: ([^:@]+)", found["links"], re.MULTILINE))}
 
     # -- traffic
 
     def serve(self) -> None:
         """The workload on the machine, which peers call on port 8000; and a server among the pods, which the machine calls."""
-        self.run("systemd-run", "--quiet", "--collect", "--unit=workload", "/usr/bin/python3", f"{CHECKOUT}/tests/package/traffic.py", "serve", VM)
+        self.run(
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            "--unit=workload",
+            "/usr/bin/python3",
+            f"{CHECKOUT}/tests/package/traffic.py",
+            "serve",
+            VM,
+        )
         self.wait(lambda: ":8000" in self.mesh.vm.run("ss", "-ltnH"))
 
     @contextlib.contextmanager
-    def traffic(self) -> Iterator[dict[str, Any]]:
-        """Requests all the while, one connection each, both ways; the result is filled in at the end."""
+    def traffic(self, *only: str) -> Iterator[dict[str, Any]]:
+        """Requests all the while, one connection each, both ways unless told; the result is filled in at the end."""
         script = ROOT / "tests/package/traffic.py"
         result: dict[str, Any] = {}
-        argv = ["/usr/bin/python3", str(script), "call"]
         ways = {
-            "inbound": [*self.mesh.node.enter, *argv, VM],
-            "outbound": [*self.enter, "/usr/bin/python3", f"{CHECKOUT}/tests/package/traffic.py", "call", _PODS],
+            # From a pod: what comes from the node itself is the controller's, and never redirected.
+            "inbound": [*self.mesh.node.enter, "/usr/bin/python3", str(script), "call", VM, PODS],
+            "outbound": [*self.enter, "/usr/bin/python3", f"{CHECKOUT}/tests/package/traffic.py", "call", PODS, VM],
         }
-        callers = {way: subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for way, command in ways.items()}
+        chosen = {way: command for way, command in ways.items() if not only or way in only}
+        callers = {way: subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for way, command in chosen.items()}
         time.sleep(0.5)
         yield result
         time.sleep(0.5)
@@ -223,10 +235,10 @@ def machine(root: Path, *binds: str) -> Iterator[Machine]:
 
 def _start_node(mesh: Mesh) -> None:
     """Its addresses are there also while the machine is off."""
-    for address in (NODE, _PODS):
+    for address in (NODE, PODS):
         mesh.node.run("ip", "address", "add", f"{address}/32", "dev", "lo")
     mesh.start_controller()
-    mesh.start("pods", mesh.node, "/usr/bin/python3", str(ROOT / "tests/package/traffic.py"), "serve", _PODS)
+    mesh.start("pods", mesh.node, "/usr/bin/python3", str(ROOT / "tests/package/traffic.py"), "serve", PODS)
     mesh.start("destination", mesh.node, "/usr/bin/python3", "-m", "tests.package.destination", NODE)
 
 
@@ -234,4 +246,3 @@ def uid_of(found: Machine, name: str) -> int:
     line = re.search(rf"^{name}:[^:]*:(\d+):", found.file("/etc/passwd").read_text(), re.MULTILINE)
     assert line, f"there is no user {name}"
     return int(line[1])
-

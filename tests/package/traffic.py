@@ -1,4 +1,4 @@
-"""`traffic.py serve ADDRESS` answers on port 8000; `traffic.py call ADDRESS` calls it until SIGINT, then prints what came of it."""
+"""`traffic.py serve ADDRESS` answers on port 8000; `traffic.py call ADDRESS FROM` calls it until SIGINT, then prints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 256
 
 
-def call(address: str) -> dict[str, object]:
+def call(address: str, source: str) -> dict[str, object]:
     """Requests one after the other, each on a connection of its own; the longest took `slowest` seconds."""
     requests, slowest = 0, 0.0
     failed: list[str] = []
@@ -35,7 +35,7 @@ def call(address: str) -> dict[str, object]:
         while True:
             began = time.monotonic()
             try:
-                connection = http.client.HTTPConnection(address, PORT, timeout=PATIENCE)
+                connection = http.client.HTTPConnection(address, PORT, timeout=PATIENCE, source_address=(source, 0))
                 connection.request("GET", "/")
                 answer = connection.getresponse()
                 if answer.status != 200 or answer.read() != b"hello\n":
@@ -53,4 +53,5 @@ def call(address: str) -> dict[str, object]:
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         Server((sys.argv[2], PORT), Answer).serve_forever()
-    print(json.dumps(call(sys.argv[2])))
+    else:
+        print(json.dumps(call(sys.argv[2], sys.argv[3])))
