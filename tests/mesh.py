@@ -26,7 +26,12 @@ IDENTITY = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.l
 TRUST_DOMAIN = "root.linkerd.cluster.local"
 PROXY_UID = "2102"
 CACHE = Path(tempfile.gettempdir()) / "meshexp-test-pycache"  # not in the checkout, but not compiled anew each time either
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(CACHE), "MESHEXP_DEMO": "1"}
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+    "PYTHONPATH": str(ROOT),
+    "PYTHONPYCACHEPREFIX": str(CACHE),
+    "MESHEXP_DEMO": "1",
+}
 
 
 def openssl(*words: str) -> None:
