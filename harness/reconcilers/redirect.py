@@ -38,9 +38,10 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Put `rules` in force; `reasons` say what differed."""
+    """Put `rules` in force; `why` says why by this backend, `reasons` say what differed."""
 
     kind: BackendKind
+    why: str
     rules: Rules
     reasons: tuple[str, ...]
     text: str
@@ -49,7 +50,7 @@ class Apply:
         """The first line is what the log tells; all is input for the backend's tool."""
         more = len(self.reasons) - MOST_REASONS
         reasons = "; ".join(self.reasons[:MOST_REASONS]) + (f"; and {more} more" if more > 0 else "")
-        return f"# redirect by {self.kind.value}: {reasons}\n{self.text}"
+        return f"# redirect by {self.why}; {reasons}\n{self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Redirect:
             if state.present:
                 actions.append(Remove(backend.kind, backend.render_text(())))
         elif reasons := _reasons(rules, state):
-            actions.append(Apply(backend.kind, rules, reasons, backend.render_text(rules)))
+            actions.append(Apply(backend.kind, self._detected.reason, rules, reasons, backend.render_text(rules)))
         return tuple(actions)
 
     async def apply(self, action: Action) -> None:

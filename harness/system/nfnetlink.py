@@ -54,9 +54,14 @@ def connection_events() -> socket.socket:
     return _listen(_GROUP_CONNTRACK_NEW)
 
 
+def open_socket() -> socket.socket:
+    """Raises OSError."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+
+
 def _listen(group: int) -> socket.socket:
     """A non-blocking socket in the calling thread's network namespace. Raises OSError."""
-    listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    listener = open_socket()
     try:
         listener.setblocking(False)
         listener.bind((0, 0))

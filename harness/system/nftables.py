@@ -32,6 +32,7 @@ class Library:
 
     def __init__(self, path: str = LIBRARY) -> None:
         """Raises UnavailableError when the library or the kernel's nf_tables is missing."""
+        _need_netlink()
         try:
             self._library = ctypes.CDLL(path, use_errno=True)
         except OSError as error:
@@ -67,6 +68,14 @@ class Library:
         with self._lock:
             self._library.nft_ctx_free(self._context)
             self._context = None
+
+
+def _need_netlink() -> None:
+    """Tried first, because libnftables ends the whole process when it cannot open its socket."""
+    try:
+        nfnetlink.open_socket().close()
+    except OSError as error:
+        raise UnavailableError(f"this kernel has no netfilter netlink: {error.strerror}") from None
 
 
 class _NotThereError(HarnessError):

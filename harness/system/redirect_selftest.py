@@ -128,8 +128,7 @@ def _inbound(rules: Rules, listener: socket.socket) -> Iterator[Check]:
 def _inbound_family(rules: Rules, family: Family, listener: socket.socket, outside: probe_packet.Outside) -> Iterator[Check]:
     name, address = f"inbound IPv{family.value}", _own_address(rules, family)
     if address is None:
-        yield _unverified(name, "this machine has no such address that others could reach")
-        return
+        return  # nobody can reach it by this family
     source = probe_packet.OUTSIDE[family.value]
     listed = [ports.first for rule in _redirects(rules, Hook.INBOUND, family) for ports in rule.ports] or _SPARE_PORTS
     excluded = [ports.first for rule in rules if rule.hook is Hook.INBOUND and rule.redirect_to is None for ports in rule.ports]

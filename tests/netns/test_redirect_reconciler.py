@@ -362,6 +362,48 @@ def test_a_read_only_root_file_system(kind: str) -> None:
     assert (run.stdout, run.returncode) == ("[True, False]\n[False, False]\n", 0), run.stderr
 
 
+NO_NETFILTER = """
+import ctypes, struct, sys
+def refuse(syscall, argument, values, error):
+    code = [(0x20, 0, 0, 0), (0x15, 0, 1 + len(values), syscall), (0x20, 0, 0, 16 + 8 * argument)]
+    code += [(0x15, len(values) - n, 0, value) for n, value in enumerate(values)]
+    code += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | error)]
+    raw = b"".join(struct.pack("HBBI", *one) for one in code)
+    buffer = ctypes.create_string_buffer(raw)
+    program = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+"""
+MODULES = {
+    # socket(AF_NETLINK, …, NETLINK_NETFILTER): EPROTONOSUPPORT
+    "nfnetlink": "refuse(41, 2, [12], 93)",
+    # getsockopt(…, IPT_SO_GET_INFO and _ENTRIES): ENOPROTOOPT
+    "ip_tables": "refuse(55, 2, [64, 65], 92)",
+}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system call numbers")
+@pytest.mark.parametrize(
+    ("missing", "choice", "said"),
+    [
+        ("nfnetlink", "auto", "iptables (legacy): nftables does not work here (this kernel has no netfilter netlink"),
+        ("nfnetlink", "nftables", "UnavailableError: this kernel has no netfilter netlink"),
+        ("ip_tables", "auto", "nftables: the legacy nat tables are empty"),
+        ("ip_tables", "iptables", "UnavailableError: iptables: "),
+    ],
+)
+def test_a_kernel_without_a_module(peer: Peer, missing: str, choice: str, said: str) -> None:
+    """The calls answer as such a kernel's do."""
+    script = (
+        f"{NO_NETFILTER}\n{MODULES[missing]}\n"
+        "from harness.system.redirect_backend import *\n"
+        f"print(detect(Choice({choice!r})).reason)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(["/usr/bin/python3", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert said in run.stdout + run.stderr
+
+
 def test_nothing_redirected_leaves_no_trace_of_a_self_test(peer: Peer, tmp_path: Path) -> None:
     async def check() -> None:
         redirect = await make("nftables", tmp_path / "lock")
