@@ -1,14 +1,15 @@
-"""What systemd is told, and the journal, by systemd-python; where that is missing (a container) nobody is there to be told."""
+"""What systemd is told, and the journal: by systemd-python where it is there for this Python."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
 try:
     from systemd import daemon, journal
-except ImportError:  # optional: a container has no use for it
+except ImportError:  # optional: a container has no use for it, and not every Python has it
     daemon = journal = None
 
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -16,8 +17,13 @@ _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 def notify(**fields: str | int) -> None:
     """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor."""
+    text = "\n".join(f"{name}={value}" for name, value in fields.items())
     if daemon is not None:
-        daemon.notify("\n".join(f"{name}={value}" for name, value in fields.items()))
+        daemon.notify(text)
+    elif address := os.environ.get("NOTIFY_SOCKET"):
+        # EL 9's newer Pythons have no systemd-python; the protocol is one datagram.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as supervisor:
+            supervisor.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def supervised() -> bool:
