@@ -1,13 +1,13 @@
 """The files, directories and commands of SPIRE's server and agent on this machine.
 
     RUN/spire/server/    root:server 0750   configuration, signing certificate and key, bundle   (read by the server)
-    RUN/spire/admin/     server:root 2750   the server's admin socket: root's alone, as it asks for no other credential
+    RUN/spire/admin/     root:server 0770   the server's admin socket: nobody else's, as it asks for no other credential
     RUN/spire/agent/     root:agent 0750    configuration, anchors, key pair or token            (read by the agent)
-    RUN/workload-api/    agent:agent 0755   the Workload API's socket, open to every uid: the entry decides
-    STATE/spire/…        user:root 0770     what SPIRE itself keeps; all of it comes back by itself when it is lost
+    RUN/workload-api/    root:agent 0775    the Workload API's socket, open to every uid: the entry decides
+    STATE/spire/…        root:… 0770        what SPIRE itself keeps; all of it comes back by itself when it is lost
 
 Both programs run without capabilities and read nothing but their folder, so keys that only root may read are copied to RUN, which
-is a tmpfs.
+is a tmpfs. All of it is root's, given by group: a daemon that joins the group needs neither CAP_CHOWN nor CAP_DAC_OVERRIDE.
 A folder of STATE belongs to one trust domain and one signing certificate (or server): what another one left is of no use.
 """
 
@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +76,7 @@ class Spire:
                 "make an intermediate with `meshexp ca issue`, or set identity.local.allow_root_key: true",
             )
             raise PreparationError(problems.IDENTITY_CA_UNUSABLE, refusal)
-        folder = _folder(self._run / "server", User(0, server.user.gid), 0o750)
+        folder = _folder(self._run / "server", server.user, 0o750)
         given = {
             "upstream.crt": certificates.to_pem((signing, *(c for c in rest if not c.root))),
             "upstream.key": key,
@@ -102,7 +101,7 @@ class Spire:
     ) -> Prepared:
         folder, domain = self._run / "server", spec.spiffe_id.trust_domain
         data = self._data("server", server.user, domain.encode() + signing.data)
-        _folder(self.admin_socket.parent, User(server.user.uid, 0), 0o2750)
+        _folder(self.admin_socket.parent, server.user, 0o770)
         _give(folder / "node.crt", (self._run / "agent" / "node.crt").read_text(), server.user)
         cold = not (data / "datastore.sqlite3").exists() or self._entry_made() != _entry_text(spec, data)
         config = spire.Server(
@@ -124,7 +123,7 @@ class Spire:
     async def prepare_agent(self, spec: IdentitySpec, agent: SpireAgent) -> Prepared:
         program = _program(agent.path, AGENT)
         stamp = stamp_of(spec, AGENT)
-        folder = _folder(self._run / "agent", User(0, agent.user.gid), 0o750)
+        folder = _folder(self._run / "agent", agent.user, 0o750)
         given = {"node.crt": agent.certificate_file, "node.key": agent.key_file, "token": agent.join_token_file}
         try:
             for name, source in given.items():
@@ -133,7 +132,7 @@ class Spire:
         except (UnavailableError, ValueError) as error:
             raise PreparationError(problems.SPIRE_NOT_ATTESTED, _as_unavailable(error, "the agent's credential")) from None
         _give(folder / "anchors.pem", spec.anchors_pem, agent.user)
-        _folder(Path(spec.socket).parent, agent.user, 0o755)
+        _folder(Path(spec.socket).parent, agent.user, 0o775)
         local = spec.server is not None
         if local:
             _own(folder / "node.key", agent.user)
@@ -184,7 +183,7 @@ class Spire:
         for other in self._state.glob(f"{name}-*"):
             if other != wanted:
                 shutil.rmtree(other, ignore_errors=True)
-        return _folder(wanted, User(user.uid, 0), 0o770)
+        return _folder(wanted, user, 0o770)
 
 
 def stamp_of(spec: IdentitySpec, program: str) -> Stamp:
@@ -219,15 +218,13 @@ def _command(name: str, program: str, config: Path, user: User) -> process.Comma
     return process.Command(name, (program, "run", "-config", str(config)), user=user, piped=True)
 
 
-def _folder(path: Path, owner: User, mode: int) -> Path:
+def _folder(path: Path, user: User, mode: int) -> Path:
+    """Root's folder, which the user's group has the middle digit of `mode` in."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        found = path.stat()
-        if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (owner.uid, owner.gid, mode):
-            path.chmod(mode)
-            os.chown(path, owner.uid, owner.gid)
     except OSError as error:
         raise PreparationError(problems.SPIRE_FAILING, UnavailableError(f"{path} cannot be made: {error.strerror}")) from None
+    _own(path, user, mode)
     return path
 
 
@@ -235,17 +232,20 @@ def _give(path: Path, text: str, reader: User) -> None:
     """Root's file, which the reader's group may read."""
     try:
         files.write(path, text, mode=0o600)
-        _own(path, reader)
     except UnavailableError as error:
         raise PreparationError(problems.SPIRE_FAILING, error) from None
+    _own(path, reader)
 
 
-def _own(path: Path, reader: User) -> None:
+def _own(path: Path, reader: User, mode: int = 0o640) -> None:
     try:
-        os.chown(path, 0, reader.gid)
-        path.chmod(0o640)
+        if reader.gid not in (groups := os.getgroups()):
+            os.setgroups((*groups, reader.gid))
+        os.chown(path, -1, reader.gid)
+        path.chmod(mode)
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be given to its reader: {error.strerror}") from None
+        refused = UnavailableError(f"{path} cannot be given to its reader: {error.strerror}")
+        raise PreparationError(problems.SPIRE_FAILING, refused) from None
 
 
 def _as_unavailable(error: Exception, what: str) -> UnavailableError:
