@@ -44,6 +44,7 @@ class Machine:
     addresses: tuple[IPAddress, ...]
     anchors_pem: str = field(repr=False)
     workload_api: str
+    proxy_path: str
     never_inbound: tuple[PortRange, ...]
     never_outbound: tuple[PortRange, ...]
     """Ports that no redirect may take: SSH's, and those of the mesh itself."""
@@ -170,9 +171,10 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration) -> Prox
     environment = proxy_environment.build(config, known, anchors, machine.workload_api, machine.addresses, machine.ipv6)
     section = config.proxy
     return ProxySpec(
-        path=section.path,
+        path=machine.proxy_path,
         user=machine.user,
-        env=tuple(environment.items()),
+        env=tuple(sorted({**environment, **section.env}.items())),
+        overridden=tuple(sorted(section.env)),
         ports=(section.inbound_port, section.outbound_port, section.admin_port),
         admin_port=section.admin_port,
         start_timeout=section.start_timeout,

@@ -114,12 +114,18 @@ REGISTRATION_REFUSED = _register(
 PROXY_MISSING = _register(
     "proxy-missing",
     "there is no linkerd2-proxy on this machine",
-    "install it, or set proxy.path",
+    "run `meshexp proxy install --from …`, or set proxy.path",
 )
 PROXY_NOT_CERTIFIED = _register(
     "proxy-not-certified",
     "the proxy runs but has no certificate",
     "see the proxy's log lines; its identity must match identity.spiffe_id",
+)
+PROXY_ENV_OVERRIDDEN = _register(
+    "proxy-env-overridden",
+    "variables of the proxy are set by hand",
+    "the harness vouches for nothing that proxy.env changes; leave it empty unless you need it",
+    Severity.WARNING,
 )
 PROXY_CRASH_LOOP = _register(
     "proxy-crash-loop",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 from harness import paths, proxy_release
 from harness.errors import PermissionError_, UnavailableError, UsageError
+
+RESTART_SECONDS = 90.0
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -34,6 +38,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     listing.add_argument("-o", "--output", choices=("text", "json"), default="text")
     for name, text in (("use", "choose the version that the daemon starts"), ("remove", "delete a version that is not in use")):
         what.add_parser(name, help=text).add_argument("version", metavar="VERSION")
+    what.add_parser("restart", help="start the proxy anew, when its peers have stopped sending; the only way to do so by hand")
     what.add_parser("rollback", help="use the version that was used before; twice is back again")
     return verb
 
@@ -41,6 +46,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     from harness.system.proxy_store import Store
 
+    if options.what == "restart":
+        return _restart(paths.from_environment())
     store = Store(paths.from_environment().proxy_versions)
     if options.what == "list":
         return _list(store, options)
@@ -82,7 +89,7 @@ def _install(store: Any, options: argparse.Namespace) -> int:
 
 def _print_use(store: Any, release: proxy_release.Release) -> None:
     if store.in_use() == store.binary(release):
-        print("it is in use from the proxy's next start")
+        print("it is in use from the proxy's next start: `meshexp proxy restart`")
     else:
         print(f"to use it: meshexp proxy use {release}")
 
@@ -128,3 +135,22 @@ def _release(text: str) -> proxy_release.Release:
         return proxy_release.parse(text)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _restart(where: paths.Paths) -> int:
+    """Asks the daemon, and waits until another process is the proxy and has its certificate."""
+    from harness import status_cli
+
+    before = status_cli.read(where)
+    if "pid" not in before:
+        raise UnavailableError("no meshexp-harness runs here", "start it first")
+    os.kill(int(before["pid"]), signal.SIGUSR1)
+    deadline = time.monotonic() + RESTART_SECONDS
+    while time.monotonic() < deadline:
+        now = status_cli.read(where)
+        pid = now.get("children", {}).get("proxy", {}).get("pid")
+        if pid and pid != before["children"]["proxy"]["pid"] and now.get("phase") == "Ready":
+            print(f"the proxy runs anew (pid {pid})")
+            return 0
+        time.sleep(0.1)
+    raise UnavailableError(f"the proxy is not back after {RESTART_SECONDS:.0f} s", "`meshexp status` says why")

@@ -69,7 +69,7 @@ _EXAMPLE = """\
 
 
 def example() -> str:
-    """What the packages install as /etc/meshexp/harness.yaml. Without the first # of each line it is the default configuration."""
+    """What the packages install as /etc/meshexp/harness.yaml; without the first # of each line, the default configuration."""
     return _EXAMPLE + "".join(_example(schema.Config, 0))
 
 

@@ -106,6 +106,8 @@ class ProxySpec:
     user: User
     env: tuple[tuple[str, str], ...] = field(repr=False)
     ports: tuple[int, ...]
+    overridden: tuple[str, ...]
+    """Variables that the operator set by hand."""
     admin_port: int
     start_timeout: float
     shutdown_grace: float

@@ -45,7 +45,7 @@ OUTSIDE = {
     "pyroute2": ("harness/system/",),
     "iptc": ("harness/system/",),
     "httpx": ("harness/system/", "controller/kubernetes"),
-    "h2": ("harness/system/",),
+    "h2": ("harness/system/", "controller/linkerd_identity"),
     "systemd": ("harness/system/",),
     "subprocess": ("harness/system/", "demo/", "controller/", "tests/", "bench/"),
     "aiohttp": ("controller/", "demo/endpoints.py", "tests/"),

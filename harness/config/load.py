@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,8 +145,11 @@ def check(config: schema.Config) -> tuple[Fault, ...]:
         faults.append(Fault("proxy", f"inbound_port, outbound_port and admin_port must differ, and are {ports}"))
     if config.proxy.user in ("root", "0"):
         faults.append(Fault("proxy.user", "the proxy must not run as root", "every root process would bypass the mesh"))
+    for name in config.proxy.env:
+        if not re.fullmatch(r"LINKERD2_PROXY_[A-Z0-9_]+", name):
+            faults.append(Fault(f"proxy.env.{name}", "is no variable of the proxy", "they all begin with LINKERD2_PROXY_"))
     if len({a.version for a in config.workload.addresses}) != len(config.workload.addresses):
         faults.append(Fault("workload.addresses", "at most one address per family"))
-    if not Path(config.proxy.path).is_absolute():
+    if config.proxy.path is not None and not Path(config.proxy.path).is_absolute():
         faults.append(Fault("proxy.path", f"{config.proxy.path!r} is not an absolute path"))
     return tuple(faults)

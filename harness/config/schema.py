@@ -19,6 +19,10 @@ def key(doc: str, default: Any = ...) -> Any:
     return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
 
 
+def mapping(doc: str) -> Any:
+    return field(default_factory=dict, metadata={"doc": doc})
+
+
 def section(cls: type, doc: str) -> Any:
     return field(default_factory=cls, metadata={"doc": doc})
 
@@ -128,7 +132,8 @@ class Network_:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    path: str = key("The linkerd2-proxy binary.", "/usr/lib/meshexp-harness/linkerd2-proxy")
+    path: str | None = key("The linkerd2-proxy binary; the one that `meshexp proxy use` chose if unset.", None)
+    env: dict[str, str] = mapping("Variables given to the proxy as they are, over those that the harness sets. Mind what you do.")
     user: str = key("System user (name or number, not root) of the proxy.", "meshexp-proxy")
     inbound_port: Port = key("Where redirected inbound connections arrive.", 4143)
     outbound_port: Port = key("Where redirected outbound connections arrive.", 4140)

@@ -21,7 +21,7 @@ from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
 from harness.specs import ProxySpec, RegistrationSpec
-from harness.system import redirect_backend, units
+from harness.system import proxy_binary, redirect_backend, units
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
@@ -70,7 +70,7 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Ne
     detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
     redirect, keeper = Redirect(detected), RegistrationKeeper(ControlPlane(), paths.registration, clock, wake)
     # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
-    proxy = Proxy(Units() if units.own_unit() else processes, LoopbackAdmin(), paths.proxy, clock, wake)
+    proxy = Proxy(Units() if units.own_unit() else processes, LoopbackAdmin(), proxy_binary.problem_of, paths.proxy, clock, wake)
     return Parts(
         routes=Part(Routes(netlink), lambda d: d.routes),
         identity=Part(Identity(processes, Spire(paths), clock, wake), lambda d: d.identity),

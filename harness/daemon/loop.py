@@ -150,6 +150,8 @@ class Daemon:
     async def _prepare_restart(self) -> None:
         """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""
         self._log.info("the proxy is to be started anew: first no new traffic")
+        if self._restart_proxy:  # by hand: perhaps for another version of it
+            self._machine = await machine.look(self.config, self._paths, Netlink())
         reason = Reason.RESTARTING
         granted = await shutdown.announce(self.config, self._machine, self._parts, self._progress, reason, self._log)
         if granted or self._restart_proxy:

@@ -17,9 +17,11 @@ from harness.reconcilers import registration
 from harness.specs import User
 from harness.system import process, redirect_exclusions
 from harness.system.netlink import Netlink
+from harness.system.proxy_store import Store
 from harness.values import HostPort, IPAddress
 
 CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN = 6, 7, 8, 12
+PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
 NEEDED = {CAP_NET_ADMIN: "CAP_NET_ADMIN", CAP_SETUID: "CAP_SETUID", CAP_SETGID: "CAP_SETGID", CAP_SETPCAP: "CAP_SETPCAP"}
 
 
@@ -67,6 +69,7 @@ async def look(config: schema.Config, paths: Paths, netlink: Netlink) -> Machine
         workload_api=config.identity.socket.removeprefix("unix:").replace("///", "/")
         if mode is schema.IdentityMode.EXTERNAL
         else str(paths.workload_api),
+        proxy_path=config.proxy.path or str(await asyncio.to_thread(_proxy_in_use, paths)),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
@@ -83,6 +86,11 @@ def _spire_user(config: schema.Config, program: str, proxy: User) -> User:
     if user.uid in (0, proxy.uid):
         raise ConfigError((Fault(key, "must be neither root nor the proxy's user"),))
     return user
+
+
+def _proxy_in_use(paths: Paths) -> Path:
+    """The version that `meshexp proxy use` chose, else where a package may have put one."""
+    return Store(paths.proxy_versions).in_use() or PACKAGED_PROXY
 
 
 def ephemeral(paths: Paths) -> bool:

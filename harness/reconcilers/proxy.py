@@ -36,6 +36,7 @@ class Observed:
     certified_until: float = 0.0
     taken: tuple[int, ...] = ()
     error: str = ""
+    refused: problems.Problem | None = None
     grace: float = KILL_RESERVE
     may_restart: bool = False
     now: float = 0.0
@@ -72,6 +73,10 @@ class Runners(Launcher[Running], Protocol):
         """A proxy that an earlier daemon has left running, to be adopted."""
 
 
+Gate = Callable[[Path], problems.Problem | None]
+"""Why a binary must not be started."""
+
+
 class ProxyAdmin(Protocol):
     async def certificate_expiry(self, port: int) -> float:
         """Epoch seconds when the proxy's certificate ends; 0 without one or without an answer."""
@@ -80,8 +85,11 @@ class ProxyAdmin(Protocol):
 class Proxy:
     name = "proxy"
 
-    def __init__(self, runners: Runners, admin: ProxyAdmin, record: Path, clock: Clock, wake: Callable[[str], None]) -> None:
-        self._runners, self._admin, self._record, self._clock, self._wake = runners, admin, record, clock, wake
+    def __init__(
+        self, runners: Runners, admin: ProxyAdmin, gate: Gate, record: Path, clock: Clock, wake: Callable[[str], None]
+    ) -> None:
+        self._runners, self._admin, self._gate, self._record, self._clock, self._wake = runners, admin, gate, record, clock, wake
+        self._refused: problems.Problem | None = None
         self._supervised: Supervised[Running] = Supervised(runners, clock, wake)
         self._running: str | None = None
         self._polling: asyncio.Task[None] | None = None
@@ -129,6 +137,7 @@ class Proxy:
             certified_until=self._certified_until if child else 0.0,
             taken=self._taken,
             error=self._error,
+            refused=self._refused,
             grace=self._grace,
             may_restart=self._may_restart,
             now=self._clock.now(),
@@ -157,7 +166,8 @@ class Proxy:
         self._may_restart = False
         self._running, self._certified_until, self._error = fingerprint(spec), 0.0, ""
         self._taken = tuple(port for port in spec.ports if process.port_taken(port))
-        if self._taken:
+        self._refused = await asyncio.to_thread(self._gate, Path(spec.path))
+        if self._taken or self._refused:
             self._supervised.fail(NAME)
             return
         stop_seconds = spec.shutdown_grace + KILL_RESERVE
@@ -194,7 +204,13 @@ class Proxy:
     def condition(self, desired: ProxySpec | None, observed: Observed) -> Condition:
         child = observed.child
         if observed.certified:
-            return Condition("Proxy", Truth.TRUE, f"runs (pid {observed.pid}) with a certificate")
+            text = f"runs (pid {observed.pid}) with a certificate"
+            if desired is not None and desired.overridden:
+                text = f"{text}, with {', '.join(desired.overridden)} set by hand"
+                return Condition("Proxy", Truth.TRUE, text, problems.PROXY_ENV_OVERRIDDEN)
+            return Condition("Proxy", Truth.TRUE, text)
+        if observed.refused:
+            return Condition("Proxy", Truth.FALSE, observed.refused.title, observed.refused)
         if desired is None and not child.alive:
             return Condition("Proxy", Truth.UNKNOWN, "starts after the registration")
         if observed.taken:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from harness import proxy_release
+from harness import problems, proxy_release
 from harness.errors import UnavailableError
 
 SECONDS = 10.0  # it takes 10 ms
@@ -50,6 +50,16 @@ def release_of(path: Path) -> proxy_release.Release | None:
     if status in (126, 127):
         raise UnavailableError(f"{path} cannot be run here: {text.strip()[-300:]}", _hint(text))
     return proxy_release.from_output(text)
+
+
+def problem_of(path: Path) -> problems.Problem | None:
+    """Why this release must not be started, if it is known to be a bad one. A script (a wrapper, a stand-in) is not asked."""
+    try:
+        with path.open("rb") as file:
+            program = file.read(4) == b"\x7fELF"
+    except OSError:
+        return None  # starting it says why
+    return proxy_release.problem(release_of(path)) if program else None
 
 
 def _hint(text: str) -> str:

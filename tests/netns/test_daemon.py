@@ -294,3 +294,26 @@ def test_the_embedded_identity_refuses_to_start_outside_a_demo(vm: Mesh) -> None
 def test_addresses_are_found_by_the_way_to_the_node(vm: Mesh) -> None:
     started(vm).wait_ready()
     assert vm.status()["workload"]["addresses"] == [VM]
+
+
+def test_the_proxy_is_restarted_by_hand_and_its_peers_are_told_first(vm: Mesh) -> None:
+    started(vm).wait_ready()
+    pid = vm.status()["children"]["proxy"]["pid"]
+    result = vm.meshexp("proxy", "restart")
+    assert result.returncode == 0, result.stderr
+    assert vm.status()["children"]["proxy"]["pid"] != pid
+    reasons = [
+        json.loads(line).get("reason") for line in (vm.folder / "controller.log").read_text().splitlines() if "readiness" in line
+    ]
+    assert reasons == ["Ready", "Restarting", "Ready"]
+    log = (vm.folder / "harness.log").read_text()
+    assert log.index("first no new traffic") < log.index("draining for up to")
+    assert "table inet meshexp" in ruleset(vm)
+
+
+def test_variables_of_the_proxy_set_by_hand_are_passed_on_with_a_warning(vm: Mesh) -> None:
+    vm.configure(proxy={"env": {"LINKERD2_PROXY_LOG": "debug"}})
+    started(vm).wait_problem("Proxy", "proxy-env-overridden")
+    assert "LINKERD2_PROXY_LOG set by hand" in vm.condition("Proxy")["message"]
+    vm.configure(proxy={"env": {"LD_PRELOAD": "x"}})
+    assert "proxy.env.LD_PRELOAD" in vm.meshexp("config", "check").stderr
