@@ -15,6 +15,7 @@ from harness.errors import HarnessError
 # Verbs with verbs of their own, each in its own module, which only a call of it imports.
 _GROUPS = {
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
+    "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),
     "proxy": ("harness.proxy_cli", "install, list and choose versions of the Linkerd proxy"),
 }
 

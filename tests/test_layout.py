@@ -39,7 +39,7 @@ LAYERS = {
     "daemon": PURE | {"system", "supervisor", "reconcilers", "log"},
     "log": PURE,
 }
-TOP = {"cli", "__main__", "status_cli", "redirect_cli", "proxy_cli", "reference", "lean_imports"}
+TOP = {"cli", "__main__", "status_cli", "redirect_cli", "proxy_cli", "ca", "ca_cli", "reference", "lean_imports"}
 # Libraries that reach outside, and the only places that may import them.
 OUTSIDE = {
     "pyroute2": ("harness/system/",),

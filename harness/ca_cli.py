@@ -1,0 +1,71 @@
+"""`meshexp ca issue|renew`, on the administrator's machine: a machine's own intermediate CA, from the trust anchor's key."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UnavailableError, UsageError
+
+DAYS = 90.0
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = subparsers.add_parser(
+        "ca",
+        help="make or renew a machine's intermediate CA, on the admin's machine",
+        description="The intermediate CAs that machines sign their own identities with. Runs where the trust anchor's key is.",
+    )
+    what = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
+    issue = what.add_parser("issue", help="a new key and a certificate for it")
+    issue.add_argument("--name", required=True, metavar="NAME", help="of the machine; it stands in the certificate")
+    renew = what.add_parser("renew", help="a new certificate for the same name and key; of the folder only ca.crt is needed")
+    for command in (issue, renew):
+        command.add_argument("--trust-anchor", required=True, type=Path, metavar="FILE", help="Linkerd's trust anchor, PEM")
+        command.add_argument("--key", required=True, type=Path, metavar="FILE", help="its key")
+        command.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for ca.crt, and ca.key of a new one")
+        command.add_argument("--days", type=float, default=DAYS, metavar="N", help=f"how long it lasts (default {DAYS:.0f})")
+    return verb
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.days <= 0:
+        raise UsageError("--days must be more than 0")
+    try:
+        from harness import ca
+    except ImportError as error:
+        raise UnavailableError(f"`meshexp ca` needs a library: {error}", "install python3-cryptography") from None
+    from harness.system import files
+
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    anchor = ca.load_anchor(options.trust_anchor, options.key)
+    certificate, key = options.out / "ca.crt", options.out / "ca.key"
+    if options.what == "renew":
+        name, public_key, _ = ca.read_intermediate(certificate, anchor)
+    else:
+        name = _name(options.name)
+        for path in (certificate, key):
+            if path.exists():
+                raise UsageError(f"{path} is there already", "`meshexp ca renew` keeps its key; or give another folder")
+        private = ca.new_key()
+        public_key = private.public_key()
+        files.write(key, ca.key_pem(private), mode=0o600)
+    made = ca.issue(anchor, name, public_key, options.days, now)
+    files.write(certificate, ca.certificate_pem(made), mode=0o644)
+    files.write(options.out / "trust-anchors.pem", options.trust_anchor.read_text(), mode=0o644)
+    print(f"{certificate}: {name}, until {ca.ends(made):%Y-%m-%d %H:%M} UTC")
+    if options.what == "issue":
+        print(f"copy ca.crt and ca.key to /etc/meshexp/spire/ on {name} (mode 0600), trust-anchors.pem to /etc/meshexp/;")
+        print(f"then {key} is needed here no more: a renewal takes the certificate alone")
+    else:
+        print(f"copy ca.crt over /etc/meshexp/spire/ca.crt on {name}; it is taken up by itself")
+    return 0
+
+
+def _name(text: str) -> str:
+    """A common name has at most 64 characters (RFC 5280, appendix A)."""
+    if not 1 <= len(text) <= 64 or not text.isprintable():
+        raise UsageError(f"--name {text!r} must have 1 to 64 printable characters")
+    return text
