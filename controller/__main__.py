@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
@@ -17,6 +18,10 @@ from controller import config as configuration
 from controller.app import Controller
 from controller.config import ControllerConfig
 from controller.embedded_store import EmbeddedStore
+from controller.kubernetes import access
+from controller.kubernetes.client import Client
+from controller.kubernetes.cluster import Cluster
+from controller.kubernetes.store import KubernetesStore
 from harness.clock import SystemClock
 from harness.errors import ConfigError, HarnessError
 
@@ -29,6 +34,13 @@ _FLAGS = {
     "health-listen": "host:port for /healthz, /readyz and /metrics, without TLS",
     "groups": "directory of ExternalGroup manifests, read again when it changes",
     "facts": "YAML file: what machines are told of the cluster",
+    "kubeconfig": "for --kubernetes outside a pod",
+    "service-account": "the controller's own, which its name in the mesh is made of",
+    "namespace": "the controller's own",
+    "identity-token": "file of a token of the service account for the audience identity.l5d.io",
+    "identity-address": "host:port of Linkerd's identity service, if not the usual one",
+    "linkerd-namespace": "where Linkerd's control plane is",
+    "replica": "this replica's name, if not the host's",
     "lease": "how long a silent machine stays ready, such as 30s",
     "expiry": "how long a silent machine is remembered, such as 15m",
     "drain": "how long a leaving machine serves on after it is not ready",
@@ -43,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--config", metavar="FILE", help="YAML; its keys are the flags with underscores")
     for name, text in _FLAGS.items():
         run.add_argument(f"--{name}", help=text)
+    run.add_argument("--kubernetes", action="store_const", const=True, help="objects, facts and certificate are a cluster's")
     verbs.add_parser("version", help="print the version")
     options = vars(parser.parse_args(arguments))
     if options.pop("verb") == "version":
@@ -65,7 +78,7 @@ async def _serve(config: ControllerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
-    async with Controller(config, EmbeddedStore(clock), clock) as controller:
+    async with _made(config, clock) as controller:
         tasks = [asyncio.create_task(stopped.wait()), asyncio.create_task(controller.wait())]
         tasks.append(asyncio.create_task(_reload(controller, reload)))
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -75,6 +88,21 @@ async def _serve(config: ControllerConfig) -> None:
                 await task
         for task in done:
             task.result()
+
+
+@contextlib.asynccontextmanager
+async def _made(config: ControllerConfig, clock: SystemClock) -> AsyncIterator[Controller]:
+    if not config.kubernetes:
+        async with Controller(config, EmbeddedStore(clock), clock) as controller:
+            yield controller
+        return
+    found = access.find(config.kubeconfig)
+    config = dataclasses.replace(config, namespace=found.namespace)
+    # Leases have a connection of their own: a replica must not seem dead because many writes are queued.
+    async with Client(found, writes_per_second=config.writes_per_second) as client, Client(found) as leases:
+        cluster = Cluster(leases, clock, configuration.load_facts(config), config.linkerd_namespace)
+        async with Controller(config, KubernetesStore(client, leases), clock, cluster=cluster) as controller:
+            yield controller
 
 
 async def _reload(controller: Controller, asked: asyncio.Event) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import socket
 import ssl
+from collections.abc import Coroutine
 from types import TracebackType
 
 import structlog
@@ -16,8 +17,11 @@ from controller import config as configuration
 from controller import tls
 from controller.config import ControllerConfig
 from controller.connection import Connection
+from controller.credentials import Credentials
 from controller.fleet import Fleet
 from controller.folder import Folder
+from controller.health import Health
+from controller.kubernetes.cluster import Cluster
 from controller.metrics import Metrics
 from controller.registry import Registry
 from controller.replicas import Replicas
@@ -25,7 +29,8 @@ from controller.server import Api
 from controller.store import Store
 from controller.upkeep import Dial, Upkeep, tcp_dial
 from harness.clock import Clock
-from harness.errors import ConfigError, Fault, UnavailableError
+from harness.errors import ConfigError, Fault, HarnessError, UnavailableError
+from harness.messages import ClusterFacts
 from harness.values import HostPort
 
 log = structlog.get_logger()
@@ -37,18 +42,25 @@ _BACKLOG = 1024
 
 
 class Controller:
-    """`address` and `health_address` are where it really listens, also when the configured port was 0."""
+    """`address` and `health_address` are where it really listens, also when the configured port was 0.
 
-    def __init__(self, config: ControllerConfig, store: Store, clock: Clock, dial: Dial = tcp_dial) -> None:
+    `cluster`: where facts come from besides the configuration.
+    """
+
+    def __init__(
+        self, config: ControllerConfig, store: Store, clock: Clock, dial: Dial = tcp_dial, cluster: Cluster | None = None
+    ) -> None:
         self.config, self.store = config, store
         self.address, self.health_address = config.listen, config.health_listen
         self.replicas = Replicas(store.leases, clock, config.replica or socket.gethostname(), config.namespace)
         self.fleet = Fleet(clock, config.times, configuration.load_facts(config), self.replicas.holds)
         self._registry = Registry(store, self.fleet, config.trust_domain, self.replicas)
-        self._metrics = Metrics(self.fleet)
+        self._metrics = Metrics(self.fleet, self.replicas)
         self._upkeep = Upkeep(self._registry, dial)
+        self._health = Health(self._upkeep, self._metrics)
         self._folder = Folder(config.groups, store) if config.groups else None
-        self._tls = tls.server_context(config.tls_cert, config.tls_key, config.trust_anchors)
+        self._credentials = Credentials(config, clock, lambda: self.fleet.facts)
+        self._cluster = cluster
         self._stack = contextlib.AsyncExitStack()
         self._work: asyncio.Task[None] | None = None
 
@@ -59,17 +71,19 @@ class Controller:
             await self._folder.apply()
         await self._stack.__aenter__()
         try:
-            self._work = asyncio.create_task(self._run())
+            self._work = asyncio.create_task(_single(self._run()))
             self._stack.push_async_callback(self.replicas.resign)
             self._stack.push_async_callback(self._cancel, self._work)
-            ready = asyncio.create_task(self._upkeep.ready.wait())
+            health = web.Server(self._health, access_log=None)
+            self.health_address = await self._listen(health, self.config.health_listen, None)
+            ready = asyncio.create_task(self._ready())
             await asyncio.wait((ready, self._work), return_when=asyncio.FIRST_COMPLETED)
             if self._work.done():
                 ready.cancel()
                 self._work.result()
-            self.health_address = await self._listen(web.Server(self._health, access_log=None), self.config.health_listen, None)
             api = web.Server(Api(self._registry, self._metrics, self.config.hold))
-            self.address = await self._listen(api, self.config.listen, self._tls)
+            self.address = await self._listen(api, self.config.listen, ready.result())
+            self._health.listening = True
         except BaseException:
             await self._stack.aclose()
             raise
@@ -78,6 +92,7 @@ class Controller:
         )
 
     async def stop(self) -> None:
+        self._health.listening = False
         self.fleet.wake()
         await self._stack.aclose()
 
@@ -88,14 +103,12 @@ class Controller:
 
     async def reload(self) -> None:
         """Reads certificate, anchors, facts and groups again. Raises ConfigError; what is wrong stays as it was."""
-        tls.load_certificate(self._tls, self.config.tls_cert, self.config.tls_key)
-        facts = configuration.load_facts(self.config)
-        if facts.cluster_domain != self.fleet.facts.cluster_domain:
-            raise ConfigError((Fault("cluster_domain", "cannot change while the controller runs"),), self.config.facts)
-        tls.load_anchors(self._tls, self.config.trust_anchors)
-        if facts != self.fleet.facts:
-            self.fleet.facts = facts
-            self.fleet.wake()
+        if self._cluster is None:
+            facts = configuration.load_facts(self.config)
+            if facts.cluster_domain != self.fleet.facts.cluster_domain:
+                raise ConfigError((Fault("cluster_domain", "cannot change while the controller runs"),), self.config.facts)
+            self._use_facts(facts)
+        self._credentials.reload()
         if self._folder is not None:
             await self._folder.apply()
 
@@ -106,11 +119,41 @@ class Controller:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
 
+    async def _ready(self) -> ssl.SSLContext:
+        if self._cluster is not None:
+            await self._cluster.known.wait()
+        context = await self._credentials.context()
+        await self._upkeep.ready.wait()
+        return context
+
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
+            if self._cluster is not None:
+                self._cluster.changed = self._follow_facts
+                tasks.create_task(self._cluster.run())
+                await self._cluster.known.wait()
             tasks.create_task(self._upkeep.run())
+            tasks.create_task(self._renew())
             if self._folder is not None:
                 tasks.create_task(self._watch(self._folder))
+
+    async def _renew(self) -> None:
+        while not self._health.listening:
+            await asyncio.sleep(_FOLDER_SECONDS)
+        await self._credentials.keep()
+
+    def _use_facts(self, facts: ClusterFacts) -> None:
+        if facts != self.fleet.facts:
+            self.fleet.facts = facts
+            self.fleet.wake()
+
+    def _follow_facts(self, facts: ClusterFacts) -> None:
+        self._use_facts(facts)
+        log.info("cluster facts", nodes=len(facts.pod_routes), service_cidrs=[str(cidr) for cidr in facts.service_cidrs])
+        try:
+            self._credentials.reload()
+        except ConfigError as error:
+            log.error("trust anchors not read; the old ones stay in force", error=str(error))
 
     async def _watch(self, folder: Folder) -> None:
         while True:
@@ -134,17 +177,20 @@ class Controller:
         self._stack.callback(listener.close)
         return dataclasses.replace(where, port=listener.sockets[0].getsockname()[1])
 
-    async def _health(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path == "/healthz":
-            return web.Response(text="ok\n")
-        if request.path == "/readyz":
-            ready = self._upkeep.ready.is_set()
-            return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
-        if request.path == "/metrics":
-            return web.Response(body=self._metrics.render().encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
-        return web.Response(status=404, text="/healthz, /readyz, /metrics\n")
-
     @staticmethod
     async def _cancel(task: asyncio.Task[None]) -> None:
         task.cancel()
         await asyncio.wait((task,))
+
+
+async def _single(work: Coroutine[None, None, None]) -> None:
+    """An error that was meant to end the controller, out of the groups that task groups wrap it in."""
+    try:
+        await work
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, HarnessError):
+            raise error from None
+        raise

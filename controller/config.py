@@ -22,12 +22,22 @@ class ControllerConfig:
     """`tls_cert`, `tls_key`, `trust_anchors`: PEM files. `groups`: a directory of manifests. `facts`: a YAML file.
 
     `lease`, `expiry`, `drain`: for groups that do not say their own. `hold`: the longest that an answer is held.
+    `kubernetes`: objects are an API server's (`kubeconfig`, else the pod's account), what machines are told is read there
+    before it is taken from `facts`, and without files certificate and anchors are Linkerd's.
+    `service_account`, `namespace`: the controller's own; `identity_token`: a token of it for the audience identity.l5d.io.
     """
 
-    tls_cert: str
-    tls_key: str
-    trust_anchors: str
-    trust_domain: str
+    tls_cert: str = ""
+    tls_key: str = ""
+    trust_anchors: str = ""
+    trust_domain: str = "root.linkerd.cluster.local"
+    kubernetes: bool = False
+    kubeconfig: str = ""
+    service_account: str = "meshexp-controller"
+    identity_token: str = "/var/run/secrets/tokens/linkerd-identity-token"  # noqa: S105  (a path)
+    identity_address: Endpoint | None = None
+    linkerd_namespace: str = "linkerd"
+    writes_per_second: float = 200.0
     listen: Endpoint = HostPort("0.0.0.0", 8081)  # noqa: S104  (machines outside the cluster are its clients)
     health_listen: Endpoint = HostPort("127.0.0.1", 9995)
     replica: str = ""
@@ -42,6 +52,12 @@ class ControllerConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.lease <= self.expiry:
             raise ValueError("lease must be at least 1s and at most expiry")
+        if not self.kubernetes and not (self.tls_cert and self.tls_key and self.trust_anchors):
+            raise ValueError("without kubernetes, tls_cert, tls_key and trust_anchors are required")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key belong together")
+        if not self.writes_per_second >= 1:
+            raise ValueError("writes_per_second must be at least 1")
         if not self.hold >= 1:
             raise ValueError("hold must be at least 1s")
 
@@ -61,8 +77,8 @@ def load(path: str | None, flags: Mapping[str, Any]) -> ControllerConfig:
 def load_facts(config: ControllerConfig) -> ClusterFacts:
     """The cluster's facts; without trust anchors of their own they carry the controller's. Raises ConfigError."""
     data = read_yaml(config.facts) if config.facts else {}
-    if isinstance(data, Mapping) and "trust_anchors_pem" not in data:
-        data = {**data, "trust_anchors_pem": _read(config.trust_anchors)}
+    if isinstance(data, Mapping) and "trust_anchors_pem" not in data and config.trust_anchors:
+        data = {**data, "trust_anchors_pem": read_text(config.trust_anchors)}
     facts = decode(ClusterFacts, data, source=config.facts or "facts")
     if not 1 <= len(facts.cluster_domain) <= CLUSTER_DOMAIN_LENGTH:
         raise ConfigError((Fault("cluster_domain", f"must have 1 to {CLUSTER_DOMAIN_LENGTH} characters"),), config.facts)
@@ -71,13 +87,14 @@ def load_facts(config: ControllerConfig) -> ClusterFacts:
 
 def read_yaml(path: str) -> Any:
     try:
-        return yaml.safe_load(_read(path)) or {}
+        return yaml.safe_load(read_text(path)) or {}
     except yaml.YAMLError as error:
         raise ConfigError((Fault("", f"not YAML: {error}"),), path) from None
 
 
-def _read(path: str) -> str:
+def read_text(path: str, key: str = "") -> str:
+    """Raises ConfigError."""
     try:
         return pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError((Fault("", str(error)),), path) from None
+        raise ConfigError((Fault(key, str(error)),), path) from None

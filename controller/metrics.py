@@ -6,17 +6,20 @@ import collections
 from collections.abc import Iterable
 
 from controller.fleet import Fleet
+from controller.replicas import Replicas
 
 _HELP = {
     "meshexp_controller_requests_total": ("counter", "Answers by call and code."),
     "meshexp_controller_workloads": ("gauge", "ExternalWorkloads of this controller by group and readiness."),
     "meshexp_controller_held_requests": ("gauge", "Machines that wait for a change."),
+    "meshexp_controller_leader": ("gauge", "1 on the replica that leads."),
+    "meshexp_controller_store_connected": ("gauge", "1 while the store takes this replica's writes."),
 }
 
 
 class Metrics:
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, fleet: Fleet, replicas: Replicas) -> None:
+        self._fleet, self._replicas = fleet, replicas
         self._requests: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def answered(self, call: str, code: str) -> None:
@@ -34,6 +37,8 @@ class Metrics:
                 (f'namespace="{n}",group="{g}",ready="{r}"', count) for (n, g, r), count in sorted(workloads.items())
             ],
             "meshexp_controller_held_requests": [("", held)],
+            "meshexp_controller_leader": [("", int(self._replicas.leads))],
+            "meshexp_controller_store_connected": [("", int(self._replicas.connected))],
         }
         return "".join(line for name, values in samples.items() for line in _family(name, values))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio.sslproto
+import os
 import ssl
 
 from harness.errors import ConfigError, Fault
@@ -17,30 +18,40 @@ def shrink_buffers() -> None:
     asyncio.sslproto.SSLProtocol.max_size = READ_BUFFER_BYTES
 
 
-def server_context(certificate: str, key: str, trust_anchors: str) -> ssl.SSLContext:
-    """TLS 1.3 only; a client certificate that leads to the trust anchors is required. Raises ConfigError."""
+def server_context(chain: str, key: str, anchors: str) -> ssl.SSLContext:
+    """TLS 1.3 only; a client certificate that leads to the trust anchors is required. PEM texts. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     # A resumed session is not verified again, and would outlive the certificate that it began with.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
-    load_certificate(context, certificate, key)
-    load_anchors(context, trust_anchors)
+    load_certificate(context, chain, key)
+    load_anchors(context, anchors)
     return context
 
 
-def load_anchors(context: ssl.SSLContext, trust_anchors: str) -> None:
-    """Adds these anchors; one that is no longer in the file counts until the process ends. Raises ConfigError."""
+def load_anchors(context: ssl.SSLContext, anchors: str) -> None:
+    """Adds these anchors; one that is no longer among them counts until the process ends. Raises ConfigError."""
     try:
-        context.load_verify_locations(trust_anchors)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError((Fault("trust_anchors", f"{trust_anchors}: {error}"),), "controller") from None
+        context.load_verify_locations(cadata=anchors)
+    except (ValueError, ssl.SSLError) as error:
+        raise ConfigError((Fault("trust_anchors", f"not usable PEM certificates: {error}"),), "controller") from None
 
 
-def load_certificate(context: ssl.SSLContext, certificate: str, key: str) -> None:
+def load_certificate(context: ssl.SSLContext, chain: str, key: str) -> None:
     """New connections get this one, so that it can be renewed in place. Raises ConfigError; then the old one stays."""
     try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError((Fault("tls_cert", f"{certificate}, {key}: {error}"),), "controller") from None
+        load_pair(context, chain, key)
+    except ssl.SSLError as error:
+        raise ConfigError((Fault("tls_cert", f"not a usable certificate with its key: {error}"),), "controller") from None
+
+
+def load_pair(context: ssl.SSLContext, chain: str, key: str) -> None:
+    """PEM texts; the key reaches OpenSSL through a memfd, never a disk. Raises ssl.SSLError."""
+    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, f"{chain}\n{key}".encode())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

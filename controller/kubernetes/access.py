@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from controller import tls
 from harness.errors import ConfigError, Fault, UnavailableError
 
 ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -61,25 +62,15 @@ def from_kubeconfig(path: str) -> Access:
         cluster = _named(data, "clusters", context["cluster"])["cluster"]
         user = _named(data, "users", context["user"])["user"]
         folder = pathlib.Path(path).parent
-        tls = _context(_file(cluster, "certificate-authority", folder), _data(cluster, "certificate-authority"))
+        verified = _context(_file(cluster, "certificate-authority", folder), _data(cluster, "certificate-authority"))
         if cluster.get("insecure-skip-tls-verify"):
             raise ConfigError((Fault("insecure-skip-tls-verify", "not supported: the API server must be verified"),), path)
         certificate = _data(user, "client-certificate") or _text(_file(user, "client-certificate", folder))
         if certificate:
-            load_pair(tls, certificate, _data(user, "client-key") or _text(_file(user, "client-key", folder)))
-        return Access(cluster["server"].rstrip("/"), tls, _token(user, folder), context.get("namespace", "default"))
+            tls.load_pair(verified, certificate, _data(user, "client-key") or _text(_file(user, "client-key", folder)))
+        return Access(cluster["server"].rstrip("/"), verified, _token(user, folder), context.get("namespace", "default"))
     except (KeyError, StopIteration, TypeError, AttributeError, yaml.YAMLError, ssl.SSLError, binascii.Error) as error:
         raise ConfigError((Fault("", f"not a kubeconfig that can be used: {error!r}"),), path) from None
-
-
-def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """PEM texts; the key reaches OpenSSL through a memfd, never a disk. Raises ssl.SSLError."""
-    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, f"{certificate}\n{key}".encode())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
 
 
 def _token(user: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], str | None]:

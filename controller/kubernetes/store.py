@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
 import structlog
@@ -26,19 +27,30 @@ _EVENTS_AT_ONCE, _EVENT_SECONDS = 100, 0.2
 
 
 class KubernetesCollection(Generic[T]):
-    """`namespace`: only that one is read, so that a Role is enough; empty: all. Objects that cannot be read are passed over."""
+    """`namespace`: only that one is read, so that a Role is enough; empty: all. `selected`: further selectors of list and watch.
+
+    Objects that cannot be read are passed over.
+    """
 
     def __init__(
-        self, client: Client, api: str, plural: str, read: Callable[[Mapping[str, Any]], T], *, namespace: str = ""
+        self,
+        client: Client,
+        api: str,
+        plural: str,
+        read: Callable[[Mapping[str, Any]], T],
+        *,
+        namespace: str = "",
+        selected: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._client, self._api, self._plural, self._read, self._namespace = client, api, plural, read, namespace
+        self._client, self._api, self._plural, self._read = client, api, plural, read
+        self._namespace, self._selected = namespace, selected
 
     async def get(self, key: Key) -> T:
         return self._read(await self._client.get(self._path(key)))
 
     async def list(self) -> Listing[T]:
         items: list[T] = []
-        query = {"limit": str(PAGE)}
+        query = {**self._selected, "limit": str(PAGE)}
         while True:
             page = await self._client.get(self._all, **query)
             items.extend(item for entry in page["items"] if (item := self._readable(entry)) is not None)
@@ -50,7 +62,7 @@ class KubernetesCollection(Generic[T]):
         """Goes on over the ends of single watches; TemporaryError when one cannot be had at all."""
         while True:
             started = asyncio.get_running_loop().time()
-            async for event in self._client.watch(self._all, resourceVersion=resource_version):
+            async for event in self._client.watch(self._all, **self._selected, resourceVersion=resource_version):
                 resource_version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] != "BOOKMARK" and (item := self._readable(event["object"])) is not None:
                     yield Change(ChangeType(event["type"]), item)
@@ -136,17 +148,21 @@ class KubernetesCollection(Generic[T]):
     @property
     def _all(self) -> str:
         place = f"/namespaces/{self._namespace}" if self._namespace else ""
-        return f"/apis/{self._api}{place}/{self._plural}"
+        return f"{_root(self._api)}{place}/{self._plural}"
 
     def _path(self, key: Key) -> str:
-        return f"/apis/{self._api}/namespaces/{key.namespace}/{self._plural}/{key.name}"
+        return f"{_root(self._api)}/namespaces/{key.namespace}/{self._plural}/{key.name}"
+
+
+def _root(api: str) -> str:
+    return f"/apis/{api}" if "/" in api else f"/api/{api}"
 
 
 class KubernetesStore:
-    """Leases are those of the controller's own namespace."""
+    """Leases are those of the controller's own namespace, and may have a client of their own."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, lease_client: Client | None = None) -> None:
+        self._client, leases = client, lease_client or client
 
         self.groups = KubernetesCollection(client, GROUP_API, "externalgroups", stored_group)
         self.buoyant_groups = KubernetesCollection(client, BUOYANT_GROUP_API, "externalgroups", stored_group)
@@ -154,17 +170,28 @@ class KubernetesStore:
             client, model.WORKLOAD_API, "externalworkloads", model.workload_from_object
         )
         self.leases: KubernetesCollection[Lease] = KubernetesCollection(
-            client, model.LEASE_API, "leases", model.lease_from_object, namespace=client.access.namespace
+            leases, model.LEASE_API, "leases", model.lease_from_object, namespace=client.access.namespace
         )
         self._tokens, self._refilled = float(_EVENTS_AT_ONCE), 0.0
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def record(self, event: Event) -> None:
+        """Returns at once."""
         now = asyncio.get_running_loop().time()
         self._tokens = min(_EVENTS_AT_ONCE, self._tokens + (now - self._refilled) / _EVENT_SECONDS)
         self._refilled = now
         if self._tokens < 1:
             return
         self._tokens -= 1
+        task = asyncio.get_running_loop().create_task(self._send(event))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def flush(self) -> None:
+        """Returns when all events are sent, or dropped."""
+        await asyncio.gather(*self._sending)
+
+    async def _send(self, event: Event) -> None:
         try:
             await self._client.send("POST", f"/api/v1/namespaces/{event.about.namespace}/events", _event(event))
         except (TemporaryError, NotFoundError, ConflictError) as error:

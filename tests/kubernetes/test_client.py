@@ -183,6 +183,7 @@ def test_events_are_seen_by_kubectl_and_do_not_flood() -> None:
             await asyncio.gather(
                 *(store.record(Event(face.key, "Joined", f"{n} joined", warning=n == 0, **about)) for n in range(200))
             )
+            await store.flush()
 
     asyncio.run(main())
     text = made.kubectl("-n", "faces", "describe", "externalgroup.workload.meshexp.io", "face")
