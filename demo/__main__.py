@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 
 from demo import host_state
+from demo.machine import NAMESPACES
 from demo.playground import Playground, page_listener, until
 from demo.report import Report
 from demo.scenario import Scenario
@@ -68,19 +69,15 @@ def outer(once: bool) -> int:
 def _run_inner(page: socket.socket, folder: Path, once: bool) -> tuple[int, dict[str, Any]]:
     """The playground in its own network, mount, PID and UTS namespace; whatever happens, they end with it."""
     command = [
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "unshare",
-        "--net",
-        "--mount",
-        "--pid",
-        "--uts",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
+        *NAMESPACES,
+        sys.executable,
+        "-m",
+        "demo",
+        "--inner",
+        str(page.fileno()),
+        str(folder),
+        *(["--once"] if once else []),
     ]
-    command += [sys.executable, "-m", "demo", "--inner", str(page.fileno()), str(folder), *(["--once"] if once else [])]
     # Ctrl-C reaches the inner process by the terminal; this one waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(command, pass_fds=(page.fileno(),), cwd=Path(__file__).resolve().parent.parent)

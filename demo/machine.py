@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,11 @@ while :; do sleep 3600 & wait $!; done
 """
 
 SOURCE = "/run/vm/src"
+# In namespaces of its own; whatever happens to the one who starts it, they end with it.
+NAMESPACES = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"),
+)
 PYTHON = "/usr/bin/python3"
 APP_UID, PROXY_UID = 2105, 2102  # as in Linkerd's chart; any uid that nothing else has would do
 
@@ -79,7 +85,7 @@ class Machine:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            signal.pidfd_send_signal(_pidfd(self.pid_of(name)), number)
+            os.kill(self.pid_of(name), number)
 
     async def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -87,28 +93,10 @@ class Machine:
         await self.process.wait()
 
 
-def _pidfd(pid: int) -> int:
-    import os
-
-    return os.pidfd_open(pid)
-
-
 async def boot(name: str, address: str, source: Path, certs: Path, dns: str) -> Machine:
     """A machine with a link to the bridge of this namespace, `address` on it, and nothing else."""
     process = await asyncio.create_subprocess_exec(
-        *(
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-            "--uts",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-        ),
+        *NAMESPACES,
         *("bash", "-ec", _INIT, "init", name, str(source), str(certs), dns),
         stdout=asyncio.subprocess.PIPE,
         stdin=subprocess.DEVNULL,
