@@ -45,7 +45,7 @@ class Machine:
         self.mesh.vm = vm
         connect(vm, self.mesh.node, [(f"{VM}/24", f"{NODE}/24")])
         argv = [
-            "systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine=mx-{self.root.parent.name[-8:]}", "--boot",
+            "systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine=mx-{os.getpid()}", "--boot",
             "--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off", "--timezone=off",
             f"--network-namespace-path=/proc/{vm.pid}/ns/net", "--capability=CAP_NET_ADMIN,CAP_NET_RAW",
             f"--bind-ro={ROOT}:{CHECKOUT}", f"--bind-ro={self.mesh.folder}/certs:/opt/certs", *self.binds,
@@ -222,6 +222,7 @@ def machine(root: Path, *binds: str) -> Iterator[Machine]:
         mesh = Mesh(folder, node, node)
         certificates(folder / "certs")
         mesh.group()
+        (root / "etc/resolv.conf").write_text(f"nameserver {NODE}\n")  # linkerd2-proxy does not start without one
         found = Machine(root, mesh, tuple(binds))
         try:
             _start_node(mesh)
