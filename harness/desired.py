@@ -202,11 +202,8 @@ def _redirect(config: schema.Config, machine: Machine, known: Registration) -> r
         inbound_ports=tuple(sorted(ports)),
         ignore_inbound_ports=rules.merge_ports((*section.ignore_inbound_ports, *machine.never_inbound)),
         ignore_outbound_ports=rules.merge_ports((*section.ignore_outbound_ports, *machine.never_outbound)),
-        ignore_subnets=(
-            *section.ignore_subnets,
-            *_controller_network(config),
-            *map(ipaddress.ip_network, machine.spire_addresses),
-        ),
+        ignore_subnets=section.ignore_subnets,
+        ignore_destinations=(*_controller_network(config), *map(ipaddress.ip_network, machine.spire_addresses)),
         ignore_interfaces=section.ignore_interfaces,
         ipv6=section.ipv6,
     )

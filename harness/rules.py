@@ -61,6 +61,8 @@ class RedirectSpec:
     ignore_outbound_ports: tuple[PortRange, ...] = ()
     ignore_subnets: tuple[IPNetwork, ...] = ()
     """Never redirected, in either direction: as a source inbound, as a destination outbound."""
+    ignore_destinations: tuple[IPNetwork, ...] = ()
+    """Outbound only: what the harness itself must reach without the proxy. (Its node may well be the source of mesh traffic.)"""
     ignore_interfaces: tuple[str, ...] = ()
     ipv6: bool = True
 
@@ -207,7 +209,7 @@ def _outbound(spec: RedirectSpec) -> Iterator[Rule]:
     yield from (Rule(f"interface-{name}", hook, interface=name) for name in sorted(set(spec.ignore_interfaces)))
     if spec.ignore_outbound_ports:
         yield Rule("ports", hook, ports=merge_ports(spec.ignore_outbound_ports))
-    yield from _per_family(Rule("subnets", hook), spec.ignore_subnets, spec)
+    yield from _per_family(Rule("subnets", hook), (*spec.ignore_subnets, *spec.ignore_destinations), spec)
     yield from last
 
 

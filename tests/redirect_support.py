@@ -203,6 +203,7 @@ specs = st.builds(
     ignore_inbound_ports=st.lists(port_ranges, max_size=20).map(tuple),
     ignore_outbound_ports=st.lists(port_ranges, max_size=20).map(tuple),
     ignore_subnets=st.lists(any_network, max_size=5).map(tuple),
+    ignore_destinations=st.lists(any_network, max_size=3).map(tuple),
     ignore_interfaces=st.lists(interfaces, max_size=3).map(tuple),
     ipv6=st.booleans(),
 )

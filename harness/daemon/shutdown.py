@@ -14,6 +14,7 @@ from harness.desired import Machine, Progress, desired
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import Reason
 from harness.specs import Readiness, RegistrationSpec
+from harness.system import process
 
 LEAVE_SECONDS = 5.0
 
@@ -21,6 +22,7 @@ LEAVE_SECONDS = 5.0
 async def go_down(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
     began = clock.now()
     await announce(config, machine, parts, progress, Reason.DRAINING, log)
+    await _answered(config, clock, log)
     await _remove(parts.redirect, log)
     await _remove(parts.probes, log)
     left = max(0.0, config.drain.deadline - (clock.now() - began))
@@ -28,6 +30,15 @@ async def go_down(config: schema.Config, machine: Machine, parts: Parts, progres
     await _remove(parts.registration, log, LEAVE_SECONDS)
     await _remove(parts.identity, log)
     await _remove(parts.routes, log)
+
+
+async def _answered(config: schema.Config, clock: Clock, log: Any) -> None:
+    """Waits for the inbound connections that are still open: with the last rule the kernel drops what it had redirected."""
+    port, until = config.proxy.inbound_port, clock.now() + min(config.proxy.shutdown_grace, config.drain.deadline)
+    while (number := process.open_connections(port)) and clock.now() < until:
+        await clock.sleep(0.05)
+    if number:
+        log.warning("connections are still open and will break", number=number, port=port)
 
 
 async def hand_over(parts: Parts, log: Any) -> None:

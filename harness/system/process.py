@@ -80,6 +80,17 @@ def port_taken(port: int) -> bool:
     return False
 
 
+def open_connections(port: int) -> int:
+    """Established TCP connections to a local port, of both families."""
+    number = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                number += state == "01" and int(local.rpartition(":")[2], 16) == port
+    return number
+
+
 class Child:
     """A running child; made by Processes.spawn."""
 

@@ -317,3 +317,24 @@ def test_variables_of_the_proxy_set_by_hand_are_passed_on_with_a_warning(vm: Mes
     assert "LINKERD2_PROXY_LOG set by hand" in vm.condition("Proxy")["message"]
     vm.configure(proxy={"env": {"LD_PRELOAD": "x"}})
     assert "proxy.env.LD_PRELOAD" in vm.meshexp("config", "check").stderr
+
+
+_SLOW = """
+import http.server, time
+class Slow(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(2)
+        self.send_response(200); self.send_header("Content-Length", "4"); self.end_headers(); self.wfile.write(b"done")
+http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Slow).serve_forever()
+"""
+
+
+def test_a_stop_lets_a_request_end_that_is_under_way(vm: Mesh) -> None:
+    vm.configure(proxy={"shutdown_grace": "10s"})
+    vm.start("application", vm.vm, sys.executable, "-c", _SLOW)
+    started(vm).wait_ready()
+    with vm.node.start("curl", "-sS", "-m", "10", f"http://{VM}:8000/") as client:
+        vm.wait(lambda: ":4143" in vm.vm.run("ss", "-tnH", "state", "established"))
+        assert vm.stop("harness") == 0
+        output, _ = client.communicate()
+    assert output == "done"

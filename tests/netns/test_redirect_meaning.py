@@ -39,7 +39,8 @@ def kind(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def _near(draw: st.DrawFn, wanted: RedirectSpec, family: Family) -> tuple[str, int]:
     """An address and a port at the edge of what the spec names, where mistakes live."""
-    networks = [n for n in (*wanted.outbound_networks, *wanted.ignore_subnets) if n.version == family.value]
+    named = (*wanted.outbound_networks, *wanted.ignore_subnets, *wanted.ignore_destinations)
+    networks = [n for n in named if n.version == family.value]
     ranges = (*wanted.inbound_ports, *wanted.ignore_inbound_ports, *wanted.ignore_outbound_ports)
     edges = [int(edge) + step for n in networks for edge in (n.network_address, n.broadcast_address) for step in (-1, 0, 1)]
     kind, bits = (ipaddress.IPv4Address, 32) if family is Family.IPV4 else (ipaddress.IPv6Address, 128)

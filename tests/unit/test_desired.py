@@ -70,7 +70,8 @@ def test_the_redirect_takes_the_groups_ports_and_never_ssh_or_the_controller() -
     assert redirect is not None
     assert redirect.inbound_ports == (PortRange(8000, 8000), PortRange(9000, 9000))
     assert {PortRange(22, 22), PortRange(4190, 4191), PortRange(7000, 7010)} <= set(redirect.ignore_inbound_ports)
-    assert ipaddress.ip_network("10.9.0.1/32") in redirect.ignore_subnets
+    assert ipaddress.ip_network("10.9.0.1/32") in redirect.ignore_destinations
+    assert ipaddress.ip_network("10.9.0.1/32") not in redirect.ignore_subnets, "what comes from the node is redirected"
     assert redirect.outbound is rules.Outbound.MESH
 
 
