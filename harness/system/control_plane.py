@@ -147,8 +147,11 @@ class _NamedContext(ssl.SSLContext):
 
     server_name = ""
 
-    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        return super().wrap_bio(*args, **{**options, "server_hostname": self.server_name})
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool = False, *_: Any, **__: Any
+    ) -> ssl.SSLObject:
+        """Callers give the name by position or by keyword, by version."""
+        return super().wrap_bio(incoming, outgoing, server_side, self.server_name)
 
 
 def client_context(svid: Svid, anchors_pem: str, server_name: str) -> ssl.SSLContext:

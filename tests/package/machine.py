@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import host_state
-from tests.mesh import NODE, ROOT, VM, Mesh, certificates
+from tests.mesh import NODE, ROOT, VM, Mesh, certificates, openssl
 from tests.namespaces import connect, namespace
 from tests.package.root import PATH
 
@@ -140,7 +140,9 @@ class Machine:
         with self.file("/etc/meshexp/harness.yaml").open("a") as conffile:
             conffile.write("\n" + "".join(f"{name}: {json.dumps(section)}\n" for name, section in base.items()))
         script = self.file("/opt/development-proxy")
-        script.write_text(f"#!/bin/sh\nPYTHONPATH={CHECKOUT} PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -s -m demo.proxy\n")
+        # Where the machine has no libraries of its own, those that the package carries.
+        path = f"{CHECKOUT}:/usr/lib/meshexp-harness"
+        script.write_text(f"#!/bin/sh\nPYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -s -m demo.proxy\n")
         script.chmod(0o755)
 
     def show(self, *properties: str, unit: str = UNIT) -> dict[str, str]:
@@ -221,6 +223,7 @@ def machine(root: Path, *binds: str) -> Iterator[Machine]:
         folder.chmod(0o755)
         mesh = Mesh(folder, node, node)
         certificates(folder / "certs")
+        _intermediate(folder / "certs")
         mesh.group()
         (root / "etc/resolv.conf").write_text(f"nameserver {NODE}\n")  # linkerd2-proxy does not start without one
         found = Machine(root, mesh, tuple(binds))
@@ -232,6 +235,17 @@ def machine(root: Path, *binds: str) -> Iterator[Machine]:
             for process in mesh.processes.values():
                 process.kill()
                 process.wait()
+
+
+def _intermediate(certs: Path) -> None:
+    """What SPIRE on the machine signs under: intermediate.{crt,key}, and the root after it."""
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+        "-CA", f"{certs}/ca.crt", "-CAkey", f"{certs}/ca.key", "-subj", "/CN=vm", "-addext", "basicConstraints=critical,CA:TRUE",
+        "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", f"{certs}/intermediate.key", "-out", f"{certs}/intermediate.crt",
+    )  # fmt: skip
+    with (certs / "intermediate.crt").open("a") as chain:
+        chain.write((certs / "ca.crt").read_text())
 
 
 def _start_node(mesh: Mesh) -> None:

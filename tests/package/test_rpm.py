@@ -1,4 +1,4 @@
-"""The rpm: built, and installed, upgraded and erased for real. There is no Fedora here: Debian's rpm and systemd run its scriptlets."""
+"""The rpm: built, installed, upgraded and erased. There is no Fedora here: Debian's rpm and systemd run its scriptlets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_it_is_self_contained_and_has_no_compiled_code(rpm: Path) -> None:
 def test_install_join_upgrade_erase(vm: Machine, rpm: Path) -> None:
     """On a Debian without any of the libraries that the deb depends on: what runs is what the rpm carries."""
     vm.boot()
-    vm.run("apt-get", "-y", "-q", "purge", "python3-h2", "python3-httpx", "python3-pyroute2", "python3-structlog", "python3-systemd", "python3-yaml", "python3-iptables")  # fmt: skip
+    vm.apt("purge", *(f"python3-{name}" for name in ("h2", "httpx", "pyroute2", "structlog", "systemd", "yaml", "iptables")))
     before = vm.dump()
     package = vm.put(rpm)
     vm.run("rpm", "--install", "--nodeps", package)
