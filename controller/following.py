@@ -7,13 +7,22 @@ from typing import TypeVar
 
 import structlog
 
-from controller.store import Change, Collection, Listing, Stored
+from controller.store import Change, Collection, Listing, NotFoundError, Stored
 from harness.clock import Clock
 from harness.errors import TemporaryError
 
 log = structlog.get_logger()
 T = TypeVar("T", bound=Stored)
 RETRY_SECONDS = 1.0
+UNKNOWN_SECONDS = 15.0
+
+
+async def _list(collection: Collection[T]) -> Listing[T] | None:
+    """None: the server does not know the kind (and may come to know it)."""
+    try:
+        return await collection.list()
+    except NotFoundError:
+        return None
 
 
 async def follow(
@@ -25,7 +34,11 @@ async def follow(
     """Without end. Errors of the store, also those that `replace` and `apply` meet, lead to a new list."""
     while True:
         try:
-            listing = await collection.list()
+            listing = await _list(collection)
+            if listing is None:
+                await replace(Listing((), "0"))
+                await clock.sleep(UNKNOWN_SECONDS)
+                continue
             await replace(listing)
             async for change in collection.watch(listing.resource_version):
                 await apply(change)

@@ -133,11 +133,12 @@ class Registry:
                 return
             self.fleet.observe(changed)
             try:
-                self.fleet.observe(await self.store.workloads.replace(changed))
-                return
-            except ConflictError:
-                before = await self.store.workloads.get(record.key)
-                self.fleet.observe(before)
+                try:
+                    self.fleet.observe(await self.store.workloads.replace(changed))
+                    return
+                except ConflictError:
+                    before = await self.store.workloads.get(record.key)
+                    self.fleet.observe(before)
             except NotFoundError:
                 self.fleet.forget(record.key)
                 raise RefusedError("not-registered", f"{record.key} was deleted meanwhile", "register again") from None

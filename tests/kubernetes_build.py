@@ -21,9 +21,9 @@ def kube_apiserver() -> str:
     return built("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes", VERSION)
 
 
-@functools.cache
-def helm() -> str:
-    return built("helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3", "v3.19.0")
+def helm() -> str | None:
+    """Only where it is: it takes longer to build than it is worth here."""
+    return shutil.which("helm") or next((str(path) for path in _cache().glob("helm-*")), None)
 
 
 @functools.cache
@@ -36,12 +36,16 @@ def built(name: str, package: str, module: str, version: str) -> str:
     found = shutil.which(name)
     if found:
         return found
-    kept = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "meshexp" / f"{name}-{version}"
+    kept = _cache() / f"{name}-{version}"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             _build(pathlib.Path(folder), name, package, module, version).replace(kept)
     return str(kept)
+
+
+def _cache() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "meshexp"
 
 
 def _build(folder: pathlib.Path, name: str, package: str, module: str, version: str) -> pathlib.Path:
@@ -50,11 +54,9 @@ def _build(folder: pathlib.Path, name: str, package: str, module: str, version: 
     _run(go, folder, "mod", "init", "example.test/build")
     downloaded = json.loads(_run(go, folder, "mod", "download", "-json", f"{module}@{version}"))
     # Kubernetes' own modules require one another as v0.0.0, and are published as v0.<minor>.<patch>.
-    staged = re.findall(r"^\s*(k8s\.io/\S+) v0\.0\.0\b", pathlib.Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
+    staged = re.findall(r"^\s*(k8s\.io/\S+) v0\.0\.0$", pathlib.Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
     flags = [f"-replace={path}={path}@v0.{version.removeprefix('v1.')}" for path in staged]
     _run(go, folder, "mod", "edit", f"-require={module}@{version}", *flags)
-    (folder / "main.go").write_text(f'package main\n\nimport _ "{package}"\n')
-    _run(go, folder, "mod", "tidy", "-e")
     _run(go, folder, "build", "-trimpath", "-ldflags=-s -w", "-o", str(folder / name), package)
     return folder / name
 

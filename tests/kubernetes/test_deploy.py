@@ -1,0 +1,166 @@
+"""What is applied to a cluster: to a real API server, as its users would, and no more rights than it needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kubernetes_build import helm
+from tests.kubernetes_support import ROOT, cluster
+
+MANIFEST = ROOT / "deploy" / "manifests" / "meshexp-controller.yaml"
+CHART = ROOT / "deploy" / "chart"
+ACCOUNT = "system:serviceaccount:meshexp:meshexp-controller"
+needs_helm = pytest.mark.skipif(helm() is None, reason="helm is neither on PATH nor built")
+
+
+def render(*flags: str, check: bool = True) -> str:
+    command = [str(helm()), "template", "meshexp-controller", str(CHART), "--namespace=meshexp", "--kube-version=1.34.0", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout if done.returncode == 0 else done.stderr
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def manifest() -> list[dict[str, Any]]:
+    return documents(MANIFEST.read_text())
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [document for document in manifest() if document["kind"] == kind]
+
+
+def test_the_plain_manifests_apply_and_are_complete() -> None:
+    made = cluster()
+    made.kubectl("create", "namespace", "linkerd", check=False)
+    made.apply(MANIFEST)
+    kinds = {(document["kind"], document["metadata"]["name"]) for document in manifest()}
+    assert {kind for kind, _ in kinds} == {
+        "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ConfigMap", "Service",
+        "Deployment", "NetworkPolicy", "PodDisruptionBudget",
+    }  # fmt: skip
+    again = made.kubectl("diff", "--server-side", "--force-conflicts", f"--filename={MANIFEST}", check=False)
+    assert again == ""
+
+
+@pytest.mark.parametrize(
+    ("verb", "what", "allowed"),
+    [
+        ("create", "externalworkloads.workload.linkerd.io", True),
+        ("patch", "externalworkloads.workload.linkerd.io/status", True),
+        ("patch", "externalgroups.workload.meshexp.io/status", True),
+        ("patch", "externalgroups.workload.meshexp.io", False),
+        ("delete", "externalgroups.workload.buoyant.io", False),
+        ("get", "secrets", False),
+        ("list", "secrets", False),
+        ("list", "configmaps", False),
+        ("list", "pods", False),
+        ("create", "pods", False),
+        ("list", "leases.coordination.k8s.io", False),
+        ("get", "nodes", False),
+        ("create", "serviceaccounts/token", False),
+        ("impersonate", "users", False),
+        ("escalate", "clusterroles.rbac.authorization.k8s.io", False),
+    ],
+)
+def test_rights_in_every_namespace(verb: str, what: str, allowed: bool) -> None:
+    cluster().apply(MANIFEST)
+    kind, _, part = what.partition("/")
+    flags = [f"--as={ACCOUNT}", "--all-namespaces", *([f"--subresource={part}"] if part else [])]
+    said = cluster().kubectl("auth", "can-i", verb, kind, *flags, check=False)
+    assert said.splitlines()[-1].startswith("yes") is allowed, said
+
+
+def test_no_rule_names_secrets_or_everything() -> None:
+    for document in manifest():
+        for rule in document.get("rules", ()):
+            assert "secrets" not in rule["resources"]
+            assert "*" not in (*rule["resources"], *rule["verbs"], *rule["apiGroups"]), document["metadata"]["name"]
+
+
+def test_the_pod_is_not_injected_and_has_no_privileges() -> None:
+    (deployment,) = of_kind("Deployment")
+    template = deployment["spec"]["template"]
+    assert template["metadata"]["annotations"]["linkerd.io/inject"] == "disabled"
+    assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+    (container,) = template["spec"]["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    token = template["spec"]["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"]
+    assert token["audience"] == "identity.l5d.io"
+
+
+def test_a_namespace_that_enforces_the_restricted_standard_takes_the_pod() -> None:
+    made = cluster()
+    (deployment,) = of_kind("Deployment")
+    made.kubectl("create", "namespace", "strict", check=False)
+    made.kubectl("label", "namespace", "strict", "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
+    template = deployment["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "strict"}, "spec": template["spec"]}
+    pod["spec"].pop("priorityClassName", None)
+    said = made.kubectl("apply", "--dry-run=server", "-f", "-", given=yaml.safe_dump(pod), check=False)
+    assert "created" in said, said
+
+
+def test_its_configuration_is_what_the_controller_reads(tmp_path: Any) -> None:
+    from controller import config
+
+    (configuration,) = of_kind("ConfigMap")
+    for name, text in configuration["data"].items():
+        (tmp_path / name).write_text(text)
+    read = config.load(str(tmp_path / "controller.yaml"), {"facts": str(tmp_path / "facts.yaml")})
+    assert read.kubernetes and str(read.listen) == "[::]:8081" and (read.lease, read.expiry) == (30.0, 900.0)
+    assert config.load_facts(read).cluster_domain == "cluster.local"
+
+
+@needs_helm
+def test_the_plain_manifests_are_what_the_chart_renders() -> None:
+    namespace, *rest = manifest()
+    assert namespace["kind"] == "Namespace" and rest == documents(render())
+
+
+@needs_helm
+def test_the_charts_values() -> None:
+    kinds = [document["kind"] for document in documents(render("--include-crds"))]
+    assert kinds.count("CustomResourceDefinition") == 2 and "ServiceMonitor" not in kinds
+    assert "ServiceMonitor" in render("--set=serviceMonitor.enabled=true")
+    one = [document["kind"] for document in documents(render("--set=replicas=1,networkPolicy.enabled=false"))]
+    assert "PodDisruptionBudget" not in one and "NetworkPolicy" not in one
+    facts = render('--set-json=facts={"serviceCIDRs":["10.43.0.0/16"],"podRoutes":[{"podCIDR":"10.42.0.0/24","via":"10.9.0.1"}]}')
+    data = next(d for d in documents(facts) if d["kind"] == "ConfigMap")["data"]["facts.yaml"]
+    assert yaml.safe_load(data) == {
+        "service_cidrs": ["10.43.0.0/16"], "pod_routes": [{"pod_cidr": "10.42.0.0/24", "via": "10.9.0.1"}],
+    }  # fmt: skip
+
+
+@needs_helm
+@pytest.mark.parametrize("flag", ["replicaz=1", "replicas=0", "service.type=External", "times.lease=soon", "image.tagg=x"])
+def test_the_schema_refuses(flag: str) -> None:
+    assert "values don't meet the specifications of the schema" in render(f"--set={flag}", check=False)
+
+
+@needs_helm
+def test_the_chart_applies_with_everything_on() -> None:
+    flags = "--set=service.type=LoadBalancer,service.nodePort=30081,networkPolicy.machineCIDRs={10.0.0.0/8}"
+    objects = documents(render(flags, "--set=tolerations[0].operator=Exists,nodeSelector.a=b,imagePullSecrets[0].name=x"))
+    cluster().kubectl("create", "namespace", "meshexp", check=False)
+    said = cluster().kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "-f",
+        "-",
+        "-o",
+        "json",
+        given=yaml.safe_dump_all(objects),
+    )
+    assert len(json.loads(said)["items"]) == len(objects)
