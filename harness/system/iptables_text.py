@@ -5,6 +5,7 @@ A record may need several rules: a list of networks one each, ports 15 slots eac
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterable, Iterator
 from itertools import groupby, product
@@ -89,13 +90,22 @@ def parse(chains: Chains, family: Family) -> tuple[Rules, tuple[str, ...]]:
             strange.append(f"not ours: IPv{family.value} chain {name}")
             continue
         for _, group in groupby(found, key=lambda entry: str(entry.get("comment"))):
-            entries_of_one = list(group)
+            entries_of_one = [_as_we_write(entry) for entry in group]
             rule = _record(entries_of_one, hook, family)
             if rule is None:
                 strange += [f"not ours: an IPv{family.value} rule in chain {name}: {entry}" for entry in entries_of_one]
             else:
                 rules.append(rule)
     return tuple(rules), tuple(strange)
+
+
+def _as_we_write(entry: Entry) -> Entry:
+    """python-iptables writes `::0.30.233.31/128` where we write `::1e:e91f/128`; what is no network, such as `!…`, stays."""
+    same = dict(entry)
+    for key in "src", "dst":
+        with contextlib.suppress(KeyError, ValueError):
+            same[key] = str(ipaddress.ip_network(entry[key]))
+    return same
 
 
 def _record(found: list[Entry], hook: Hook, family: Family) -> Rule | None:

@@ -93,6 +93,13 @@ def test_multiport_takes_fifteen_slots_and_a_range_two() -> None:
     assert [sum(2 if ":" in word else 1 for word in one.split(",")) for one in lists] == [15, 15, 15, 9]
 
 
+def test_an_address_in_another_notation_is_the_same_address() -> None:
+    rules = rules_for(spec(ignore_subnets=networks("::1e:e91f/128")))
+    listed = json.loads(json.dumps(iptables_text.entries(rules, Family.IPV6)).replace("::1e:e91f/128", "::0.30.233.31/128"))
+    found, strange = iptables_text.parse(listed, Family.IPV6)
+    assert (strange, for_family(rules, Family.IPV6)) == ((), for_family(found, Family.IPV6))
+
+
 def test_a_family_without_a_redirect_gets_no_chain() -> None:
     rules = rules_for(spec(outbound_networks=networks("10.42.0.0/16"), inbound_ports=()))
     assert for_family(rules, Family.IPV6) == ()
