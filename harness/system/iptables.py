@@ -18,10 +18,12 @@ from typing import Any
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.rules import Family, Hook, Rules
 from harness.system import inotify, iptables_guard, iptables_text, xtables
+from harness.system.iptables_child import lock_file
 from harness.system.iptables_text import BUILTIN, PREFIX
 from harness.system.redirect_table import BackendKind, TableState
 
-LOCK = Path("/run/xtables.lock")
+SETTLE_SECONDS = 0.1
+"""After another tool's command: the next of a burst often fails when it finds the lock taken, and may undo a repair anyway."""
 _HINTS = {"unavailable": "install python3-iptables and a kernel with legacy iptables, or set redirect.backend to nftables"}
 _KINDS = {"unavailable": UnavailableError, "permission": PermissionError_, "temporary": TemporaryError}
 
@@ -120,9 +122,11 @@ class Iptables:
 
     async def changes(self) -> AsyncIterator[str]:
         """Legacy iptables announces nothing; but every one of its tools closes the lock file when it is done."""
-        LOCK.touch(0o600, exist_ok=True)
-        async for _ in inotify.closings(LOCK):
-            yield f"an iptables tool has used {LOCK}"
+        lock = Path(lock_file())
+        lock.touch(0o600, exist_ok=True)
+        async for _ in inotify.closings(lock):
+            await asyncio.sleep(SETTLE_SECONDS)
+            yield f"an iptables tool has used {lock}"
 
 
 def _requests(rules: Rules, families: Iterable[Family]) -> dict[str, iptables_guard.Request]:

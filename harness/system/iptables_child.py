@@ -14,10 +14,14 @@ import time
 from typing import Any
 
 PREFIX = "MESHEXP_"
-LOCK = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
 LOCK_SECONDS = float(os.environ.get("MESHEXP_XTABLES_WAIT", "5"))
 _RETRY_SECONDS = 0.02
 _ATTEMPTS = 5
+
+
+def lock_file() -> str:
+    """Where every xtables tool has it; the variable is theirs."""
+    return os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
 
 
 class BusyError(Exception):
@@ -135,7 +139,7 @@ class _lock:
 
     def __enter__(self) -> None:
         try:
-            self._descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = os.open(lock_file(), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             self._descriptor = -1
             return
@@ -146,7 +150,7 @@ class _lock:
                 return
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise BusyError(f"another program has held {LOCK} for {LOCK_SECONDS:g} s") from None
+                    raise BusyError(f"another program has held {lock_file()} for {LOCK_SECONDS:g} s") from None
                 time.sleep(_RETRY_SECONDS)
 
     def __exit__(self, *_: object) -> None:

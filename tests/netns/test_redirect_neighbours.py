@@ -66,7 +66,6 @@ NEIGHBOURS = {
     ),
 }
 MOUNTS = """
-touch /run/xtables.lock $HOME/xtables.lock; mount --bind /run/xtables.lock $HOME/xtables.lock
 mount -t tmpfs tmpfs /run
 touch /run/xtables.lock; mount --bind $HOME/xtables.lock /run/xtables.lock
 for folder in /etc/alternatives /etc/ufw /etc/firewalld; do
@@ -183,12 +182,17 @@ def test_beside(neighbour: Neighbour, kind: str, peer: Peer, tmp_path: Path) -> 
 
     for table in "raw", "mangle", "nat", "filter", "security":  # so that none joins the dump later
         sh(f"iptables-legacy -t {table} -L -n; ip6tables-legacy -t {table} -L -n")
+    # Of its own, or other tests on this machine would hold it now and then.
+    lock = tmp_path / "xtables.lock"
+    lock.touch()
+    os.environ["XTABLES_LOCKFILE"] = str(lock)
     running = Running(neighbour, tmp_path, variant)
     try:
         running.run(*neighbour.start)
         asyncio.run(check(running))
     finally:
         running.close()
+        del os.environ["XTABLES_LOCKFILE"]
 
 
 def assert_works() -> None:
