@@ -88,8 +88,10 @@ class Local:
     svid_ttl: Duration = key("Lifetime of an SVID, at most 7d; a seventh of what is left of the CA's if that is less.", 86400.0)
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.svid_ttl <= 7 * 86400.0:
-            raise ValueError("svid_ttl must be between 1s and 7d, the longest that SPIRE can keep")
+        if not 5.0 <= self.svid_ttl <= 7 * 86400.0:
+            raise ValueError(
+                "svid_ttl must be between 5s (SPIRE looks that often what to renew) and 7d (it can keep no longer one)"
+            )
 
 
 @dataclass(frozen=True, slots=True)

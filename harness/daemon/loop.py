@@ -122,10 +122,7 @@ class Daemon:
         self.wake("SIGHUP")
 
     async def _sleep(self) -> None:
-        try:
-            async with asyncio.timeout(TIMER_SECONDS):
-                await self._woken.wait()
-        except TimeoutError:
+        if not await tasks.within(TIMER_SECONDS, self._woken.wait()):
             self._wakes.add("timer")
         self._woken.clear()
 

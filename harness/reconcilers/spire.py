@@ -152,7 +152,9 @@ def condition(observed: Observed, now: float, wall: float) -> Fault | None:
     if signing is None or not observed.server.child.alive:
         return None
     if (signing.ends - wall) * 3 < signing.ends - signing.begins:
-        return Fault(f"the signing certificate ends in {(signing.ends - wall) / 86400:.1f} days", problems.IDENTITY_CA_EXPIRING)
+        hours = (signing.ends - wall) / 3600
+        left = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.1f} hours"
+        return Fault(f"the signing certificate ends in {left}", problems.IDENTITY_CA_EXPIRING)
     return Fault("it is signed with a root's own key", problems.IDENTITY_ROOT_KEY) if signing.root else None
 
 
@@ -259,7 +261,7 @@ class SpireChildren:
         async for line in process.whole_lines(child.stdout):
             parsed = spire_log.parse(line)
             getattr(logger, parsed.level)(parsed.text, component=name)
-            if parsed.level == "error":
+            if parsed.failure:
                 self._errors[name] = parsed.text
                 if self._children[name].state.state is State.STARTING:
-                    self._wake(f"{name} logs an error")
+                    self._wake(f"{name} tells of an error")

@@ -88,7 +88,7 @@ class Spire:
         try:
             await asyncio.gather(
                 certificates.verify(fresh["upstream.crt"], fresh["bundle.pem"], fresh["upstream.key"], signing.public_key),
-                self._make_node_pair(),
+                self._make_node_pair(spec.agent.user if spec.agent else server.user),
             )
         except UnavailableError as error:
             raise PreparationError(problems.IDENTITY_CA_UNUSABLE, error) from None
@@ -168,9 +168,9 @@ class Spire:
         self._node_pair_made = False
         shutil.rmtree(self._run, ignore_errors=True)
 
-    async def _make_node_pair(self) -> None:
-        """One pair for as long as the server that trusts it and the agent that has it are started by the same daemon."""
-        folder = _folder(self._run / "agent", User(0, 0), 0o750)
+    async def _make_node_pair(self, user: User) -> None:
+        """One pair for as long as the server that trusts it and the agent that has it, and reads it anew each time, are ours."""
+        folder = _folder(self._run / "agent", user, 0o750)
         pair = folder / "node.crt", folder / "node.key"
         if not (self._node_pair_made and all(path.exists() for path in pair)):
             await certificates.make_node_pair(*pair)

@@ -89,12 +89,12 @@ def test_it_ends_with_its_anchor_at_the_latest(folder: Path) -> None:
 
 def test_a_renewal_keeps_name_and_key_and_needs_no_private_key(folder: Path) -> None:
     before = issued(folder)
+    key = openssl("x509", "-in", "vm-1/ca.crt", "-noout", "-pubkey", folder=folder)
     (folder / "vm-1" / "ca.key").unlink()
     assert meshexp(folder, "renew", "--out", str(folder / "vm-1"), "--days", "30") == 0
     after = x509.load_pem_x509_certificate((folder / "vm-1" / "ca.crt").read_bytes())
     assert after.subject == before.subject
-    assert after.public_key() == before.public_key() or isinstance(after.public_key(), ec.EllipticCurvePublicKey)
-    assert openssl("x509", "-in", "vm-1/ca.crt", "-noout", "-pubkey", folder=folder).count("PUBLIC KEY") == 2
+    assert openssl("x509", "-in", "vm-1/ca.crt", "-noout", "-pubkey", folder=folder) == key
     assert after.serial_number != before.serial_number
     assert not (folder / "vm-1" / "ca.key").exists()
 

@@ -159,8 +159,12 @@ def test_random_bytes_are_no_certificate(data: bytes) -> None:
 
 def test_log_lines_keep_level_and_error() -> None:
     line = spire_log.parse(b'{"level":"fatal","msg":"Server crashed","error":"no space","time":"x"}')
-    assert line == spire_log.Line("error", "Server crashed (error: no space)")
-    assert spire_log.parse(b"panic: oh").level == "error"
+    assert line == spire_log.Line("error", "Server crashed (error: no space)", failure=True)
+    assert spire_log.parse(b"panic: oh").failure
+    assert spire_log.parse(b'{"level":"warning","msg":"Failed","error":"refused"}').failure
+    assert not spire_log.parse(b'{"level":"warning","msg":"Current umask"}').failure
+    token = spire_log.parse(b'{"level":"info","msg":"SVID","spiffe_id":"spiffe://td/spire/agent/join_token/0a76-cfc4"}')
+    assert token.text == "SVID (spiffe_id: spiffe://td/spire/agent/join_token/…)"
     assert spire_log.parse(b'{"level":"info","msg":"Starting"}') == spire_log.Line("info", "Starting")
 
 
