@@ -90,11 +90,13 @@ class Replicas:
 
     async def resign(self) -> None:
         """Tells the others at once; best effort."""
-        led = self.leads
         self._led = float("-inf")
         with contextlib.suppress(TemporaryError, ConflictError, NotFoundError):
-            if led and (lease := self._stored.get(_LEADER)) is not None:
+            # Read again: a renewal may have been cut off between its write and its answer.
+            lease = await self._leases.get(Key(self._namespace, _LEADER))
+            if lease.holder == self.name:
                 await self._leases.replace(dataclasses.replace(lease, holder=""))
+        with contextlib.suppress(TemporaryError, NotFoundError):
             await self._leases.delete(Key(self._namespace, _REPLICA + self.name))
 
     async def _renew(self) -> None:
