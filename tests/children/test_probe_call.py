@@ -30,14 +30,13 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-def check(serve: Serve, times: int = 1, timeout: float = 0.3, **kind: object) -> list[str | None]:
+def check(serve: Serve, times: int = 1, timeout: float = 0.3) -> list[str | None]:
     async def run() -> list[str | None]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         checker = Checker()
-        probe = Probe(
-            timeout_seconds=timeout, http_get=HttpGet(port, path="/ready", http_headers=(Header("X-Probe", "yes"),)), **kind
-        )  # type: ignore[arg-type]
+        http_get = HttpGet(port, path="/ready", http_headers=(Header("X-Probe", "yes"),))
+        probe = Probe(timeout_seconds=timeout, http_get=http_get)
         found = [await checker.check(probe) for _ in range(times)]
         server.close()
         return found
