@@ -181,16 +181,8 @@ class Machine:
 
     def serve(self) -> None:
         """The workload on the machine, which peers call on port 8000; and a server among the pods, which the machine calls."""
-        self.run(
-            "systemd-run",
-            "--quiet",
-            "--collect",
-            "--unit=workload",
-            "/usr/bin/python3",
-            f"{CHECKOUT}/tests/package/traffic.py",
-            "serve",
-            VM,
-        )
+        script = f"{CHECKOUT}/tests/package/traffic.py"
+        self.run("systemd-run", "--quiet", "--collect", "--unit=workload", "/usr/bin/python3", script, "serve", VM)
         self.wait(lambda: ":8000" in self.mesh.vm.run("ss", "-ltnH"))
 
     @contextlib.contextmanager
@@ -242,7 +234,8 @@ def _intermediate(certs: Path) -> None:
     openssl(
         "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
         "-CA", f"{certs}/ca.crt", "-CAkey", f"{certs}/ca.key", "-subj", "/CN=vm", "-addext", "basicConstraints=critical,CA:TRUE",
-        "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", f"{certs}/intermediate.key", "-out", f"{certs}/intermediate.crt",
+        "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+        "-keyout", f"{certs}/intermediate.key", "-out", f"{certs}/intermediate.crt",
     )  # fmt: skip
     with (certs / "intermediate.crt").open("a") as chain:
         chain.write((certs / "ca.crt").read_text())
