@@ -22,6 +22,10 @@ _TUN = Path("/dev/net/tun")
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _SIOCSIFADDR, _SIOCSIFDSTADDR, _SIOCSIFFLAGS = 0x8916, 0x8918, 0x8914
 _IFF_UP = 1
+_RTM_NEWADDR, _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 20, 1, 2, 0x02
+_RTM_NEWROUTE, _NLMSG_ERROR, _GROUP_IPV6_ROUTE = 24, 2, 0x400
+_WAIT_SECONDS = 0.5
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE = 0x01, 0x04, 0x400
 _NOBODY = 2**32 - 1
 """No uid: setfsuid changes nothing and says what it is."""
 _SYN, _RST = 0x02, 0x04
@@ -73,9 +77,7 @@ class Outside:
                     sockaddr = struct.pack("=HH4s8x", socket.AF_INET, 0, address.packed)
                     fcntl.ioctl(control, request, struct.pack("16s16s8x", name, sockaddr))
                 fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, _IFF_UP))
-            with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-                index = socket.if_nametoindex(OUTSIDE_NAME)
-                fcntl.ioctl(control, _SIOCSIFADDR, struct.pack("=16sIi", NEAR_END[1].packed, 126, index))
+            _add_ipv6_address(socket.if_nametoindex(OUTSIDE_NAME))
         except OSError:
             self.close()
             raise
@@ -90,6 +92,30 @@ class Outside:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _add_ipv6_address(index: int) -> None:
+    """And waits until the kernel delivers to it, which it arranges a little after it has said yes.
+
+    A machine without IPv6 refuses, which nobody needs to know.
+    """
+    address = NEAR_END[1].packed
+    body = struct.pack("=BBBBI", socket.AF_INET6, 126, _IFA_F_NODAD, 0, index)
+    body += b"".join(struct.pack("=HH16s", 20, kind, address) for kind in (_IFA_ADDRESS, _IFA_LOCAL))
+    header = struct.pack("=IHHII", 16 + len(body), _RTM_NEWADDR, _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        netlink.bind((0, _GROUP_IPV6_ROUTE))
+        netlink.settimeout(_WAIT_SECONDS)
+        netlink.send(header + body)
+        with contextlib.suppress(TimeoutError):
+            while not _ends_the_wait(netlink.recv(65536), address):
+                pass
+
+
+def _ends_the_wait(message: bytes, address: bytes) -> bool:
+    """The route to the address itself, or a refusal. The kernel sends one message at a time here."""
+    _, kind, _, _, _, code = struct.unpack_from("=IHHIIi", message)
+    return (kind == _RTM_NEWROUTE and address in message) or (kind == _NLMSG_ERROR and code != 0)
 
 
 def _segment(source: IPAddress, source_port: int, destination: IPAddress, port: int, sequence: int, flags: int) -> bytes:

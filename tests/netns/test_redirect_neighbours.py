@@ -167,12 +167,12 @@ def test_beside(neighbour: Neighbour, kind: str, peer: Peer, tmp_path: Path) -> 
         before = theirs()
         await apply_and_keep(redirect, lambda: None)
         assert theirs() == before
-        assert_works()
+        await asyncio.to_thread(assert_works)
         await apply_and_keep(redirect, lambda: running.run(*neighbour.reload))
         assert theirs() == before
-        assert_works()
+        await asyncio.to_thread(assert_works)
         await apply_and_keep(redirect, lambda: running.run(*neighbour.stop))
-        assert_works()
+        await asyncio.to_thread(assert_works)
         await apply_and_keep(redirect, lambda: running.run(*neighbour.start))
         again = theirs()
         for action in redirect.diff(None, await redirect.observe()):
