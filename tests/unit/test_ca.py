@@ -102,6 +102,8 @@ def test_a_renewal_keeps_name_and_key_and_needs_no_private_key(folder: Path) -> 
 def test_what_it_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     issued(folder)
     anchor(folder, name="other")
+    (folder / "elsewhere").mkdir()
+    anchor(folder / "elsewhere")
     anchor(folder, "-addext", "basicConstraints=critical,CA:TRUE,pathlen:1", name="step")
     openssl("pkey", "-in", "anchor.key", "-aes128", "-passout", "pass:x", "-out", "secret.key", folder=folder)
     (folder / "secret.crt").write_bytes((folder / "anchor.crt").read_bytes())
@@ -113,6 +115,7 @@ def test_what_it_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("anchor", ("issue", "--name", "v" * 65, "--out", str(folder / "new")), 64, "64 printable"),
         ("anchor", (*new, "--days", "0"), 64, "--days"),
         ("other", ("renew", "--out", str(folder / "vm-1")), 78, "was not signed by this trust anchor"),
+        ("elsewhere/anchor", ("renew", "--out", str(folder / "vm-1")), 78, "was not signed by this trust anchor"),
         ("step", new, 78, "path length 1"),
         ("secret", new, 78, "passphrase"),
         ("mixed", new, 78, "is not the key of any certificate"),

@@ -21,7 +21,7 @@ from harness.supervisor import ChildState, State
 from harness.system import process, spire_certificate, spire_log
 from harness.system.spire import AGENT, SERVER, Prepared
 from harness.values import HostPort, parse_spiffe_id
-from tests.mesh import on_path
+from tests.mesh import on_path, openssl
 from tests.workload_api_support import make_ca, write_pem
 
 ID = parse_spiffe_id("spiffe://root.linkerd.cluster.local/face")
@@ -56,7 +56,7 @@ AGENT_CONFIG = spire.Agent(
 )
 
 
-@given(st.floats(1.0, 7 * 86400.0), st.floats(1.0, 10 * 365 * 86400.0))
+@given(st.floats(1.0, 60 * 86400.0), st.floats(1.0, 10 * 365 * 86400.0))
 def test_lifetimes_keep_spires_rule_and_the_signing_certificates_end(wanted: float, left: float) -> None:
     found = spire.lifetimes(wanted, left)
     assert found.svid <= wanted
@@ -143,6 +143,27 @@ def test_there_must_be_room_below_the_signing_certificate_for_spires_own() -> No
     assert "is no CA certificate" in refusal((certificate(ca=False),))
     assert "has expired" in refusal((good,), at=good.not_after)
     assert "is not valid yet" in refusal((good,), at=good.not_before - 1)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "may_sign", "path_length"),
+    [
+        ((), False, None),
+        (("basicConstraints=critical,CA:TRUE,pathlen:3",), True, 3),
+        (("basicConstraints=critical,CA:TRUE,pathlen:0", "keyUsage=critical,keyCertSign"), True, 0),
+        (("basicConstraints=critical,CA:FALSE", "keyUsage=critical,keyCertSign"), False, None),
+        (("basicConstraints=critical,CA:TRUE", "keyUsage=critical,digitalSignature"), False, None),
+    ],
+)
+def test_what_openssl_made_is_read_right(
+    tmp_path: Path, extensions: tuple[str, ...], may_sign: bool, path_length: int | None
+) -> None:
+    (tmp_path / "config").write_text("[req]\ndistinguished_name=dn\n[dn]\n")
+    words = [word for extension in extensions for word in ("-addext", extension)]
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x", "-config", f"{tmp_path}/config")
+    openssl("req", "-x509", *curve, *words, "-keyout", f"{tmp_path}/key", "-out", f"{tmp_path}/crt")
+    (found,) = spire_certificate.read_pem((tmp_path / "crt").read_bytes())
+    assert (found.may_sign, found.path_length) == (may_sign, path_length)
 
 
 @pytest.mark.parametrize("text", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"])
