@@ -158,9 +158,14 @@ class RegistrationKeeper:
         self._call = tasks.spawn(run())
 
     def _failed(self, error: HarnessError) -> None:
-        self._failures += 1
-        delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1)) * (0.75 + secrets.randbelow(500) / 1000)
         gone = isinstance(error, RefusedError) and error.code in GONE
+        if gone:  # whoever says so answers: no reason to wait, but not all of a fleet at the same moment
+            self._failures, delay = 0, BACKOFF_FIRST
+        else:
+            # The held call and a report fail together when a connection breaks: that is one failure.
+            self._failures += self._clock.now() >= self._view.retry_at
+            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1))
+        delay *= 0.75 + secrets.randbelow(500) / 1000
         if isinstance(error, RefusedError) and error.code == "secret-mismatch":
             self._secret = ""
         self._view = replace(
