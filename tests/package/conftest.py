@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,6 @@ import pytest
 from harness import __version__
 from tests.mesh import ROOT
 from tests.package.root import sh, unpacked
-
-# The packages run on the distribution's own Python; a second run of these tests by another one would show nothing more.
-collect_ignore_glob = [] if sys.prefix == "/usr" else ["test_*.py"]
 
 
 @dataclass(frozen=True, slots=True)
