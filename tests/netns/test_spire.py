@@ -52,6 +52,10 @@ def test_it_joins_and_everything_belongs_to_whom_it_should(joined: Machine) -> N
         for secret in ("spire/admin/api.sock", "spire/server/upstream.key", "spire/agent/node.key"):
             probe = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "test", "-r", str(run / secret)]
             readable = subprocess.run(probe, check=False).returncode == 0
+            inside = (
+                subprocess.run([*probe[:-3], "test", "-x", str(run / secret.rpartition("/")[0])], check=False).returncode == 0
+            )
+            assert inside is (uid == AGENT_UID and secret == "spire/agent/node.key"), (uid, secret)
             assert readable is (uid == AGENT_UID and secret == "spire/agent/node.key"), (uid, secret)
     text = joined.log() + str(joined.vm.status())
     assert "PRIVATE KEY" not in text
