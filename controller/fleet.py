@@ -75,7 +75,7 @@ class Fleet:
     def set_group(self, group: ExternalGroup) -> bool:
         """Whether anything is new that workloads and machines should follow. Of a faulty one the last good spec stands."""
         known = self._groups.get((group.api_version, group.key))
-        if known is not None and group.fault:
+        if known is not None and (group.fault or group.spec == known.spec):
             group = dataclasses.replace(group, spec=known.spec)
         self._groups[group.api_version, group.key] = group
         if known is not None and known.status == group.status and known.metadata == group.metadata:

@@ -12,6 +12,7 @@ import structlog
 
 from controller import admission, naming, rendering
 from controller.admission import RefusedError
+from controller.answers import Answers
 from controller.fleet import Fleet, Record
 from controller.manifest import ExternalGroup, GroupSpec
 from controller.model import Event, ExternalWorkload, Key
@@ -34,6 +35,7 @@ class Registry:
     def __init__(self, store: Store, fleet: Fleet, trust_domain: str, replicas: Replicas) -> None:
         self.store, self.fleet, self.trust_domain, self.replicas = store, fleet, trust_domain, replicas
         self.unsettled: set[Key] = set()
+        self._answers = Answers()
         self._warned: dict[tuple[Key, str], float] = {}
 
     async def register(self, identity: SpiffeId, request: RegistrationRequest) -> tuple[Registration, bool]:
@@ -98,6 +100,11 @@ class Registry:
         async with self.fleet.lock(record.member.group_key, record.member.instance):
             await self.remove(record)
         await self.note(record.member.group_key, "Left", f"{key.name} left")
+
+    def body(self, registration: Registration) -> bytes:
+        """The registration as JSON."""
+        record = self.fleet.records.get(Key(registration.namespace, registration.name))
+        return self._answers.body(record.member.group_key if record else Key("", ""), registration)
 
     async def settle(self, record: Record) -> None:
         """Writes the Ready condition if it flips; what cannot be written stays in `unsettled`. The caller holds the lock."""
@@ -266,7 +273,7 @@ class Registry:
 
     def _registration(self, record: Record, secret: str | None = None) -> Registration:
         group = self._group(record.member.group_key)
-        return rendering.registration(group, record.workload, self.fleet.facts, self.fleet.times.of(group), secret)
+        return self._answers.registration(group, record.workload, self.fleet.facts, self.fleet.times.of(group), secret)
 
 
 def _reason(code: str) -> str:

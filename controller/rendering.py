@@ -169,12 +169,10 @@ def version_of(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def registration(
-    group: ExternalGroup, current: ExternalWorkload, facts: ClusterFacts, times: Times, secret: str | None = None
-) -> Registration:
-    """What the machine is told; its version covers all but the secret."""
+def registration(group: ExternalGroup, current: ExternalWorkload, facts: ClusterFacts, times: Times) -> Registration:
+    """What the machine is told; without a version."""
     metadata, mesh_tls = current.metadata, current.spec.mesh_tls
-    blank = Registration(
+    return Registration(
         name=metadata.name,
         namespace=metadata.namespace,
         version="",
@@ -187,4 +185,3 @@ def registration(
         report_seconds=times.report,
         drain_seconds=times.drain,
     )
-    return dataclasses.replace(blank, version=version_of(blank), secret=secret)

@@ -17,9 +17,9 @@ from controller.metrics import Metrics
 from controller.model import Key
 from controller.peer import Peer
 from controller.registry import Registry
-from harness.decode import decode, encode
+from harness.decode import decode
 from harness.errors import ConfigError, TemporaryError
-from harness.messages import MAX_BODY_BYTES, SECRET_HEADER, RegistrationRequest, StateReport
+from harness.messages import MAX_BODY_BYTES, SECRET_HEADER, Registration, RegistrationRequest, StateReport
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Api:
     async def _register(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         message = await _body(request, RegistrationRequest)
         registration, new = await self._registry.register(peer.identity, message)
-        return _json(registration, 201 if new else 200)
+        return self._told(registration, 201 if new else 200)
 
     async def _hold(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         left = peer.expires - self._registry.fleet.clock.wall()
@@ -84,7 +84,10 @@ class Api:
         registration = await self._registry.hold(
             peer.identity, _given(target), _secret(request), after, min(self._hold_seconds, left)
         )
-        return _json(registration, 200)
+        return self._told(registration, 200)
+
+    def _told(self, registration: Registration, status: int) -> web.Response:
+        return web.Response(status=status, body=self._registry.body(registration), content_type="application/json")
 
     async def _state(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         report = await _body(request, StateReport)
@@ -114,10 +117,6 @@ def _secret(request: web.BaseRequest) -> str | None:
     if len(given) > 1:
         raise RefusedError("malformed", f"the header {SECRET_HEADER} occurs twice")
     return given[0] if given else None
-
-
-def _json(message: object, status: int) -> web.Response:
-    return web.Response(status=status, body=json.dumps(encode(message)).encode(), content_type="application/json")
 
 
 async def _body(request: web.BaseRequest, cls: type[T]) -> T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -58,10 +59,12 @@ def type_hints(cls: type) -> dict[str, Any]:
     return _HINTS[cls]
 
 
+@functools.cache
 def codec_of(hint: Any) -> Codec | None:
     return next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Codec)), None)
 
 
+@functools.cache
 def unwrap_optional(hint: Any) -> Any:
     """`X` for `X | None`, else the hint itself."""
     if typing.get_origin(hint) in (types.UnionType, Union):

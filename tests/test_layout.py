@@ -44,7 +44,7 @@ TOP = {"cli", "__main__", "status_cli", "redirect_cli", "proxy_cli", "ca", "ca_c
 OUTSIDE = {
     "pyroute2": ("harness/system/",),
     "iptc": ("harness/system/",),
-    "httpx": ("harness/system/", "controller/kubernetes"),
+    "httpx": ("harness/system/",),
     "h2": ("harness/system/", "controller/linkerd_identity"),
     "systemd": ("harness/system/",),
     "subprocess": ("harness/system/", "demo/", "controller/", "tests/", "bench/"),

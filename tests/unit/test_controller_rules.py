@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import re
 from typing import Any
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 
 from controller import admission, naming, rendering
 from controller.admission import RefusedError
+from controller.answers import Answers
 from controller.manifest import GROUP_API, group_from_object
-from controller.model import Condition, Status
+from controller.model import Condition, Key, Status
 from controller.rendering import Membership, Times
 from harness.decode import encode
 from harness.errors import ConfigError
@@ -262,7 +264,7 @@ def test_the_version_covers_all_but_the_secret() -> None:
     made = rendering.workload(group(), member(), "cluster.local")
 
     def version(facts: ClusterFacts = ClusterFacts(), secret: str | None = None, **spec: Any) -> str:  # noqa: B008
-        return rendering.registration(group(**spec), made, facts, Times().of(group(**spec)), secret).version
+        return Answers().registration(group(**spec), made, facts, Times().of(group(**spec)), secret).version
 
     assert version() == version(secret="x")
     assert len({version(), version(leaseSeconds=7), version(probes=[]), version(facts=ClusterFacts(cluster_domain="x"))}) == 4
@@ -270,5 +272,10 @@ def test_the_version_covers_all_but_the_secret() -> None:
 
 def test_a_registration_is_json() -> None:
     made = rendering.workload(group(), member(), "cluster.local")
-    data = encode(rendering.registration(group(), made, ClusterFacts(), Times(), "s"))
+    answers, face, facts = Answers(), group(), ClusterFacts()
+    told = answers.registration(face, made, facts, Times(), "s")
+    data = encode(told)
+    assert json.loads(answers.body(face.key, told)) == data == json.loads(answers.body(Key("other", "group"), told))
+    quiet = answers.registration(face, made, facts, Times())
+    assert json.loads(answers.body(face.key, quiet)) == encode(quiet) and quiet.version == told.version
     assert data["template"]["labels"] == {"service": "face"} and data["secret"] == "s" and data["lease_seconds"] == "30s"
