@@ -124,7 +124,9 @@ def peer() -> Iterator[Peer]:
 def neighbour(request: pytest.FixtureRequest) -> Neighbour:
     found = NEIGHBOURS[request.param]
     if shutil.which(found.program) is None:
-        pytest.skip(f"{found.program} is not installed")
+        if os.environ.get("CI"):
+            pytest.fail(f"{found.program} is not installed: `./setup neighbours`")
+        pytest.skip(f"{found.program} is not installed; `./setup neighbours` does it, but starts it on a machine of your own")
     return found
 
 
