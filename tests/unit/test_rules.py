@@ -100,6 +100,7 @@ def test_nothing_to_redirect_leaves_no_rules() -> None:
     assert rules_for(spec(outbound_networks=(), inbound_ports=())) == ()
 
 
+@support.patient
 @given(specs, st.integers(1, 65535))
 def test_never_the_proxy_never_loopback_never_an_ignored_port(wanted: RedirectSpec, port: int) -> None:
     rules = rules_for(wanted)
@@ -119,11 +120,13 @@ def test_merged_ports_are_the_same_ports(ranges: list[PortRange]) -> None:
     assert all(a.last + 1 < b.first for a, b in itertools.pairwise(merged))
 
 
+@support.patient
 @given(specs)
 def test_no_difference_to_itself(wanted: RedirectSpec) -> None:
     assert differences(rules_for(wanted), rules_for(wanted)) == ()
 
 
+@support.patient
 @given(rule_sets(), st.data())
 def test_every_edit_is_a_difference(rules: Rules, data: st.DataObject) -> None:
     """Dropping, doubling or changing a rule is told, unless it is one of a family for which nothing is redirected."""

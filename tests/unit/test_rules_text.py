@@ -8,6 +8,7 @@ from hypothesis import given
 
 from harness.rules import Family, Hook, RedirectSpec, differences, for_family, rules_for
 from harness.system import iptables_text, nftables_text
+from tests import redirect_support as support
 from tests.redirect_support import networks, ports, spec, specs
 
 GOLDEN = """\
@@ -72,6 +73,7 @@ def test_strange_things_in_the_table_are_named() -> None:
     ]
 
 
+@support.patient
 @given(specs)
 def test_iptables_entries_say_the_records(wanted: RedirectSpec) -> None:
     rules = rules_for(wanted)
@@ -79,6 +81,7 @@ def test_iptables_entries_say_the_records(wanted: RedirectSpec) -> None:
     assert differences(rules, tuple(found)) == ()
 
 
+@support.patient
 @given(specs)
 def test_iptables_entries_survive_json(wanted: RedirectSpec) -> None:
     for family in Family:
