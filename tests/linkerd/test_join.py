@@ -1,4 +1,4 @@
-"""Machines that nothing but `meshexp run` made members of a mesh of real Linkerd: seen in its objects and in the proxies' metrics."""
+"""What `meshexp run` alone made of three machines: seen in the objects of a real Linkerd and in the metrics of its proxies."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def authorization(identity: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "metadata": {"name": "callers", "namespace": NAMESPACE}, "spec": {"identities": [identity]},
         },
         {
-            "apiVersion": f"{api}/v1alpha1", "kind": "AuthorizationPolicy", "metadata": {"name": "smiley", "namespace": NAMESPACE},
+            "apiVersion": f"{api}/v1alpha1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": "smiley", "namespace": NAMESPACE},
             "spec": {
                 "targetRef": {"group": api, "kind": "Server", "name": "smiley"},
                 "requiredAuthenticationRefs": [{"group": api, "kind": "MeshTLSAuthentication", "name": "callers"}],
