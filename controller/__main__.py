@@ -9,12 +9,13 @@ import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import structlog
 
 import harness
 from controller import config as configuration
+from controller import invite
 from controller.app import Controller
 from controller.config import ControllerConfig
 from controller.embedded_store import EmbeddedStore
@@ -56,16 +57,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in _FLAGS.items():
         run.add_argument(f"--{name}", help=text)
     run.add_argument("--kubernetes", action="store_const", const=True, help="objects, facts and certificate are a cluster's")
+    invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file; run it where your kubeconfig is"))
     verbs.add_parser("version", help="print the version")
-    options = vars(parser.parse_args(arguments))
-    if options.pop("verb") == "version":
+    parsed = parser.parse_args(arguments)
+    if parsed.verb == "version":
         print(harness.__version__)
         return 0
+    if parsed.verb == "invite":
+        return _report(lambda: print(invite.run(parsed)))
+    options = vars(parsed)
+    del options["verb"]
     path = options.pop("config")
     _log_json()
+    flags = {name: value for name, value in options.items() if value is not None}
+    return _report(lambda: asyncio.run(_serve(configuration.load(path, flags))))
+
+
+def _report(work: Callable[[], None]) -> int:
+    """The exit code; an error is told on stderr."""
     try:
-        config = configuration.load(path, {name: value for name, value in options.items() if value is not None})
-        asyncio.run(_serve(config))
+        work()
     except HarnessError as error:
         print(error.message if not error.hint else f"{error.message} ({error.hint})", file=sys.stderr)
         return error.exit_code

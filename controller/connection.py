@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import ssl
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -23,6 +24,7 @@ IDLE_SECONDS = 120.0
 """Between requests, the next one's headers included."""
 ANSWER_SECONDS = 20.0
 """Beyond the hold: for the body to arrive and the answer to be made."""
+_DER = 2  # _ssl.ENCODING_DER
 REQUEST_BYTES = 2 * MAX_BODY_BYTES
 """Headers, body, framing, and whatever is sent ahead of an answer."""
 
@@ -35,6 +37,13 @@ QUIET.propagate = False
 def error_response(code: str, message: str, hint: str = "") -> web.Response:
     body = json.dumps(encode(ErrorBody(code, message, hint))).encode()
     return web.Response(status=CODES[code], body=body, content_type="application/json")
+
+
+def _issuers(tls: ssl.SSLObject) -> tuple[bytes, ...]:
+    """The verified chain above the leaf, as DER. Before Python 3.13 only the object within has it."""
+    inner: Any = getattr(tls, "_sslobj", tls)
+    chain = [c if isinstance(c, bytes) else c.public_bytes(_DER) for c in inner.get_verified_chain() or ()]
+    return tuple(chain[1:])
 
 
 class Connection(web.RequestHandler):
@@ -92,7 +101,8 @@ class Connection(web.RequestHandler):
             tls = self.transport.get_extra_info("ssl_object") if self.transport else None
             if tls is None or not (certificate := tls.getpeercert(binary_form=True)):
                 raise RefusedError("unauthenticated", "a client certificate is required")
-            self._peer = peer_of(certificate, ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"]))
+            expires = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"])
+            self._peer = peer_of(certificate, expires, _issuers(tls))
         return self._peer
 
     def handle_error(

@@ -11,14 +11,14 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller import rendering
+from controller import rendering, tickets
 from controller.leases import Leases
 from controller.manifest import GROUP_APIS, ExternalGroup
 from controller.model import READY, ExternalWorkload, Key
 from controller.rendering import Membership, Times
 from harness.clock import Clock
 from harness.messages import ClusterFacts, StateReport
-from harness.values import IPAddress
+from harness.values import IPAddress, SpiffeId
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +46,7 @@ class Fleet:
     def __init__(self, clock: Clock, times: Times, facts: ClusterFacts, holds: Callable[[Key], bool] = lambda key: True) -> None:
         self.clock, self.times, self.facts, self._holds = clock, times, facts, holds
         self.touched: set[Key] = set()
+        self.pins: dict[str, frozenset[SpiffeId]] = {}
         self.leases = Leases(clock.now())
         self.records: dict[Key, Record] = {}
         self._groups: dict[tuple[str, Key], ExternalGroup] = {}
@@ -81,6 +82,8 @@ class Fleet:
         if known is not None and known.status == group.status and known.metadata == group.metadata:
             return False
         self.touched.add(group.key)
+        if known is None or known.metadata.annotations != group.metadata.annotations:
+            self.pins = tickets.pins_of(self._groups.values())
         return known is None or (known.spec, known.metadata.uid) != (group.spec, group.metadata.uid)
 
     def drop_group(self, api: str, key: Key) -> None:

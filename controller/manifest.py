@@ -40,11 +40,15 @@ class GroupTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may join. No `spiffe_ids`: spiffe://<trust domain>/<group> and …/<namespace>/<group>. No `address_cidrs`: any."""
+    """Who may join. No `spiffe_ids`: spiffe://<trust domain>/<group> and …/<namespace>/<group>. No `address_cidrs`: any.
+
+    `require_invitation`: a machine that is new needs one.
+    """
 
     spiffe_ids: tuple[str, ...] = ()
     address_cidrs: tuple[Network, ...] = ()
     maximum: int | None = None
+    require_invitation: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from controller.admission import RefusedError
 from harness.values import SpiffeId, parse_spiffe_id
@@ -12,13 +15,14 @@ from harness.values import SpiffeId, parse_spiffe_id
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`expires`: seconds since the epoch."""
+    """`expires`: seconds since the epoch. `issuers`: SHA-256 of the public keys (SPKI) above the leaf, in hexadecimal."""
 
     identity: SpiffeId
     expires: float
+    issuers: frozenset[str] = frozenset()
 
 
-def peer_of(certificate: bytes, expires: float) -> Peer:
+def peer_of(certificate: bytes, expires: float, chain: Iterable[bytes] = ()) -> Peer:
     """Raises RefusedError unless the certificate (DER) is a leaf X.509-SVID: SPIFFE's X509-SVID standard, sections 4 and 5.
 
     The chain, the times and the extended key usage have been checked by the TLS library.
@@ -41,4 +45,9 @@ def peer_of(certificate: bytes, expires: float) -> Peer:
         raise RefusedError("unauthenticated", str(error)) from None
     if not identity.path:
         raise RefusedError("unauthenticated", f"{identity} names a trust domain, not a workload")
-    return Peer(identity, expires)
+    return Peer(identity, expires, frozenset(spki_sha256(x509.load_der_x509_certificate(der)) for der in chain))
+
+
+def spki_sha256(certificate: x509.Certificate) -> str:
+    spki = certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import structlog
 
-from controller import admission, naming, rendering
+from controller import admission, naming, rendering, tickets
 from controller.admission import RefusedError
 from controller.answers import Answers
 from controller.fleet import Fleet, Record
@@ -48,11 +48,25 @@ class Registry:
             admission.check_addresses(group, request.addresses)
             digest = naming.instance_digest(request.group, request.instance_id)
             async with self.fleet.lock(group.key, digest):
+                await self._invited(group, digest, identity, request)
                 return await self._join(group, digest, identity, request)
         except RefusedError as refusal:
             if refusal.code != "malformed":
                 await self.warn(group.key, _reason(refusal.code), refusal.message)
             raise
+
+    async def _invited(self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest) -> None:
+        """An invitation is used up by the first machine that shows it, and grants nothing beyond what the group admits."""
+        known = self.fleet.instance(group.key, digest) is not None
+        if request.invitation is None:
+            if group.spec.admission.require_invitation and not known:
+                raise RefusedError("invitation-invalid", f"{group.key} takes new machines by invitation only")
+            return
+        if known:
+            return
+        ticket = tickets.check(group, request.invitation, identity, self.fleet.clock.wall())
+        if not await self.replicas.use(f"{group.key.namespace}.{group.key.name}.{ticket.id}", digest):
+            raise RefusedError("invitation-invalid", f"invitation {ticket.id} was used by another machine", "ask for a new one")
 
     async def hold(self, identity: SpiffeId, key: Key, secret: str | None, after: str, seconds: float) -> Registration:
         """The registration, at once when its version is not `after`, else as soon as it changes or `seconds` have passed.

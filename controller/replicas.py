@@ -25,7 +25,7 @@ LEASE_SECONDS = 8.0
 """A replica that has not renewed for so long is taken for dead: a failover takes as long, and a renewal interval."""
 RENEW_SECONDS = 2.0
 _WRITES = 8
-_LEADER, _REPLICA, _MACHINE = "leader", "replica.", "machine."
+_LEADER, _REPLICA, _MACHINE, _USED = "leader", "replica.", "machine.", "used."
 
 
 class Replicas:
@@ -77,6 +77,15 @@ class Replicas:
 
     def owned(self) -> frozenset[Key]:
         return frozenset(self._owners)
+
+    async def use(self, ticket: str, by: str) -> bool:
+        """Whether this one-time thing is `by`'s: the first to ask has it, at whichever replica. Raises TemporaryError."""
+        key = Key(self._namespace, f"{_USED}{ticket}")
+        try:
+            await self._leases.create(Lease(Metadata(key.name, key.namespace), by, self._clock.wall(), LEASE_SECONDS))
+        except ConflictError:
+            return (await self._leases.get(key)).holder == by
+        return True
 
     async def run(self) -> None:
         """Without end; `known` once the leases were read."""

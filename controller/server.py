@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
+from controller import tickets
 from controller.admission import RefusedError
 from controller.connection import ANSWER_SECONDS, Connection, error_response
 from controller.metrics import Metrics
@@ -49,6 +50,7 @@ class Api:
             peer = connection.peer
             if peer.expires <= self._registry.fleet.clock.wall():
                 raise RefusedError("unauthenticated", "the client certificate has expired", "connect again with the renewed one")
+            tickets.check_pins(self._registry.fleet.pins, peer.issuers, peer.identity)
             response, code = await call(request, peer, target), "ok"
         except RefusedError as refusal:
             response, code = error_response(refusal.code, refusal.message, refusal.hint), refusal.code

@@ -140,7 +140,10 @@ class ClusterFacts:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationRequest:
-    """`addresses`: at most one per family, the first is preferred. `secret` reclaims a name that is live."""
+    """`addresses`: at most one per family, the first is preferred. `secret` reclaims a name that is live.
+
+    `invitation`: the token of the invitation that brought this machine; it counts for its first registration only.
+    """
 
     group: Label
     namespace: Label
@@ -149,6 +152,7 @@ class RegistrationRequest:
     addresses: tuple[Address, ...]
     versions: dict[str, str] = field(default_factory=dict)
     secret: str | None = None
+    invitation: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.addresses) <= 2 or len({a.version for a in self.addresses}) != len(self.addresses):
@@ -219,6 +223,7 @@ CODES = {
     "unauthenticated": 401,  # no client certificate, or one without exactly one SPIFFE ID
     "identity-not-allowed": 403,  # the SPIFFE ID may not register in this group
     "address-not-allowed": 403,  # a claimed address is outside the group's CIDRs
+    "invitation-invalid": 403,  # unknown, expired, used by another machine, or for another identity; or one is required
     "secret-mismatch": 403,  # the secret is not this registration's
     "group-not-found": 404,
     "not-registered": 404,  # the registration is gone (left, expired or deleted): register again

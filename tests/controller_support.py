@@ -121,7 +121,7 @@ class Authority:
 
 def _certificate(
     subject: str,
-    issuer: str,
+    issuer: str | x509.Name,
     key: Any,
     signer: Any,
     begins: float,
@@ -141,7 +141,7 @@ def _certificate(
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name(attributes))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .issuer_name(issuer if isinstance(issuer, x509.Name) else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now + datetime.timedelta(seconds=begins))

@@ -106,6 +106,12 @@ class KubernetesCollection(Generic[T]):
                 raise ConflictError(f"{item.metadata.key} is another object now") from None
             raise
 
+    async def annotate(self, key: Key, annotations: Mapping[str, str], manager: str) -> None:
+        """Adds these, as a field manager of their own: applying the object again without them leaves them."""
+        kind = (await self.get(key)).to_object()["kind"]  # type: ignore[attr-defined]
+        body = {"apiVersion": self._api, "kind": kind, "metadata": {"name": key.name, "annotations": dict(annotations)}}
+        await self._client.send("PATCH", self._path(key), body, form=APPLY, fieldManager=manager, force="true")
+
     async def delete(self, key: Key, uid: str = "") -> None:
         options = {"apiVersion": "v1", "kind": "DeleteOptions"} | ({"preconditions": {"uid": uid}} if uid else {})
         await self._client.send("DELETE", self._path(key), options)

@@ -1,0 +1,54 @@
+"""What one machine needs to join: a file that the administrator's `meshexp-controller invite` writes and `meshexp join` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.messages import PodRoute
+from harness.values import Endpoint, Label, Network, Spiffe
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LocalIdentity:
+    """PEM: the machine's intermediate, the chain above it without the root, its key."""
+
+    certificate_pem: str
+    key_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentIdentity:
+    server_address: Endpoint
+    join_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """`token`: shown once, at the first registration (RegistrationRequest.invitation). `expires`: seconds since the epoch.
+
+    Exactly one of `local` and `agent` is set. The routes are those of the moment: the machine has to reach the controller
+    before the controller can tell it more.
+    """
+
+    version: int
+    token: str
+    expires: float
+    controller_address: Endpoint
+    controller_identity: str
+    trust_anchors_pem: str
+    group: Label
+    namespace: Label
+    spiffe_id: Spiffe
+    pod_routes: tuple[PodRoute, ...] = ()
+    service_cidrs: tuple[Network, ...] = ()
+    cluster_domain: str = "cluster.local"
+    local: LocalIdentity | None = None
+    agent: AgentIdentity | None = None
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"an invitation of version {self.version}; this program knows {VERSION}")
+        if (self.local is None) == (self.agent is None):
+            raise ValueError("an invitation has either a local identity or an agent's")
