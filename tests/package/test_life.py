@@ -58,6 +58,17 @@ def no_request_failed(result: dict[str, Any]) -> None:
         assert outcome["requests"] > 50, f"{way}: {outcome}"
 
 
+def survives(vm: Machine, ways: tuple[str, ...], *change: str, version: str = __version__) -> None:
+    """The command changes the daemon for one of `version`, and nobody notices."""
+    proxy, daemon = vm.pid(PROXY), vm.pid()
+    with vm.traffic(*ways) as result:
+        vm.run(*change)
+        vm.wait(lambda: vm.pid() not in (0, daemon) and vm.status().get("version") == version)
+        vm.wait_ready()
+    no_request_failed(result)
+    assert vm.pid(PROXY) == proxy, f"the proxy lived through {' '.join(change)}"
+
+
 def files(root: Path) -> dict[str, str]:
     """Every file with mode, owner and size, but for logs, caches, dpkg's own records, and what the tests put there."""
     own = re.compile(
@@ -116,27 +127,11 @@ def test_a_whole_life(vm: Machine, debs: Debs, sections: dict[str, Any]) -> None
     vm.serve()
     assert vm.status()["workload"]["name"] == name, "the same machine"
 
-    proxy = vm.pid(PROXY)
-    with vm.traffic(*ways) as result:
-        vm.run("systemctl", "restart", UNIT)
-        vm.wait_ready()
-    no_request_failed(result)
-    assert vm.pid(PROXY) == proxy, "the proxy lived through the restart"
-
+    survives(vm, ways, "systemctl", "restart", UNIT)
     conffile = vm.file("/etc/meshexp/harness.yaml").read_text()
-    with vm.traffic(*ways) as result:
-        vm.apt("install", "-o", "Dpkg::Options::=--force-confold", vm.put(debs.newer))
-        vm.wait(lambda: bool(vm.status().get("version") == NEWER))
-        vm.wait_ready()
-    no_request_failed(result)
-    assert vm.pid(PROXY) == proxy, "the proxy lived through the upgrade"
-
-    with vm.traffic(*ways) as result:
-        vm.apt("install", "--allow-downgrades", "-o", "Dpkg::Options::=--force-confold", vm.put(debs.present))
-        vm.wait(lambda: bool(vm.status().get("version") == __version__))
-        vm.wait_ready()
-    no_request_failed(result)
-    assert vm.pid(PROXY) == proxy, "the proxy lived through the downgrade"
+    apt = ("apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confold", "install")
+    survives(vm, ways, *apt, vm.put(debs.newer), version=NEWER)
+    survives(vm, ways, *apt, "--allow-downgrades", vm.put(debs.present))
     assert vm.file("/etc/meshexp/harness.yaml").read_text() == conffile, "what was edited by hand is kept"
     assert vm.status()["workload"]["name"] == name
 
