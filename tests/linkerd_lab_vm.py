@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -54,7 +55,8 @@ class Vm:
     def set_up(self, **sections: Any) -> None:
         self.box.link(self.cluster.node, "br0", f"{self.address}/24")
         anchor = ("--trust-anchor", f"{self.cluster.pki}/ta.crt", "--key", f"{self.cluster.pki}/ta.key")
-        assert cli.main(["ca", "issue", "--name", self.name, *anchor, "--out", f"{self.folder}/ca"]) == 0
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert cli.main(["ca", "issue", "--name", self.name, *anchor, "--out", f"{self.folder}/ca"]) == 0
         self.configure(**sections)
         self.box.start("app", PYTHON, str(TRAFFIC), "serve", self.name, str(APP_PORT), f"{self.folder}/unready", uid=APP_UID)
 
@@ -78,8 +80,11 @@ class Vm:
         (self.folder / "etc").mkdir(exist_ok=True)
         (self.folder / "etc" / "harness.yaml").write_text(yaml.safe_dump(base))
 
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-s", "-m", "harness", *words]
+
     def start(self) -> None:
-        self.box.start("harness", sys.executable, "-s", "-m", "harness", "run", env=self.environment)
+        self.box.start("harness", *self.command("run"), env=self.environment)
 
     def join(self) -> None:
         self.start()
@@ -95,7 +100,7 @@ class Vm:
                 self.box.stop(name, signal.SIGKILL)
 
     def meshexp(self, *words: str) -> tuple[int, str]:
-        return self.box.run(sys.executable, "-s", "-m", "harness", *words, env=self.environment)
+        return self.box.run(*self.command(*words), env=self.environment)
 
     def status(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
