@@ -26,6 +26,7 @@ from tests.kubernetes_build import kube_apiserver, kubectl
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMESPACE = "meshexp"
+CRDS = (ROOT / "tests" / "kubernetes" / "externalworkload.yaml", *sorted((ROOT / "deploy" / "crds").glob("*.yaml")))
 START_SECONDS = 90.0
 _EVER = 365 * 86400.0
 
@@ -35,6 +36,16 @@ class Cluster:
     folder: pathlib.Path
     authority: Authority
     url: str
+    command: tuple[str, ...]
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    def start_apiserver(self) -> None:
+        """Returns when it is ready."""
+        self.processes["kube-apiserver"] = spawn(self.folder, "kube-apiserver", *self.command)
+        wait_ready(self)
+
+    def stop_apiserver(self) -> None:
+        end(self.processes["kube-apiserver"])
 
     def kubeconfig(self, user: str = "admin", **credentials: Any) -> str:
         """The file of a user; without credentials it is the administrator."""
@@ -79,7 +90,7 @@ def cluster() -> Cluster:
     folder = pathlib.Path(tempfile.mkdtemp(prefix="meshexp-kube-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     made = start(folder)
-    made.apply(ROOT / "tests" / "kubernetes" / "externalworkload.yaml", *sorted((ROOT / "deploy" / "crds").glob("*.yaml")))
+    made.apply(*CRDS)
     made.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     for namespace in (NAMESPACE, "faces", "linkerd"):
         made.kubectl("create", "namespace", namespace)
@@ -93,29 +104,23 @@ def start(folder: pathlib.Path) -> Cluster:
     authority.issue("admin", ends=_EVER, organization="system:masters")
     accounts = authority.issue("accounts")
     etcd, peers, port = free_port(), free_port(), free_port()
-    spawn(
+    store = spawn(
         folder, "etcd", "etcd", f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=error", "--name=test",
         f"--listen-client-urls=http://127.0.0.1:{etcd}", f"--advertise-client-urls=http://127.0.0.1:{etcd}",
         f"--listen-peer-urls=http://127.0.0.1:{peers}", f"--initial-advertise-peer-urls=http://127.0.0.1:{peers}",
         f"--initial-cluster=test=http://127.0.0.1:{peers}",
     )  # fmt: skip
-    spawn_apiserver(folder, port, etcd, authority, serving, accounts)
-    made = Cluster(folder, authority, f"https://127.0.0.1:{port}")
-    wait_ready(made)
-    return made
-
-
-def spawn_apiserver(
-    folder: pathlib.Path, port: int, etcd: int, authority: Authority, serving: tuple[str, str], accounts: tuple[str, str]
-) -> subprocess.Popen[bytes]:
-    return spawn(
-        folder, "kube-apiserver", kube_apiserver(), f"--etcd-servers=http://127.0.0.1:{etcd}", "--bind-address=127.0.0.1",
+    command = (
+        kube_apiserver(), f"--etcd-servers=http://127.0.0.1:{etcd}", "--bind-address=127.0.0.1",
         f"--secure-port={port}", f"--cert-dir={folder}", f"--tls-cert-file={serving[0]}", f"--tls-private-key-file={serving[1]}",
         f"--client-ca-file={authority.anchors}", "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={accounts[0]}", f"--service-account-signing-key-file={accounts[1]}",
         "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--disable-admission-plugins=ServiceAccount",
         "--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", "--v=0",
     )  # fmt: skip
+    made = Cluster(folder, authority, f"https://127.0.0.1:{port}", command, {"etcd": store})
+    made.start_apiserver()
+    return made
 
 
 def spawn(folder: pathlib.Path, name: str, *command: str) -> subprocess.Popen[bytes]:
