@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 PATIENCE = 15.0
+SERVICE_SECONDS = 0.1  # so that under load there are always requests that can be lost
 
 
 class Answer(asyncio.Protocol):
@@ -35,7 +36,8 @@ class Answer(asyncio.Protocol):
             failing = head.split()[1] == b"/ready" and self._unready.exists()
             status = "503 Service Unavailable" if failing else "200 OK"
             text = f"HTTP/1.1 {status}\r\nContent-Length: {len(self._name)}\r\n\r\n{self._name}"
-            self._transport.write(text.encode())
+            seconds = 0.0 if head.split()[1] == b"/ready" else SERVICE_SECONDS
+            asyncio.get_running_loop().call_later(seconds, self._transport.write, text.encode())
 
 
 async def serve(name: str, port: str, unready: str) -> None:
