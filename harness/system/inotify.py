@@ -19,14 +19,19 @@ async def closings(file: Path) -> AsyncIterator[None]:
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "inotify")
     loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+    def drain() -> None:
+        """At once, however long the consumer takes, or the loop would call this again and again."""
+        os.read(descriptor, 65536)
+        woken.set()
+
     try:
         if library.inotify_add_watch(descriptor, os.fsencode(file), _CLOSED) < 0:
             raise OSError(ctypes.get_errno(), "inotify", str(file))
-        loop.add_reader(descriptor, woken.set)
+        loop.add_reader(descriptor, drain)
         while True:
             await woken.wait()
             woken.clear()
-            os.read(descriptor, 65536)
             yield
     finally:
         loop.remove_reader(descriptor)

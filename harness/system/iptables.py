@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.system.redirect_table import BackendKind, TableState
 
 SETTLE_SECONDS = 0.1
 """After another tool's command: the next of a burst often fails when it finds the lock taken, and may undo a repair anyway."""
+_ATTEMPTS = 3
 _HINTS = {"unavailable": "install python3-iptables and a kernel with legacy iptables, or set redirect.backend to nftables"}
 _KINDS = {"unavailable": UnavailableError, "permission": PermissionError_, "temporary": TemporaryError}
 
@@ -31,6 +33,10 @@ _KINDS = {"unavailable": UnavailableError, "permission": PermissionError_, "temp
 def _raise(answer: dict[str, Any]) -> None:
     if "error" in answer:
         raise _KINDS[answer["kind"]](f"iptables: {answer['error']}", _HINTS.get(answer["kind"], ""))
+
+
+def _images(tables: dict[Family, xtables.NatTable]) -> tuple[bytes, ...]:
+    return tuple(table.image for table in tables.values())
 
 
 def _tables() -> dict[Family, xtables.NatTable]:
@@ -48,6 +54,7 @@ class Iptables:
     kind = BackendKind.IPTABLES
 
     def __init__(self) -> None:
+        self._looking = threading.Lock()
         self._seen: tuple[tuple[bytes, ...], TableState] = ((), TableState())
         self._jumps: tuple[tuple[Family, Hook], ...] = ()
         self._chains: tuple[tuple[Family, str], ...] = ()
@@ -62,12 +69,19 @@ class Iptables:
         return await asyncio.to_thread(self._observe)
 
     def _observe(self) -> TableState:
-        """A table that did not change since the last look (counters apart) is not looked into again."""
-        tables = _tables()
-        images = tuple(table.image for table in tables.values())
-        if images != self._seen[0]:
-            self._seen = images, self._look([family for family, table in tables.items() if table.names(PREFIX)])
-        return self._seen[1]
+        """A table that did not change since the last look (counters apart) is not looked into again.
+
+        What was seen is only kept when the table was the same before and after the look, so that it is that table's.
+        """
+        with self._looking:
+            tables = _tables()
+            for _ in range(_ATTEMPTS):
+                if _images(tables) == self._seen[0]:
+                    break
+                state = self._look([family for family, table in tables.items() if table.names(PREFIX)])
+                before, tables = tables, _tables()
+                self._seen = _images(before) if _images(before) == _images(tables) else (), state
+            return self._seen[1]
 
     def _look(self, families: list[Family]) -> TableState:
         rules: list[Any] = []
@@ -104,9 +118,11 @@ class Iptables:
             yield trial
         finally:
             await asyncio.shield(trial.end())
+            self._seen = (), TableState()
 
     async def replace(self, rules: Rules) -> None:
         _raise(await asyncio.to_thread(iptables_guard.replace, _requests(rules, self._concerned(rules))))
+        self._seen = (), TableState()
 
     def _concerned(self, *sets: Rules) -> list[Family]:
         """The families whose table is to be written; another's is not even made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -229,6 +230,29 @@ def test_changes_are_announced(kind: str) -> None:
     assert {"nftables": "changed by nft (pid", "iptables": "xtables.lock"}[kind] in sentence
 
 
+def test_changes_are_announced_again_and_again(kind: str) -> None:
+    """Also when several come while the last is being dealt with; and waiting costs no processor time."""
+    backend = KINDS[kind]()
+    replace(backend, rules_for(spec()))
+    touch = {"nftables": "nft add rule inet meshexp outbound counter", "iptables": "iptables-legacy -t nat -L -n >/dev/null"}[
+        kind
+    ]
+
+    async def check() -> float:
+        changes = backend.changes()
+        for _ in range(3):
+            told = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(sh, *[touch] * 5)
+            await asyncio.wait_for(told, 2.0)
+            await asyncio.to_thread(sh, *[touch] * 5)
+        busy = time.process_time()
+        await asyncio.sleep(0.5)
+        return time.process_time() - busy
+
+    assert asyncio.run(check()) < 0.25
+
+
 def test_other_tables_changes_are_not_announced() -> None:
     async def check() -> None:
         told = asyncio.ensure_future(anext(Nftables().changes()))
@@ -300,3 +324,22 @@ def test_asking_makes_no_legacy_table() -> None:
     observe(Iptables())
     assert sh("cat /proc/thread-self/net/ip_tables_names /proc/thread-self/net/ip6_tables_names") == ""
     assert Nftables().other_nat_tables() == ()
+
+
+def test_what_was_seen_belongs_to_what_was_there() -> None:
+    """An edit is undone in the midst of a look, which then finds nothing wrong; when the same edit comes back it must be seen."""
+    backend, rules = Iptables(), rules_for(spec())
+    edit = "iptables-legacy -t nat -{} MESHEXP_OUTBOUND -j ACCEPT"
+    replace(backend, rules)
+
+    async def check() -> None:
+        for _ in range(4):
+            sh(edit.format("A"))
+            undo = asyncio.to_thread(sh, "sleep 0.02; " + edit.format("D"))
+            await asyncio.gather(backend.observe(), undo)
+            sh(edit.format("A"))
+            assert (await backend.observe()).strange
+            sh(edit.format("D"))
+            assert not (await backend.observe()).strange
+
+    asyncio.run(check())
