@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests import linkerd_lab_control
 from tests.linkerd_lab_box import box, wait, which
 from tests.linkerd_lab_cluster import NODE, Cluster, cluster
 from tests.linkerd_lab_vm import APP_PORT, ENVIRONMENT, NAMESPACE, Vm
@@ -104,6 +105,7 @@ def lab() -> Iterator[Lab]:
         folder.chmod(0o755)
         made = Lab(stack.enter_context(cluster(folder)), stack)
         try:
+            linkerd_lab_control.start(made.cluster)
             _install_ours(made)
             yield made
         finally:

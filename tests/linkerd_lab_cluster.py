@@ -30,7 +30,6 @@ CLUSTER_NETWORKS = f"{POD_CIDR},{SERVICE_CIDR},10.77.0.0/24"
 TRUST_DOMAIN = "root.linkerd.cluster.local"
 SUFFIX = "linkerd.serviceaccount.identity.linkerd.cluster.local"
 PROXY_UID, CONTROLLER_UID = 2102, 2103
-OPAQUE = "25,587,3306,4444,5432,6379,9300,11211"
 # Nothing here serves webhooks or runs jobs.
 UNSERVED = {"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "CronJob"}
 ACCOUNTS = {"identity": "linkerd-identity", "destination": "linkerd-destination"}
@@ -106,7 +105,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """Ready: every controller and the proxies before them."""
+    """With the objects of Linkerd's control plane; its programs are started by linkerd_lab_control."""
     for name in ("pki", "dns"):
         (folder / name).mkdir()
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
@@ -120,7 +119,6 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         _start_kubernetes(made)
         _start_dns(made)
         _install(made, manifests)
-        _start_linkerd(made)
         yield made
 
 
@@ -240,93 +238,3 @@ def _pod(made: Cluster, component: str, address: str, ports: Mapping[str, int]) 
     }  # fmt: skip
     patch = json.dumps({"status": status})
     made.kubectl("patch", "pod", f"linkerd-{component}-0", "-n", "linkerd", "--subresource=status", "--type=merge", "-p", patch)
-
-
-def _start_linkerd(made: Cluster) -> None:
-    for component, account in ACCOUNTS.items():
-        folder = made.folder / f"{component}-proxy"
-        folder.mkdir()
-        made.kubeconfig(account, {"token": made.token(account, "linkerd")})
-        (folder / "token").write_text(made.token(account, "linkerd", "identity.l5d.io"))
-        pki.proxy_request(folder, f"{account}.{SUFFIX}")
-        for path in (*folder.iterdir(), folder):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    _start_identity(made)
-    # The destination controller refuses to start in a cluster without any EndpointSlice.
-    wait(lambda: made.get("endpointslices", "-A")["items"] != [], 20)
-    _start_destination(made)
-    made.pods["identity"].await_answer("http://127.0.0.1:9990/ready", "identity")
-    made.pods["destination"].await_answer("http://127.0.0.1:9996/ready", "destination")
-    made.pods["destination"].await_answer("http://127.0.0.1:9990/ready", "policy")
-    control = "linkerd.svc.cluster.local."
-    destination, policy = f"linkerd-dst-headless.{control}:8086", f"linkerd-policy.{control}:8090"
-    _start_proxy(made, "identity", IDENTITY, "8080,9990", ("localhost.:8080", destination, policy))
-    own = (f"linkerd-identity-headless.{control}:8080", "localhost.:8086", "localhost.:8090")
-    _start_proxy(made, "destination", DESTINATION, "8086,8090,9990,9996", own)
-    for pod in made.pods.values():
-        pod.await_answer("http://127.0.0.1:4191/ready", "proxy")
-
-
-def _start_identity(made: Cluster) -> None:
-    pod, keys = made.pods["identity"], made.pki
-    for name, text in {
-        "issuer/crt.pem": (keys / "issuer.crt").read_text(),
-        "issuer/key.pem": (keys / "issuer.key").read_text(),
-        "trust-roots/ca-bundle.crt": (keys / "ta.crt").read_text(),
-    }.items():
-        path = pod.path(f"/run/linkerd/identity/{name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o644)
-    pod.start(
-        "identity", "linkerd-controller", "identity", f"-kubeconfig={made.folder}/linkerd-identity.kubeconfig",
-        "-controller-namespace=linkerd", "-identity-trust-domain=cluster.local", "-identity-issuance-lifetime=24h",
-        "-identity-clock-skew-allowance=20s", "-identity-scheme=linkerd.io/tls",
-        env={"HOSTNAME": "linkerd-identity-0"}, uid=CONTROLLER_UID,
-    )  # fmt: skip
-
-
-def _start_destination(made: Cluster) -> None:
-    pod, kubeconfig = made.pods["destination"], f"{made.folder}/linkerd-destination.kubeconfig"
-    pod.start(
-        "destination", "linkerd-controller", "destination", f"-kubeconfig={kubeconfig}", "-addr=:8086",
-        "-controller-namespace=linkerd", "-outbound-transport-mode=transport-header", "-enable-h2-upgrade=true",
-        "-enable-endpoint-slices=true", "-cluster-domain=cluster.local", "-identity-trust-domain=cluster.local",
-        f"-default-opaque-ports={OPAQUE}", "-enable-ipv6=false",
-        env={"HOSTNAME": "linkerd-destination-0"}, uid=CONTROLLER_UID,
-    )  # fmt: skip
-    pod.start(
-        "policy", "linkerd-policy-controller", "--admin-addr=0.0.0.0:9990", "--control-plane-namespace=linkerd",
-        "--grpc-addr=0.0.0.0:8090", "--admission-controller-disabled", f"--cluster-networks={CLUSTER_NETWORKS}",
-        "--identity-domain=cluster.local", "--cluster-domain=cluster.local", "--default-policy=all-unauthenticated",
-        "--log-level=linkerd=info,warn", f"--default-opaque-ports={OPAQUE}",
-        env={"HOSTNAME": "linkerd-destination-0", "KUBECONFIG": kubeconfig}, uid=CONTROLLER_UID,
-    )  # fmt: skip
-
-
-def _start_proxy(made: Cluster, component: str, address: str, ports: str, services: tuple[str, str, str]) -> None:
-    """`services`: where identity, destination and policy are; on loopback they are spoken to without TLS."""
-    account, folder = ACCOUNTS[component], made.folder / f"{component}-proxy"
-    workload = {"ns": "linkerd", "pod": f"linkerd-{component}-0"}
-    names = (f"linkerd-identity.{SUFFIX}", f"linkerd-destination.{SUFFIX}", f"linkerd-destination.{SUFFIX}")
-    variables = {
-        "LOG": "warn,linkerd=info,hickory=error",
-        "IDENTITY_TRUST_ANCHORS": (made.pki / "ta.crt").read_text(),
-        "IDENTITY_DIR": str(folder),
-        "IDENTITY_TOKEN_FILE": f"{folder}/token",
-        "IDENTITY_LOCAL_NAME": f"{account}.{SUFFIX}",
-        "POLICY_WORKLOAD": json.dumps(workload),
-        "DESTINATION_CONTEXT": json.dumps({**workload, "nodeName": "lab"}),
-        "DESTINATION_PROFILE_NETWORKS": CLUSTER_NETWORKS,
-        "POLICY_CLUSTER_NETWORKS": CLUSTER_NETWORKS,
-        "INBOUND_DEFAULT_POLICY": "all-unauthenticated",
-        "INBOUND_IPS": address,
-        "INBOUND_PORTS": ports,
-        "INBOUND_LISTEN_ADDR": "0.0.0.0:4143",
-        "OUTBOUND_LISTEN_ADDRS": "127.0.0.1:4140",
-        "ADMIN_LISTEN_ADDR": "0.0.0.0:4191",
-    }
-    for service, where, name in zip(("IDENTITY", "DESTINATION", "POLICY"), services, names, strict=True):
-        variables |= {f"{service}_SVC_ADDR": where, f"{service}_SVC_NAME": name}
-    environment = {f"LINKERD2_PROXY_{name}": value for name, value in variables.items()}
-    made.pods[component].start("proxy", "linkerd2-proxy", env=environment, uid=PROXY_UID)
