@@ -59,6 +59,10 @@ def type_hints(cls: type) -> dict[str, Any]:
     return _HINTS[cls]
 
 
+def is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is _MISSING and item.default_factory is _MISSING
+
+
 @functools.cache
 def codec_of(hint: Any) -> Codec | None:
     return next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Codec)), None)
@@ -173,9 +177,9 @@ class _Reader:
                     near = difflib.get_close_matches(str(key), list(keys), 1)
                     self.fault(_join(path, str(key)), "unknown key", f"did you mean {near[0]}?" if near else "")
         values: dict[str, Any] = {}
-        required = {f.name for f in dataclasses.fields(cls) if f.default is _MISSING and f.default_factory is _MISSING}
+        required = {f.name for f in dataclasses.fields(cls) if is_required(f)}
         for key, name in keys.items():
-            optional = unwrap_optional(hints[name]) is not hints[name]
+            optional = unwrap_optional(hints[name]) != hints[name]
             if key in data and (data[key] is not None or optional):
                 values[name] = self.read(hints[name], data[key], _join(path, key))
             elif name in required:

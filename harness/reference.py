@@ -43,12 +43,17 @@ def configuration() -> str:
 
 
 def _default(hint: Any, item: dataclasses.Field[Any]) -> str:
-    if item.default is dataclasses.MISSING:
+    if decode.is_required(item):
         return "**required**"
-    if item.default is None or item.default == ():
+    default = _default_value(item)
+    if default is None or not isinstance(default, bool | int | float) and not default:
         return ""
     codec = decode.codec_of(hint)
-    return f"`{codec.render(item.default) if codec else decode.encode(item.default)}`"
+    return f"`{codec.render(default) if codec else decode.encode(default)}`"
+
+
+def _default_value(item: dataclasses.Field[Any]) -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
 def _choices(hint: Any) -> str:
@@ -82,17 +87,17 @@ def _example(cls: type, depth: int) -> Iterator[str]:
             yield f"#{indent}{item.name}:\n"
             yield from _example(typing.cast(type, hint), depth + 1)
             continue
-        required = " Required." if item.default is dataclasses.MISSING else ""
+        required = " Required." if decode.is_required(item) else ""
         yield f"#{indent}# {doc}{_choices(hint).replace('`', '')}{required}\n"
         yield f"#{indent}{item.name}:{_value(hint, item)}\n"
 
 
 def _value(hint: Any, item: dataclasses.Field[Any]) -> str:
     """As YAML; nothing where there is no default. Strings as JSON, which YAML contains."""
-    if item.default is dataclasses.MISSING or item.default is None:
+    if decode.is_required(item) or item.default is None:
         return ""
-    codec = decode.codec_of(hint)
-    plain = codec.render(item.default) if codec else decode.encode(item.default)
+    codec, default = decode.codec_of(hint), _default_value(item)
+    plain = codec.render(default) if codec else decode.encode(default)
     return f" {json.dumps(plain)}"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import os
 import pwd
 import re
@@ -27,6 +28,7 @@ from harness.system import workload_api_authority as authority
 from harness.system import workload_api_connection as connection
 from harness.system import workload_api_issuer as issuer
 
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2  # linux/prctl.h
 _ENTRY = re.compile(r"uid:(\d+)=(.+)")
 
 
@@ -78,6 +80,10 @@ def listen(path: Path) -> socket.socket:
 
 
 def drop_privileges(uid: int) -> None:
+    """Becomes the user `uid`. A death signal is set again: with the change of user the kernel forgets it (prctl(2)), and a
+    daemon killed with -9 would leave this process behind."""
+    prctl, parent, signum = ctypes.CDLL(None).prctl, os.getppid(), ctypes.c_int()
+    prctl(_PR_GET_PDEATHSIG, ctypes.byref(signum), 0, 0, 0)
     try:
         gid = pwd.getpwuid(uid).pw_gid
     except KeyError:
@@ -85,6 +91,9 @@ def drop_privileges(uid: int) -> None:
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
+    prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+    if signum.value and os.getppid() != parent:
+        sys.exit(0)
 
 
 async def serve(listener: socket.socket, identities: issuer.Issuer, clock: Clock) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,12 @@ def test_a_machine_that_slept_longer_than_its_svid_lasts(vm: Machine, mode: str)
         with contextlib.suppress(ProcessLookupError):
             os.kill(one, signal.SIGCONT)
     vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True", 30)
+
+
+def test_a_killed_daemon_leaves_no_issuer_behind(vm: Machine, mode: str) -> None:
+    """Outside systemd nobody else ends them; the embedded one changes its user by itself, which clears a death signal."""
+    vm.start()
+    vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True", 30)
+    children = [pid(vm, child) for child in (*SOURCES[mode], "identity")]
+    vm.vm.processes["harness"].kill()
+    vm.vm.wait(lambda: not any(Path(f"/proc/{one}/cmdline").exists() for one in children), 5)

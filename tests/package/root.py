@@ -21,7 +21,8 @@ DEPENDENCIES = (
 )  # fmt: skip
 TESTS = ("rpm", "man-db", "bash-completion")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVIRONMENT = {**os.environ, "PATH": PATH, "LC_ALL": "C.UTF-8"}
+# Not the test run's own PYTHON*: with PYTHONPYCACHEPREFIX, dpkg's py3clean would look for compiled files in another place.
+_ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 
 
 def sh(*argv: str, timeout: float = 600.0, check: bool = True) -> str:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -61,6 +61,17 @@ def test_something_else_than_a_mapping_is_one_fault(data: object) -> None:
     with pytest.raises(ConfigError) as raised:
         decode.decode(Outer, data, source="test")
     assert len(raised.value.faults) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def test_an_empty_key_is_the_default_whatever_was_decoded_before() -> None:
+    """Hints are compared, not identified: two classes' `dict[str, str]` are equal objects, and a cache may return either."""
+    assert decode.unwrap_optional(dict[str, str]) == dict[str, str]
+    assert decode.decode(Labelled, {"labels": None}, source="test") == Labelled()
 
 
 def test_true_is_no_number() -> None:
