@@ -46,7 +46,7 @@ def _default(hint: Any, item: dataclasses.Field[Any]) -> str:
     if decode.is_required(item):
         return "**required**"
     default = _default_value(item)
-    if default is None or not isinstance(default, bool | int | float) and not default:
+    if default in (None, (), {}):
         return ""
     codec = decode.codec_of(hint)
     return f"`{codec.render(default) if codec else decode.encode(default)}`"
