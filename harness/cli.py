@@ -17,6 +17,7 @@ _GROUPS = {
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
     "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),
     "proxy": ("harness.proxy_cli", "install, list and choose versions of the Linkerd proxy"),
+    "container": ("harness.container_cli", "run the daemon and a workload as a container's first process"),
 }
 
 
@@ -30,6 +31,13 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     status = _verb(verbs, "status", "how things stand; exit code 0 when ready, 1 when not", _status)
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     status.add_argument("--wait", type=float, metavar="SECONDS", help="wait until ready, at most so long")
+    cordon = _verb(verbs, "cordon", "no new traffic to this machine until `meshexp uncordon`", _cordon)
+    _verb(verbs, "uncordon", "traffic again, when the machine is ready", _uncordon)
+    drain = _verb(verbs, "drain", "cordon, and wait until no request is open; exit code 1 when some still are", _drain)
+    for verb in (cordon, drain):
+        text = "shown in status and in the ExternalWorkload"
+        verb.add_argument("--reason", default="cordoned by an operator", metavar="TEXT", help=text)
+    drain.add_argument("--timeout", type=float, metavar="SECONDS", help="wait at most so long (drain.deadline if unset)")
     text = "remove everything that the harness ever set on this machine; needs no configuration"
     cleanup = _verb(verbs, "cleanup", text, _cleanup)
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
@@ -108,6 +116,24 @@ def _status(options: argparse.Namespace) -> int:
     from harness import status_cli
 
     return status_cli.run(paths.from_environment(), options.output, options.wait)
+
+
+def _cordon(options: argparse.Namespace) -> int:
+    from harness import cordon_cli
+
+    return cordon_cli.cordon(paths.from_environment(), options.reason)
+
+
+def _uncordon(_: argparse.Namespace) -> int:
+    from harness import cordon_cli
+
+    return cordon_cli.uncordon(paths.from_environment())
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from harness import cordon_cli
+
+    return cordon_cli.drain(paths.from_environment(), options.reason, options.timeout)
 
 
 def _cleanup(options: argparse.Namespace) -> int:

@@ -65,6 +65,8 @@ class Progress:
     proxy_certified: bool = False
     proxy_lost_seconds: float = 0.0
     redirected: bool = False
+    cordon: str | None = None
+    """The operator's reason, while traffic is to be kept away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ def _spire_agent(config: schema.Config, machine: Machine) -> SpireAgent | None:
 
 def readiness(progress: Progress, redirect_wanted: bool) -> Readiness:
     """Ready, or the first reason why not."""
+    if progress.cordon is not None:
+        return Readiness(False, Reason.CORDONED, progress.cordon[:256])
     if progress.svid is None:
         return Readiness(False, Reason.IDENTITY_MISSING, "no SVID")
     if not progress.proxy_certified:

@@ -23,6 +23,21 @@ class Paths:
         return self.config / "harness.d"
 
     @property
+    def joined(self) -> Path:
+        """What `meshexp join` sets, as a drop-in: what stands in another file with a later name stands over it."""
+        return self.drop_ins / "50-join.yaml"
+
+    @property
+    def invitation(self) -> Path:
+        """The token that lets this machine in, 0600; shown at its first registration."""
+        return self.config / "invitation"
+
+    @property
+    def cordon(self) -> Path:
+        """Why an operator keeps traffic away, over restarts and reboots; not there when nobody does."""
+        return self.state / "cordon.json"
+
+    @property
     def instance_id(self) -> Path:
         return self.state / "instance-id"
 

@@ -40,7 +40,20 @@ LAYERS = {
     "daemon": PURE | {"system", "supervisor", "reconcilers", "log"},
     "log": PURE,
 }
-TOP = {"cli", "__main__", "status_cli", "redirect_cli", "proxy_cli", "ca", "ca_cli", "reference", "lean_imports"}
+TOP = {
+    "cli",
+    "__main__",
+    "status_cli",
+    "redirect_cli",
+    "proxy_cli",
+    "cordon_cli",
+    "check_cli",
+    "join_cli",
+    "ca",
+    "ca_cli",
+    "reference",
+    "lean_imports",
+}
 # Libraries that reach outside, and the only places that may import them.
 OUTSIDE = {
     "pyroute2": ("harness/system/",),

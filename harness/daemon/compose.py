@@ -68,7 +68,8 @@ class Parts:
 async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Netlink, wake: Callable[[str], None]) -> Parts:
     processes = Processes(paths.children, log_line)
     detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
-    redirect, keeper = Redirect(detected), RegistrationKeeper(ControlPlane(), paths.registration, clock, wake)
+    redirect = Redirect(detected)
+    keeper = RegistrationKeeper(ControlPlane(), paths.registration, clock, wake, paths.invitation)
     # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
     proxy = Proxy(Units() if units.own_unit() else processes, LoopbackAdmin(), proxy_binary.problem_of, paths.proxy, clock, wake)
     return Parts(

@@ -16,6 +16,7 @@ from harness.config import load, schema
 from harness.daemon import machine, shutdown
 from harness.daemon.compose import Part, compose
 from harness.daemon.publish import Publisher
+from harness.daemon.snapshot import Counters
 from harness.desired import Desired, Progress, desired, readiness
 from harness.errors import ConfigError, HarnessError
 from harness.messages import Reason, Registration
@@ -41,6 +42,7 @@ class Daemon:
         self._restart_after = 0.0
         self._log = structlog.get_logger().bind(component="harness")
         self._publisher = Publisher(paths, clock, self._log)
+        self._counters = Counters()
 
     def wake(self, reason: str) -> None:
         self._wakes.add(reason)
@@ -101,6 +103,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, signal.Signals(number).name)
         loop.add_signal_handler(signal.SIGUSR1, self._on_proxy_restart)
+        loop.add_signal_handler(signal.SIGUSR2, self.wake, "SIGUSR2")  # `meshexp cordon` has written its file
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
 
     def _on_stop(self, name: str) -> None:
@@ -128,6 +131,7 @@ class Daemon:
 
     async def _cycle(self) -> None:
         reasons, self._wakes = sorted(self._wakes), set()
+        self._counters.cycles += 1
         self._log.debug("cycle", reasons=reasons)
         if self._reload:
             self._reload = False
@@ -194,6 +198,7 @@ class Daemon:
             probe_failure=probes.failing,
             proxy_certified=proxy.certified,
             proxy_lost_seconds=now - self._proxy_seen,
+            cordon=read_cordon(self._paths),
         )
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
@@ -205,9 +210,11 @@ class Daemon:
                 for action in actions:
                     self._log.info(str(action).partition("\n")[0], part=part.name)
                     self._log.debug("action", text=str(action))
+                    self._counters.changes[part.name] += 1
                     await reconciler.apply(action)
                 observed = await reconciler.observe()
         except HarnessError as error:
+            self._counters.failures[part.name] += 1
             observed, failure = await reconciler.observe(), error
         self._note_failure(part.name, failure)
         condition = reconciler.condition(wanted, observed)
@@ -227,9 +234,13 @@ class Daemon:
         if self._reload_fault:
             fault = Condition("Configuration", Truth.TRUE, self._reload_fault, problems.CONFIG_RELOAD_FAILED)
             conditions = (fault, *conditions)
+        if self._progress.cordon is not None:
+            conditions = (*conditions, Condition("Cordoned", Truth.TRUE, self._progress.cordon, problems.CORDONED))
         redirect_off = want.redirect is None and self._progress.proxy_certified
         ready = readiness(self._progress, not redirect_off)
-        await self._publisher.publish(self.config, self._machine, self._parts, self._progress, ready, conditions, self._stopping)
+        await self._publisher.publish(
+            self.config, self._machine, self._parts, self._progress, ready, conditions, self._stopping, self._counters
+        )
 
     async def _stop(self) -> None:
         unit = units.own_unit()
@@ -247,6 +258,11 @@ class Daemon:
         for left in (self._paths.status, self._paths.known_registration):
             left.unlink(missing_ok=True)
         self._log.info("stopped")
+
+
+def read_cordon(paths: Paths) -> str | None:
+    """The operator's reason; None when the machine is not cordoned."""
+    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None
 
 
 def start(config: schema.Config, paths: Paths, clock: Clock) -> int:

@@ -8,7 +8,7 @@ from harness import status
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Parts
-from harness.daemon.snapshot import snapshot
+from harness.daemon.snapshot import Counters, Observed, snapshot
 from harness.desired import Machine, Progress
 from harness.paths import Paths
 from harness.specs import Readiness
@@ -34,6 +34,7 @@ class Publisher:
         readiness: Readiness,
         conditions: tuple[Condition, ...],
         stopping: bool,
+        counters: Counters,
     ) -> None:
         phase = status.phase(conditions, was_ready=self._was_ready, stopping=stopping)
         self._was_ready = self._was_ready or phase is Phase.READY
@@ -43,8 +44,8 @@ class Publisher:
         self._log_changes(conditions)
         worst = status.worst(conditions)
         systemd.notify(STATUS=f"{phase.text}: {worst.message}" if worst else phase.text)
-        children = await _children(parts)
-        data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, children)
+        look = await self._observed(parts, counters)
+        data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, look)
         files.write_json(self._paths.status, data, mode=0o644)
 
     def _log_changes(self, conditions: tuple[Condition, ...]) -> None:
@@ -58,14 +59,22 @@ class Publisher:
                 (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
         self.said = conditions
 
-
-async def _children(parts: Parts) -> dict[str, tuple[int | None, ChildState]]:
-    identity = await parts.identity.reconciler.observe()
-    proxy = await parts.proxy.reconciler.observe()
-    return {
-        "identity": (None, identity.stream),
-        "workload-api": (None, identity.server),
-        "spire-server": (identity.spire.server.pid, identity.spire.server.child),
-        "spire-agent": (identity.spire.agent.pid, identity.spire.agent.child),
-        "proxy": (proxy.pid, proxy.child),
-    }
+    async def _observed(self, parts: Parts, counters: Counters) -> Observed:
+        identity = await parts.identity.reconciler.observe()
+        proxy = await parts.proxy.reconciler.observe()
+        registration = await parts.registration.reconciler.observe()
+        children: dict[str, tuple[int | None, ChildState]] = {
+            "identity": (None, identity.stream),
+            "workload-api": (None, identity.server),
+            "spire-server": (identity.spire.server.pid, identity.spire.server.child),
+            "spire-agent": (identity.spire.agent.pid, identity.spire.agent.child),
+            "proxy": (proxy.pid, proxy.child),
+        }
+        signing = identity.spire.server.prepared
+        ends = {
+            "svid": identity.svid.expires_at if identity.svid else 0.0,
+            "proxy": proxy.certified_until,
+            "signing": signing.ends if signing else 0.0,
+        }
+        boot = self._clock.wall() - self._clock.now()
+        return Observed(children, ends, registration.reported, counters, boot)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness import __version__
@@ -15,6 +17,26 @@ from harness.status import Condition, Phase
 from harness.supervisor import ChildState
 
 
+@dataclass(slots=True)
+class Counters:
+    """Since the daemon's start; `changes` and `failures` by part."""
+
+    cycles: int = 0
+    changes: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`ends`: epoch seconds, 0 where there is none. `boot`: the epoch second at which Clock.now() was 0."""
+
+    children: dict[str, tuple[int | None, ChildState]]
+    ends: dict[str, float]
+    reported: Readiness | None
+    counters: Counters
+    boot: float
+
+
 def snapshot(
     config: schema.Config,
     machine: Machine,
@@ -23,7 +45,7 @@ def snapshot(
     conditions: tuple[Condition, ...],
     readiness: Readiness,
     registration: Registration | None,
-    children: dict[str, tuple[int | None, ChildState]],
+    look: Observed,
 ) -> dict[str, Any]:
     return {
         "schema": 1,
@@ -44,10 +66,27 @@ def snapshot(
             "identity": str(registration.identity) if registration else None,
         },
         "conditions": [_condition(c) for c in conditions],
-        "children": {
-            name: {"pid": pid, "state": state.state.value, "exits": state.exits} for name, (pid, state) in children.items()
+        "children": {name: _child(pid, state, look.boot) for name, (pid, state) in look.children.items()},
+        "certificates": {name: _iso(end) if end else None for name, end in look.ends.items()},
+        "endpoints": _endpoints(machine, registration),
+        "reported": {"ready": look.reported.ready, "reason": look.reported.reason.value} if look.reported else None,
+        "counters": {
+            "cycles": look.counters.cycles,
+            "changes": dict(look.counters.changes),
+            "failures": dict(look.counters.failures),
         },
     }
+
+
+def _child(pid: int | None, state: ChildState, boot: float) -> dict[str, Any]:
+    since = _iso(boot + state.since) if state.alive else None
+    return {"pid": pid, "state": state.state.value, "exits": state.exits, "since": since}
+
+
+def _endpoints(machine: Machine, registration: Registration | None) -> list[dict[str, Any]]:
+    """What peers reach: the preferred address only, as the controller gives it to Linkerd."""
+    ports = registration.template.ports if registration else ()
+    return [{"address": str(a), "port": p.port, "name": p.name} for a in machine.addresses[:1] for p in ports]
 
 
 def _condition(condition: Condition) -> dict[str, Any]:

@@ -102,8 +102,11 @@ class Controller(Protocol):
 class RegistrationKeeper:
     name = "registration"
 
-    def __init__(self, controller: Controller, state: Path, clock: Clock, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self, controller: Controller, state: Path, clock: Clock, wake: Callable[[str], None], invitation: Path | None = None
+    ) -> None:
         self._controller, self._state, self._clock, self._wake = controller, state, clock, wake
+        self._invitation = invitation
         self._view = Observed()
         self._secret = str(files.read_json(state).get("secret", ""))
         self._sequence = 0
@@ -166,8 +169,8 @@ class RegistrationKeeper:
             self._failures += self._clock.now() >= self._view.retry_at
             delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1))
         delay *= 0.75 + secrets.randbelow(500) / 1000
-        if isinstance(error, RefusedError) and error.code == "secret-mismatch":
-            self._secret = ""
+        if isinstance(error, RefusedError) and error.code in ("secret-mismatch", "invitation-invalid"):
+            self._secret = ""  # it is of no use: the next try is a machine's first
         self._view = replace(
             self._view,
             error=error,
@@ -185,7 +188,9 @@ class RegistrationKeeper:
         self._wake("the controller may be tried again")
 
     async def _register(self, spec: RegistrationSpec) -> None:
-        registration = await self._controller.register(spec.target, spec.svid, replace(spec.request, secret=self._secret or None))
+        shown = (self._secret, None) if self._secret else (None, files.read_line(self._invitation))
+        request = replace(spec.request, secret=shown[0], invitation=shown[1])
+        registration = await self._controller.register(spec.target, spec.svid, request)
         if registration.secret:
             self._secret = registration.secret
             files.write_json(self._state, {"name": registration.name, "secret": self._secret}, mode=0o600)

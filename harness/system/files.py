@@ -42,6 +42,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def read_line(path: Path | None) -> str | None:
+    """The text of a file of one line; None when it is not there, cannot be read, or is empty."""
+    try:
+        return (path.read_text(encoding="utf-8").strip() or None) if path is not None else None
+    except (OSError, ValueError):
+        return None
+
+
 def identity(path: Path) -> str:
     """What changes when a file is replaced or rewritten; empty when it is not there."""
     try:

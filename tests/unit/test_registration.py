@@ -55,7 +55,7 @@ class ScriptedController:
             raise self.fail.pop(0)
 
     async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
-        self._answer(f"register {request.secret}")
+        self._answer(f"register {request.secret}" + (f" invited by {request.invitation}" if request.invitation else ""))
         return builders.registration(secret=self.secret)
 
     async def watch(self, target: Target, svid: Svid, known: Registration, secret: str) -> Registration:
@@ -78,7 +78,7 @@ def spec(readiness: Readiness = READY) -> RegistrationSpec:
 class Bench:
     def __init__(self, state: Path) -> None:
         self.controller, self.clock, self.woken = ScriptedController(), TestClock(), list[str]()
-        self.keeper = RegistrationKeeper(self.controller, state, self.clock, self.woken.append)
+        self.keeper = RegistrationKeeper(self.controller, state, self.clock, self.woken.append, state.with_name("invitation"))
 
     async def cycle(self, want: RegistrationSpec | None, times: int = 6) -> registration.Observed:
         for _ in range(times):
@@ -110,6 +110,20 @@ def test_it_registers_follows_and_reports_once(tmp_path: Path) -> None:
         await bench.cycle(None)
         assert bench.controller.calls[-1] == "leave"
         assert not state.exists()
+
+    run(tmp_path, body)
+
+
+def test_an_invitation_is_shown_where_there_is_no_secret_that_counts(tmp_path: Path) -> None:
+    (tmp_path / "invitation").write_text("t0ken\n")
+    (tmp_path / "registration.json").write_text('{"secret": "of a name that is forgotten"}')
+
+    async def body(bench: Bench) -> None:
+        bench.controller.fail = [RefusedError(ErrorBody("invitation-invalid", "by invitation only"))]
+        await bench.cycle(spec())
+        bench.clock.time += 1
+        await bench.cycle(spec())
+        assert bench.controller.calls[:2] == ["register of a name that is forgotten", "register None invited by t0ken"]
 
     run(tmp_path, body)
 

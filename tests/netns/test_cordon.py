@@ -1,0 +1,79 @@
+"""An operator keeps traffic away from a machine, with a reason that the cluster shows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mesh import VM, Mesh, mesh
+
+POD = "10.42.0.10"
+
+
+@pytest.fixture
+def vm() -> Iterator[Mesh]:
+    with mesh() as found:
+        found.start_controller()
+        found.start_daemon()
+        found.wait_ready()
+        yield found
+
+
+def told(vm: Mesh) -> list[str]:
+    """The reasons that the controller has written, in their order."""
+    lines = (vm.folder / "controller.log").read_text().splitlines()
+    return [line["reason"] for line in map(json.loads, lines) if line.get("event") == "readiness changed"]
+
+
+def test_a_cordon_is_told_outlives_a_restart_and_is_lifted(vm: Mesh) -> None:
+    done = vm.meshexp("cordon", "--reason", "new disks")
+    assert done.returncode == 0, done.stderr
+    assert vm.status()["reported"] == {"ready": False, "reason": "Cordoned"}
+    assert told(vm)[-1] == "Cordoned"
+    assert vm.condition("Cordoned")["message"] == "new disks" and vm.status()["phase"] == "Degraded"
+    assert vm.condition("Proxy")["status"] == "True", "it stays a member"
+    assert vm.stop("harness") == 0
+    vm.start_daemon()
+    vm.wait(lambda: vm.status().get("reported") is not None)
+    assert vm.status()["reason"] == "Cordoned"
+    assert vm.meshexp("uncordon").returncode == 0
+    vm.wait_ready()
+    assert vm.meshexp("uncordon").stdout == "not cordoned\n"
+
+
+def test_a_drain_waits_for_what_is_open_and_no_longer_than_told(vm: Mesh) -> None:
+    server = Path(__file__).parents[1] / "package" / "traffic.py"
+    vm.start("workload", vm.vm, "/usr/bin/python3", str(server), "serve", VM)
+    vm.wait(lambda: ":8000" in vm.vm.run("ss", "-ltnH"))
+    vm.node.run("ip", "address", "add", f"{POD}/32", "dev", "lo")  # what comes from the node itself is never redirected
+    call = f"import socket, time; s = socket.create_connection(('{VM}', 8000), source_address=('{POD}', 0)); time.sleep(3)"
+    caller = subprocess.Popen([*vm.node.enter, "/usr/bin/python3", "-c", call])
+    vm.wait(lambda: "ESTAB" in vm.vm.run("ss", "-tnH", "sport", "=", ":4143"))
+    assert vm.meshexp("drain", "--timeout", "0.5").returncode == 1
+    began = time.monotonic()
+    done = vm.meshexp("drain", "--reason", "kernel")
+    assert done.returncode == 0 and "drained" in done.stdout, done.stdout + done.stderr
+    assert 1.0 < time.monotonic() - began < 10
+    assert vm.status()["reason"] == "Cordoned" and caller.wait(5) == 0
+
+
+def test_without_a_daemon_it_counts_from_the_next_start(vm: Mesh) -> None:
+    vm.stop("harness")
+    done = vm.meshexp("cordon", "--reason", "later")
+    assert done.returncode == 0 and "next start" in done.stderr
+    vm.start_daemon()
+    vm.wait(lambda: vm.status().get("reported") is not None)
+    assert vm.status()["message"] == "later"
+
+
+def test_a_controller_that_does_not_hear_it_is_said(vm: Mesh) -> None:
+    vm.stop("controller")
+    done = vm.meshexp("cordon")
+    assert done.returncode == 75 and "has not heard" in done.stderr
+    vm.start_controller()
+    vm.wait(lambda: (vm.status().get("reported") or {}).get("reason") == "Cordoned", 30)
