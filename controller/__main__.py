@@ -37,7 +37,7 @@ _FLAGS = {
     "facts": "YAML file: what machines are told of the cluster",
     "kubeconfig": "for --kubernetes outside a pod",
     "service-account": "the controller's own, which its name in the mesh is made of",
-    "namespace": "the controller's own",
+    "namespace": "the controller's own; that of its account or of the kubeconfig's context if unset",
     "identity-token": "file of a token of the service account for the audience identity.l5d.io",
     "identity-address": "host:port of Linkerd's identity service, if not the usual one",
     "linkerd-namespace": "where Linkerd's control plane is",
@@ -108,11 +108,11 @@ async def _made(config: ControllerConfig, clock: SystemClock) -> AsyncIterator[C
             yield controller
         return
     found = access.find(config.kubeconfig)
-    config = dataclasses.replace(config, namespace=found.namespace)
+    config = dataclasses.replace(config, namespace=config.namespace or found.namespace)
     # Leases have a connection of their own: a replica must not seem dead because many writes are queued.
     async with Client(found, writes_per_second=config.writes_per_second) as client, Client(found) as leases:
         cluster = Cluster(leases, clock, configuration.load_facts(config), config.linkerd_namespace)
-        async with Controller(config, KubernetesStore(client, leases), clock, cluster=cluster) as controller:
+        async with Controller(config, KubernetesStore(client, leases, config.namespace), clock, cluster=cluster) as controller:
             yield controller
 
 

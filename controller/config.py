@@ -24,7 +24,8 @@ class ControllerConfig:
     `lease`, `expiry`, `drain`: for groups that do not say their own. `hold`: the longest that an answer is held.
     `kubernetes`: objects are an API server's (`kubeconfig`, else the pod's account), what machines are told is read there
     before it is taken from `facts`, and without files certificate and anchors are Linkerd's.
-    `service_account`, `namespace`: the controller's own; `identity_token`: a token of it for the audience identity.l5d.io.
+    `service_account`, `namespace`: the controller's own; without `namespace` it is that of the account or of the kubeconfig.
+    `identity_token`: a token of the account for the audience identity.l5d.io.
     """
 
     tls_cert: str = ""
@@ -41,7 +42,7 @@ class ControllerConfig:
     listen: Endpoint = HostPort("0.0.0.0", 8081)  # noqa: S104  (machines outside the cluster are its clients)
     health_listen: Endpoint = HostPort("127.0.0.1", 9995)
     replica: str = ""
-    namespace: str = "meshexp"
+    namespace: str = ""
     groups: str = ""
     facts: str = ""
     lease: Duration = 30.0

@@ -165,9 +165,9 @@ def _root(api: str) -> str:
 
 
 class KubernetesStore:
-    """Leases are those of the controller's own namespace, and may have a client of their own."""
+    """Leases are those of one namespace (the access's own, if not given), and may have a client of their own."""
 
-    def __init__(self, client: Client, lease_client: Client | None = None) -> None:
+    def __init__(self, client: Client, lease_client: Client | None = None, namespace: str = "") -> None:
         self._client, leases = client, lease_client or client
 
         self.groups = KubernetesCollection(client, GROUP_API, "externalgroups", stored_group)
@@ -176,7 +176,7 @@ class KubernetesStore:
             client, model.WORKLOAD_API, "externalworkloads", model.workload_from_object
         )
         self.leases: KubernetesCollection[Lease] = KubernetesCollection(
-            leases, model.LEASE_API, "leases", model.lease_from_object, namespace=client.access.namespace
+            leases, model.LEASE_API, "leases", model.lease_from_object, namespace=namespace or client.access.namespace
         )
         self._tokens, self._refilled = float(_EVENTS_AT_ONCE), 0.0
         self._sending: set[asyncio.Task[None]] = set()
