@@ -24,6 +24,10 @@ class RefusedError(HarnessError):
         self.code = code
 
 
+class EndedError(RefusedError):
+    """What was granted has ended while it lasted: news to the machine, and no refusal."""
+
+
 def check_identity(group: ExternalGroup, identity: SpiffeId, trust_domain: str) -> None:
     """Raises RefusedError unless the group admits this SPIFFE ID."""
     patterns = group.spec.admission.spiffe_ids or default_patterns(group, trust_domain)

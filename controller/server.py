@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from controller import tickets
-from controller.admission import RefusedError
+from controller.admission import EndedError, RefusedError
 from controller.connection import ANSWER_SECONDS, Connection, error_response
 from controller.metrics import Metrics
 from controller.model import Key
@@ -52,6 +52,8 @@ class Api:
                 raise RefusedError("unauthenticated", "the client certificate has expired", "connect again with the renewed one")
             tickets.check_pins(self._registry.fleet.pins, peer.issuers, peer.identity)
             response, code = await call(request, peer, target), "ok"
+        except EndedError as end:
+            response, code = error_response(end.code, end.message, end.hint), "ended"
         except RefusedError as refusal:
             response, code = error_response(refusal.code, refusal.message, refusal.hint), refusal.code
         except ConfigError as error:
@@ -61,7 +63,7 @@ class Api:
             response, code = error_response("unavailable", error.message, "try again"), "unavailable"
         finally:
             connection.end()
-        if code not in ("ok", "unavailable"):
+        if code not in ("ok", "ended", "unavailable"):
             # The code and the place only: a message may quote what was sent.
             log.warning("refused", call=name, code=code, workload=str(target) if target else None, peer=request.remote)
         self._metrics.answered(name, code)

@@ -158,6 +158,42 @@ def test_a_held_answer_ends_with_the_hold_with_a_change_or_with_the_certificate(
     run(body, hold=2.0, lease=30.0)
 
 
+def test_a_held_answer_that_ends_by_the_leave_is_no_refusal(run: Run) -> None:
+    async def body(s: Site) -> None:
+        made = await s.join()
+        async with await s.client() as holding, await s.client() as client:
+            held = asyncio.create_task(holding.call("GET", f"{path_of(made)}?after={made['version']}", None, secret_of(made)))
+            await asyncio.sleep(0.2)
+            assert (await client.call("DELETE", path_of(made), None, secret_of(made))).status == 204
+            assert (await held).code == "not-registered"
+            assert not [line for line in s.log if line["event"] == "refused"]
+            assert (await client.call("GET", path_of(made), None, secret_of(made))).code == "not-registered"
+            assert [line["code"] for line in s.log if line["event"] == "refused"] == ["not-registered"]
+
+    run(body, hold=20.0)
+
+
+def test_a_lost_first_answer_costs_nothing_to_a_machine_that_brought_its_secret(run: Run) -> None:
+    async def body(s: Site) -> None:
+        secret = "s" * 43
+        data = json.dumps(REQUEST | {"secret": secret}).encode()
+        head = f"POST /v1/workloads HTTP/1.1\r\nHost: c\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        async with await s.client() as client:
+            client.writer.write(head + data)
+            await client.writer.drain()
+            async with asyncio.timeout(5):
+                while not (await s.controller.store.workloads.list()).items:
+                    await asyncio.sleep(0.01)
+        answer = await s.call("POST", "/v1/workloads", REQUEST | {"secret": secret})
+        assert (answer.status, answer.body["secret"]) == (200, secret)
+        async with await s.client() as client:
+            await client.call("POST", "/v1/workloads", REQUEST | {"instance_id": "old", "addresses": ["192.0.2.7"]})
+        old = await s.call("POST", "/v1/workloads", REQUEST | {"instance_id": "old", "addresses": ["192.0.2.7"]})
+        assert old.code == "name-taken"  # one that brings none has to wait for its own lease
+
+    run(body)
+
+
 def test_latency_from_report_to_ready(run: Run) -> None:
     async def body(s: Site) -> None:
         made = await s.join()
