@@ -106,6 +106,10 @@ class Fleet:
     def members(self, group: Key) -> list[Record]:
         return [self.records[key] for key in self._members.get(group, ())]
 
+    def live(self, group: Key) -> list[Record]:
+        """The members that a group's maximum counts."""
+        return [record for record in self.members(group) if not self.lapsed(record)]
+
     def instance(self, group: Key, instance: str) -> Record | None:
         """The record of one machine, whatever its generation."""
         key = self._instances.get((group, instance))

@@ -31,12 +31,31 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What one replica hears of a fleet: its workloads, those whose leases hold, and the overdue among these."""
+
+    size: int = 0
+    held: int = 0
+    missing: int = 0
+
+    def __add__(self, other: Share) -> Share:
+        return Share(self.size + other.size, self.held + other.held, self.missing + other.missing)
+
+    @property
+    def falls_silent(self) -> bool:
+        return self.size >= FLEET and 2 * self.missing > self.held
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """`silent`: not ready from now on. `doubtful`: dial them, then `vouch` or `give_up`. `expired`: delete."""
 
     silent: tuple[Key, ...] = ()
     doubtful: tuple[Key, ...] = ()
     expired: tuple[Key, ...] = ()
+
+
+NOTHING = Share()
 
 
 class Leases:
@@ -82,19 +101,23 @@ class Leases:
         for lease in self._leases.values():
             lease.vouched = now
 
-    def sweep(self, now: float) -> Findings:
-        """Marks the silent and names the expired; call it several times a lease."""
+    def share(self, now: float) -> Share:
+        """Whoever missed a report counts: in one outage the leases end one after another, in the order of the last reports."""
+        held = [lease for lease in self._leases.values() if not lease.unreachable]
+        return Share(len(self._leases), len(held), sum(lease.silent(now) > lease.lease_seconds / 2 for lease in held))
+
+    def sweep(self, now: float, others: Share = NOTHING) -> Findings:
+        """Marks the silent and names the expired; call it several times a lease. `others`: what the other replicas hear."""
         self._forgive_own_pause(now)
         held = [(key, lease) for key, lease in self._leases.items() if not lease.unreachable]
         over = [(key, lease) for key, lease in held if now - max(lease.seen, lease.vouched) >= lease.lease_seconds]
         expired = tuple(k for k, lease in self._leases.items() if lease.unreachable and lease.silent(now) >= lease.expiry_seconds)
-        if len(self._leases) < FLEET:
+        own = self.share(now)
+        fleet = own + others
+        if fleet.size < FLEET:
             self._held_since = None
             return Findings(self._mark(over), (), expired)
-        # Whoever missed a report counts: in one outage the leases end one after another, in the order of the last reports.
-        missing = sum(lease.silent(now) > lease.lease_seconds / 2 for _, lease in held)
-        mass = 2 * missing > len(held)
-        if not mass:
+        if not own.falls_silent and not fleet.falls_silent:
             return Findings(*self._sort_out(over, now), expired)
         if self._held_since is None:
             self._held_since = now

@@ -11,7 +11,7 @@ from typing import NoReturn
 import structlog
 
 from controller import admission, naming, rendering, tickets
-from controller.admission import RefusedError
+from controller.admission import EndedError, RefusedError
 from controller.answers import Answers
 from controller.fleet import Fleet, Record
 from controller.manifest import ExternalGroup, GroupSpec
@@ -65,7 +65,7 @@ class Registry:
         if known:
             return
         ticket = tickets.check(group, request.invitation, identity, self.fleet.clock.wall())
-        if not await self.replicas.use(f"{group.key.namespace}.{group.key.name}.{ticket.id}", digest):
+        if not await self.replicas.use(f"{group.key.namespace}.{group.key.name}.{ticket.id}", digest, ticket.expires):
             raise RefusedError("invitation-invalid", f"invitation {ticket.id} was used by another machine", "ask for a new one")
 
     async def hold(self, identity: SpiffeId, key: Key, secret: str | None, after: str, seconds: float) -> Registration:
@@ -88,6 +88,8 @@ class Registry:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await waiter
+        if key not in self.fleet.records:
+            raise EndedError("not-registered", f"the registration {key} has ended", "register again")
         return self._registration(self._authenticate(identity, key, secret))
 
     async def report(self, identity: SpiffeId, key: Key, secret: str | None, report: StateReport) -> None:
@@ -225,11 +227,10 @@ class Registry:
         maximum = group.spec.admission.maximum
         if old is None and maximum is not None:
             members = self.fleet.members(group.key)
-            silent = [record for record in members if self._lapsed(record)]
-            if len(members) - len(silent) >= maximum:
+            if len(self.fleet.live(group.key)) >= maximum:
                 raise RefusedError("quota-exceeded", f"{group.key} has {maximum} workloads, and admits no more")
             if len(members) >= maximum:
-                return silent[0]
+                return next(record for record in members if self._lapsed(record))
         return None
 
     async def _create(self, wanted: ExternalWorkload) -> Record:

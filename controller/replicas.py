@@ -14,6 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from controller.following import RETRY_SECONDS, follow
+from controller.leases import Share
 from controller.model import Key, Lease, Metadata
 from controller.store import Change, ChangeType, Collection, ConflictError, Listing, NotFoundError
 from harness.clock import Clock
@@ -26,15 +27,22 @@ LEASE_SECONDS = 8.0
 RENEW_SECONDS = 2.0
 _WRITES = 8
 _LEADER, _REPLICA, _MACHINE, _USED = "leader", "replica.", "machine.", "used."
+_SHARE = "workload.meshexp.io/share"
+_CLOCKS_SECONDS = 3600.0
+"""Replicas' clocks are not further apart: what is used is kept for so long after its time, lest a late clock takes it again."""
 
 
 class Replicas:
-    """`changed` is called with the machine whose replica has changed, or None when that may be so for any."""
+    """`changed` is called with the machine whose replica has changed, or None when that may be so for any.
+
+    `share`: what this replica hears; it stands on its Lease, for the others.
+    """
 
     def __init__(self, leases: Collection[Lease], clock: Clock, name: str, namespace: str) -> None:
         self.name = name
         self.known = asyncio.Event()
         self.changed: Callable[[Key | None], None] = lambda key: None
+        self.share: Callable[[], Share] = Share
         self._leases, self._clock, self._namespace = leases, clock, namespace
         self._stored: dict[str, Lease] = {}
         self._seen: dict[str, float] = {}
@@ -78,14 +86,27 @@ class Replicas:
     def owned(self) -> frozenset[Key]:
         return frozenset(self._owners)
 
-    async def use(self, ticket: str, by: str) -> bool:
+    def others(self) -> Share:
+        """What the other living replicas hear."""
+        leases = (self._stored.get(_REPLICA + name) for name in self._alive - {self.name})
+        return sum((_share(lease) for lease in leases if lease is not None), Share())
+
+    async def use(self, ticket: str, by: str, expires: float) -> bool:
         """Whether this one-time thing is `by`'s: the first to ask has it, at whichever replica. Raises TemporaryError."""
-        key = Key(self._namespace, f"{_USED}{ticket}")
+        key, now = Key(self._namespace, f"{_USED}{ticket}"), self._clock.wall()
         try:
-            await self._leases.create(Lease(Metadata(key.name, key.namespace), by, self._clock.wall(), LEASE_SECONDS))
+            await self._leases.create(Lease(Metadata(key.name, key.namespace), by, now, expires - now))
         except ConflictError:
             return (await self._leases.get(key)).holder == by
         return True
+
+    async def collect(self) -> None:
+        """Forgets who used what nobody can use any more. Raises TemporaryError."""
+        latest = self._clock.wall() - _CLOCKS_SECONDS
+        for name, lease in tuple(self._stored.items()):
+            if name.startswith(_USED) and lease.renewed + lease.duration_seconds < latest:
+                with contextlib.suppress(NotFoundError, ConflictError):
+                    await self._leases.delete(lease.metadata.key, lease.metadata.uid)
 
     async def run(self) -> None:
         """Without end; `known` once the leases were read."""
@@ -110,7 +131,8 @@ class Replicas:
 
     async def _renew(self) -> None:
         try:
-            await self._put(_REPLICA + self.name)
+            share = self.share()
+            await self._put(_REPLICA + self.name, {_SHARE: f"{share.size} {share.held} {share.missing}"})
             self._renewed = self._clock.now()
             await self._elect()
         except (TemporaryError, NotFoundError, ConflictError) as error:
@@ -133,10 +155,12 @@ class Replicas:
                 log.info("leading", replica=self.name)
                 self.changed(None)
 
-    async def _put(self, name: str) -> None:
+    async def _put(self, name: str, annotations: dict[str, str] | None = None) -> None:
         lease, now = self._stored.get(name), self._clock.wall()
+        metadata = dataclasses.replace(
+            lease.metadata if lease else Metadata(name, self._namespace), annotations=annotations or {}
+        )
         if lease is None:
-            metadata = Metadata(name, self._namespace)
             try:
                 self._take(await self._leases.create(Lease(metadata, self.name, now, LEASE_SECONDS)))
             except ConflictError:
@@ -144,9 +168,7 @@ class Replicas:
                 raise
             return
         transitions = lease.transitions + (lease.holder != self.name)
-        renewed = dataclasses.replace(
-            lease, holder=self.name, renewed=now, duration_seconds=LEASE_SECONDS, transitions=transitions
-        )
+        renewed = Lease(metadata, self.name, now, LEASE_SECONDS, transitions)
         try:
             self._take(await self._leases.replace(renewed))
         except NotFoundError:
@@ -267,6 +289,11 @@ def _lease_name(machine: Key) -> str:
 def _machine(lease_name: str) -> Key:
     namespace, _, name = lease_name.removeprefix(_MACHINE).partition(".")
     return Key(namespace, name)
+
+
+def _share(lease: Lease) -> Share:
+    numbers = lease.metadata.annotations.get(_SHARE, "").split()
+    return Share(*map(int, numbers)) if len(numbers) == 3 and all(n.isdigit() for n in numbers) else Share()
 
 
 def _version(lease: Lease) -> int:

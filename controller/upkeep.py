@@ -51,6 +51,7 @@ class Upkeep:
         self._cut_off = False
         self.ready = asyncio.Event()
         self._replicas.changed = self._fleet.rehold
+        self._replicas.share = lambda: self._fleet.leases.share(self._fleet.clock.now())
 
     async def run(self) -> None:
         """Without end; `ready` once the store was read."""
@@ -81,7 +82,7 @@ class Upkeep:
         if self._cut_off:
             self._cut_off = False
             self._fleet.leases.reprieve(self._fleet.clock.now())
-        findings = self._fleet.leases.sweep(self._fleet.clock.now())
+        findings = self._fleet.leases.sweep(self._fleet.clock.now(), self._replicas.others())
         for key in findings.silent:
             await self._report_silence(key)
         await self._all(self._settle(key) for key in {*findings.silent, *self._registry.unsettled})
@@ -144,6 +145,8 @@ class Upkeep:
                     for key in missing & strays:
                         self._replicas.release(key)
                     strays, checked = missing, now
+                    with contextlib.suppress(TemporaryError):
+                        await self._replicas.collect()
             else:
                 led = False
             await self._fleet.clock.sleep(LEAD_SECONDS)
@@ -168,12 +171,20 @@ class Upkeep:
             await self._refuse_double(record)
 
     async def _refuse_double(self, record: Record) -> None:
-        """Two replicas may have taken in two machines with one address at the same moment: the later one goes."""
+        """Two replicas may have given one address, or a group's last place, to two machines at once: the later goes."""
         others = (self._fleet.records.get(key) for key in self._fleet.holders(record.workload))
+        key = record.member.group_key
+        group = self._fleet.group(key)
+        maximum = group.spec.admission.maximum if group else None
+        stored = sum(bool(member.workload.metadata.uid) for member in self._fleet.live(key))
         if any(other is not None and other.workload.metadata.uid for other in others):
-            await self._registry.remove(record)
-            message = f"{record.key.name} holds the address of another workload"
-            await self._registry.warn(record.member.group_key, "AddressTaken", message)
+            reason, message = "AddressTaken", f"{record.key.name} holds the address of another workload"
+        elif maximum is not None and stored > maximum:
+            reason, message = "QuotaExceeded", f"{record.key.name} came at the same moment as the last of {maximum}"
+        else:
+            return
+        await self._registry.remove(record)
+        await self._registry.warn(key, reason, message)
 
     async def _all(self, work: Iterable[Coroutine[None, None, None]]) -> None:
         async def bounded(task: Coroutine[None, None, None]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import json
 import pathlib
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.model import micro_time
+from harness.values import parse_host_port
+from tests.controller_support import TRUST_DOMAIN, Answer, Client
 from tests.kubernetes_site import Site, wait
 from tests.kubernetes_support import cluster
 
@@ -114,3 +120,84 @@ def test_events_and_status_tell_the_story(site: Site) -> None:
     text = cluster().kubectl("-n", "faces", "describe", "eg", "face")
     for word in ("Joined", "ProbeFailed", "SomeNotReady" if "1/" in group_ready() else "NotReady", "Accepted"):
         assert word in text
+
+
+def test_the_configured_namespace_goes_before_the_kubeconfigs(site: Site) -> None:
+    """It has rights in its own alone: in the context's namespace it could not even list Leases."""
+    data = yaml.safe_load(pathlib.Path(site.kubeconfig).read_text())
+    data["contexts"][0]["context"]["namespace"] = "default"
+    elsewhere = site.folder / "elsewhere.kubeconfig"
+    elsewhere.write_text(yaml.safe_dump(data))
+    site.start("a", kubeconfig=str(elsewhere), namespace="meshexp")
+    names = json.loads(cluster().kubectl("-n", "meshexp", "get", "leases", "-o", "json"))["items"]
+    assert {lease["metadata"]["name"] for lease in names} == {"leader", "replica.a"}
+    assert site.replicas["a"].lines("leading") and not site.replicas["a"].lines("store lost")
+
+
+def test_a_fleet_over_two_replicas_that_falls_silent_at_once_marks_nobody(site: Site) -> None:
+    """Each replica hears too few for a guard of its own; the machines stand still, with their connections open."""
+    site.group(template={"ports": [{"port": 8000}]}, leaseSeconds=6)
+    site.start("a")
+    site.start("b")
+    fleet = site.fleet("a", "b")
+    fleet("join", count=16)
+    wait(lambda: sum(map(ready, workloads())) == 16, 5)
+    site.fleets[0].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    while time.monotonic() - stopped < 14:
+        assert sum(map(ready, workloads())) == 16, f"marked {time.monotonic() - stopped:.1f} s after the silence began"
+        time.sleep(0.5)
+    site.fleets[0].send_signal(signal.SIGCONT)
+    time.sleep(3)
+    assert sum(map(ready, workloads())) == 16 and fleet("state")["refusals"] == []
+    silent = fleet("silence", number=3)["name"]
+    wait(lambda: [i["metadata"]["name"] for i in workloads() if not ready(i)] == [silent], 12)  # and one alone counts again
+
+
+def test_a_groups_maximum_holds_over_two_replicas(site: Site) -> None:
+    maximum, asked = 5, 12
+    site.group(template={"ports": [{"port": 8000}]}, admission={"maximum": maximum})
+    site.start("a")
+    site.start("b")
+    context = site.authority.client(site.authority.issue("vm", f"spiffe://{TRUST_DOMAIN}/face"))
+    context.check_hostname = False
+
+    async def join(place: str, number: int) -> Answer:
+        request = {
+            "group": "face", "namespace": "faces", "instance_id": f"{place}{number}", "hostname": "vm",
+            "addresses": [f"10.128.{ord(place)}.{number + 1}"],
+        }  # fmt: skip
+        async with await Client.connect(parse_host_port(site.replicas[place].address), context) as client:
+            return await client.call("POST", "/v1/workloads", request)
+
+    async def main() -> list[Answer]:
+        return await asyncio.gather(*(join(place, number) for number in range(asked) for place in "ab"))
+
+    answers = asyncio.run(main())
+    let_in = {answer.body["name"] for answer in answers if answer.status == 201}
+    assert {answer.code for answer in answers if answer.status != 201} == {"quota-exceeded"} and len(let_in) >= maximum
+    wait(lambda: len(workloads()) == maximum, 3)
+    time.sleep(2)
+    kept = {item["metadata"]["name"] for item in workloads()}
+    assert len(kept) == maximum and kept <= let_in
+    print(f"\n{len(let_in)} were let in by two replicas at once, {maximum} stayed")
+
+
+def used(name: str, seconds_ago: float, duration: float) -> str:
+    began = datetime.datetime.now(datetime.UTC).timestamp() - seconds_ago
+    spec = {"holderIdentity": "digest", "renewTime": micro_time(began), "leaseDurationSeconds": int(duration)}
+    metadata = {"name": f"used.faces.face.{name}", "namespace": "meshexp"}
+    return yaml.safe_dump({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
+
+
+def test_leases_of_used_invitations_go_an_hour_after_their_time(site: Site) -> None:
+    def names() -> set[str]:
+        items = json.loads(cluster().kubectl("-n", "meshexp", "get", "leases", "-o", "json"))["items"]
+        return {name for item in items if (name := item["metadata"]["name"]).startswith("used.")}
+
+    for lease in (used("over", 7300, 3600), used("margin", 7000, 3600), used("valid", 60, 3600)):
+        cluster().kubectl("apply", "-f", "-", given=lease)
+    site.start("a")
+    wait(lambda: names() == {"used.faces.face.margin", "used.faces.face.valid"}, 5)
+    time.sleep(2)
+    assert names() == {"used.faces.face.margin", "used.faces.face.valid"}

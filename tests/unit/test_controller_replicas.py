@@ -233,6 +233,80 @@ def test_one_machine_at_two_replicas_at_once() -> None:
     run(body, "a", "b")
 
 
+def test_a_fleet_over_two_replicas_is_guarded_as_one() -> None:
+    """Neither replica's share is a fleet of its own; together they are, and all of it falls silent at once."""
+
+    async def body(s: Site) -> None:
+        members = [await s.worlds["ab"[n % 2]].join(f"m{n}", f"192.0.2.{n + 1}") for n in range(14)]
+        for n, made in enumerate(members):
+            await s.worlds["ab"[n % 2]].say(made, 1)
+        await s.clock.advance(100)
+        assert {ready for _, ready in await transitions(s)} == {True}
+        await s.clock.advance(60)  # and none answers when it is dialled
+        assert {ready for _, ready in await transitions(s)} == {False}
+
+    run(body, "a", "b")
+
+
+def test_half_of_a_fleet_over_two_replicas_may_fail_on_its_own() -> None:
+    async def body(s: Site) -> None:
+        a, b = s.worlds["a"], s.worlds["b"]
+        silent = [await a.join(f"m{n}", f"192.0.2.{n + 1}") for n in range(6)]
+        heard = [await b.join(f"m{n}", f"192.0.2.{n + 1}") for n in range(6, 14)]
+        for n, made in enumerate(silent + heard):
+            await (a if n < 6 else b).say(made, 1)
+        for _ in range(4):
+            await s.clock.advance(8)
+            for made in heard:
+                await hold(b, made)
+        assert sorted(ready for _, ready in await transitions(s)) == [False] * 6 + [True] * 8
+
+    run(body, "a", "b")
+
+
+def test_the_last_place_given_by_two_replicas_at_once() -> None:
+    async def body(s: Site) -> None:
+        a, b = s.worlds["a"], s.worlds["b"]
+        old = await s.store.groups.get(Key("faces", "face"))
+        limited = dataclasses.replace(group(api=GROUP_API, admission={"maximum": 3}), metadata=old.metadata)
+        await s.store.groups.replace(limited)
+        await settle()
+        kept = [await a.join("m0", "192.0.2.1"), await b.join("m1", "192.0.2.2")]
+        await settle()
+        await asyncio.gather(a.join("m2", "192.0.2.3"), b.join("m3", "192.0.2.4"))
+        await settle(200)
+        names = await a.names()
+        assert len(names) == 3 and {made.name for made in kept} < names
+        assert any(event.reason == "QuotaExceeded" and event.warning for event in s.store.events)
+        again = dataclasses.replace(group(api=GROUP_API, admission={"maximum": 1}), metadata=limited.metadata)
+        current = await s.store.groups.get(Key("faces", "face"))
+        await s.store.groups.replace(dataclasses.replace(again, metadata=current.metadata))
+        await settle(200)
+        assert await a.names() == names  # a lowered maximum sends nobody away
+
+    run(body, "a", "b")
+
+
+def test_who_used_an_invitation_is_forgotten_when_its_time_is_long_over() -> None:
+    async def body(s: Site) -> None:
+        async def used() -> set[str]:
+            names = {lease.metadata.name for lease in (await s.store.leases.list()).items}
+            return {name for name in names if name.startswith("used.")}
+
+        replicas = s.worlds["b"].replicas  # not the leader
+        now = s.clock.wall()
+        assert await replicas.use("faces.face.short", "one", now + 60) and await replicas.use(
+            "faces.face.long", "one", now + 9000
+        )
+        assert not await s.worlds["a"].replicas.use("faces.face.short", "two", now + 60)
+        await s.clock.advance(60 + 3600 - 5, 5)
+        assert await used() == {"used.faces.face.short", "used.faces.face.long"}
+        await s.clock.advance(70)
+        assert await used() == {"used.faces.face.long"}
+
+    run(body, "a", "b")
+
+
 def test_while_the_store_is_lost_nobody_is_marked_nor_just_after() -> None:
     async def body(s: Site) -> None:
         a = s.worlds["a"]
