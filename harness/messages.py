@@ -140,8 +140,9 @@ class ClusterFacts:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationRequest:
-    """`addresses`: at most one per family, the first is preferred. `secret` reclaims a name that is live.
+    """`addresses`: at most one per family, the first is preferred.
 
+    `secret` reclaims a name that is live; of a new name it becomes the secret, if it is 43 to 128 characters of URL-safe base64.
     `invitation`: the token of the invitation that brought this machine; it counts for its first registration only.
     """
 

@@ -22,6 +22,7 @@ from harness.system import files
 from harness.system.control_plane import RefusedError, UntrustedError
 from harness.system.workload_api import Svid
 
+SECRET_BYTES = 32
 BACKOFF_FIRST, BACKOFF_MOST = 0.25, 15.0
 GONE = ("not-registered", "secret-mismatch")
 
@@ -108,7 +109,8 @@ class RegistrationKeeper:
         self._controller, self._state, self._clock, self._wake = controller, state, clock, wake
         self._invitation = invitation
         self._view = Observed()
-        self._secret = str(files.read_json(state).get("secret", ""))
+        kept = files.read_json(state)
+        self._secret, self._name = str(kept.get("secret", "")), str(kept.get("name", ""))
         self._sequence = 0
         self._failures = 0
         self._call: asyncio.Task[None] | None = None
@@ -170,7 +172,7 @@ class RegistrationKeeper:
             delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1))
         delay *= 0.75 + secrets.randbelow(500) / 1000
         if isinstance(error, RefusedError) and error.code in ("secret-mismatch", "invitation-invalid"):
-            self._secret = ""  # it is of no use: the next try is a machine's first
+            self._secret = self._name = ""  # it is of no use: the next try is a machine's first
         self._view = replace(
             self._view,
             error=error,
@@ -188,13 +190,20 @@ class RegistrationKeeper:
         self._wake("the controller may be tried again")
 
     async def _register(self, spec: RegistrationSpec) -> None:
-        shown = (self._secret, None) if self._secret else (None, files.read_line(self._invitation))
-        request = replace(spec.request, secret=shown[0], invitation=shown[1])
+        if not self._secret:
+            # Ours before the first call, and kept: so the name can be had again also when the answer to that call is lost.
+            self._keep(secrets.token_urlsafe(SECRET_BYTES))
+        invitation = None if self._name else files.read_line(self._invitation)
+        request = replace(spec.request, secret=self._secret, invitation=invitation)
         registration = await self._controller.register(spec.target, spec.svid, request)
         if registration.secret:
-            self._secret = registration.secret
-            files.write_json(self._state, {"name": registration.name, "secret": self._secret}, mode=0o600)
+            self._keep(registration.secret, registration.name)
         self._view = replace(self._view, registration=replace(registration, secret=None), request=spec.request, reported=None)
+
+    def _keep(self, secret: str, name: str = "") -> None:
+        """`name`: only once the controller has given it. Raises UnavailableError."""
+        files.write_json(self._state, {"name": name, "secret": secret}, mode=0o600)
+        self._secret, self._name = secret, name
 
     async def _report(self, spec: RegistrationSpec) -> None:
         registration = self._view.registration
@@ -243,6 +252,7 @@ class RegistrationKeeper:
         if registration is not None and access is not None:
             await self._controller.leave(access.target, access.svid, registration, self._secret)
             self._state.unlink(missing_ok=True)
+            self._secret = self._name = ""
 
     def condition(self, desired: RegistrationSpec | None, observed: Observed) -> Condition:
         registration, error = observed.registration, observed.error

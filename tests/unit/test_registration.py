@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from controller import admission
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import ErrorBody, Reason, Registration, RegistrationRequest, StateReport
 from harness.reconcilers import registration
@@ -101,7 +102,7 @@ def run(tmp_path: Path, body: Callable[[Bench], object]) -> None:
 def test_it_registers_follows_and_reports_once(tmp_path: Path) -> None:
     async def body(bench: Bench) -> None:
         seen = await bench.cycle(spec())
-        assert sorted(bench.controller.calls) == ["register None", "report Ready", "watch s3cret"]
+        assert sorted(call.split()[0] for call in bench.controller.calls) == ["register", "report", "watch"]
         assert seen.reported == READY
         assert bench.keeper.condition(spec(), seen).truth is Truth.TRUE
         state = tmp_path / "registration.json"
@@ -116,14 +117,39 @@ def test_it_registers_follows_and_reports_once(tmp_path: Path) -> None:
 
 def test_an_invitation_is_shown_where_there_is_no_secret_that_counts(tmp_path: Path) -> None:
     (tmp_path / "invitation").write_text("t0ken\n")
-    (tmp_path / "registration.json").write_text('{"secret": "of a name that is forgotten"}')
+    (tmp_path / "registration.json").write_text('{"name": "forgotten", "secret": "of it"}')
 
     async def body(bench: Bench) -> None:
         bench.controller.fail = [RefusedError(ErrorBody("invitation-invalid", "by invitation only"))]
         await bench.cycle(spec())
         bench.clock.time += 1
         await bench.cycle(spec())
-        assert bench.controller.calls[:2] == ["register of a name that is forgotten", "register None invited by t0ken"]
+        first, second = bench.controller.calls[:2]
+        assert first == "register of it"
+        assert second.endswith(" invited by t0ken") and " of it " not in second
+
+    run(tmp_path, body)
+
+
+def test_a_lost_first_answer_costs_nothing(tmp_path: Path) -> None:
+    """The secret is ours and kept before the call: also whoever starts after a crash has the name again, and is invited."""
+    state = tmp_path / "registration.json"
+    (tmp_path / "invitation").write_text("t0ken\n")
+
+    async def body(bench: Bench) -> None:
+        bench.controller.secret = None
+        bench.controller.fail = [TemporaryError("the answer is lost")]
+        seen = await bench.cycle(spec())
+        kept = json.loads(state.read_text())["secret"]
+        assert admission.new_secret(kept) == kept, "the controller takes it"
+        assert state.stat().st_mode & 0o777 == 0o600
+        after = Bench(state)
+        assert (await after.cycle(spec())).registration is not None
+        bench.clock.time = seen.retry_at
+        assert (await bench.cycle(spec())).registration is not None
+        registers = [call for b in (bench, after) for call in b.controller.calls if call.startswith("register")]
+        assert registers == [f"register {kept} invited by t0ken"] * 3
+        await after.cycle(None)
 
     run(tmp_path, body)
 
@@ -148,7 +174,7 @@ def test_an_unreachable_controller_is_tried_again_with_a_growing_pause(tmp_path:
             assert (condition.truth, condition.problem and condition.problem.code) == (Truth.FALSE, "controller-unreachable")
             pauses.append(seen.retry_at - bench.clock.time)
             bench.clock.time = seen.retry_at
-        assert bench.controller.calls == ["register None"] * 3, "never before the pause has passed"
+        assert len(set(bench.controller.calls)) == 1 and len(bench.controller.calls) == 3, "never before the pause has passed"
         assert pauses[0] < pauses[1] < pauses[2]
         seen = await bench.cycle(spec())
         assert seen.error is None
