@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -155,8 +156,15 @@ async def keep(redirect: Redirect, wanted: RedirectSpec, busy: asyncio.Lock) -> 
                 await redirect.apply(action)
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not pytest's: the path of containerd's socket must fit into 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="meshexp-") as path:
+        yield Path(path)
+
+
 @pytest.mark.parametrize("kind", ["nftables", "iptables"])
-def test_beside(neighbour: Neighbour, kind: str, peer: Peer, tmp_path: Path) -> None:
+def test_beside(neighbour: Neighbour, kind: str, peer: Peer, folder: Path) -> None:
     variant = {"nftables": "nft", "iptables": "legacy"}[kind]
     wanted = spec()
 
@@ -178,7 +186,7 @@ def test_beside(neighbour: Neighbour, kind: str, peer: Peer, tmp_path: Path) -> 
 
     async def check(running: Running) -> None:
         # Chosen, as a neighbour that uses nftables itself (firewalld) would make `auto` choose nftables.
-        redirect = Redirect(await asyncio.to_thread(detect, Choice(kind)), tmp_path / "lock", lambda rules: Report(()))
+        redirect = Redirect(await asyncio.to_thread(detect, Choice(kind)), folder / "lock", lambda rules: Report(()))
         before = theirs()
         await apply_and_keep(redirect, lambda: None)
         assert theirs() == before
@@ -201,10 +209,10 @@ def test_beside(neighbour: Neighbour, kind: str, peer: Peer, tmp_path: Path) -> 
     for table in "raw", "mangle", "nat", "filter", "security":  # so that none joins the dump later
         sh(f"iptables-legacy -t {table} -L -n; ip6tables-legacy -t {table} -L -n")
     # Of its own, or other tests on this machine would hold it now and then.
-    lock = tmp_path / "xtables.lock"
+    lock = folder / "xtables.lock"
     lock.touch()
     os.environ["XTABLES_LOCKFILE"] = str(lock)
-    running = Running(neighbour, tmp_path, variant)
+    running = Running(neighbour, folder, variant)
     try:
         running.run(*neighbour.start)
         _steady(running, neighbour)
