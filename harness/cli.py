@@ -93,7 +93,7 @@ def _run(_: argparse.Namespace) -> int:
     from harness import log
     from harness.clock import SystemClock
     from harness.config import load
-    from harness.daemon import loop, machine, waiting
+    from harness.daemon import head_start, machine, waiting
     from harness.system import systemd
 
     where = paths.from_environment()
@@ -103,7 +103,7 @@ def _run(_: argparse.Namespace) -> int:
     config = load.load(where, os.environ)
     machine.check_identity(config, os.environ)
     log.set_up(config.log.level, config.log.format, systemd.journal_sender())
-    return loop.start(config, where, SystemClock())
+    return head_start.start(config, where, SystemClock())
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -68,7 +68,6 @@ async def _apply(_: argparse.Namespace) -> int:
     from harness.messages import Registration
     from harness.reconcilers.redirect import Redirect
     from harness.system import files, redirect_backend
-    from harness.system.netlink import Netlink
 
     where = paths.from_environment()
     config = load.load(where, os.environ)
@@ -78,7 +77,7 @@ async def _apply(_: argparse.Namespace) -> int:
             "the controller has not yet told this machine which networks and ports there are", "start meshexp-harness first"
         )
     registration = decode.decode(Registration, known, source="registration", lenient=True)
-    found = await machine.look(config, where, Netlink())
+    found = await machine.look(config, where)
     wanted = desired(config, found, Progress(registration=registration, proxy_certified=True)).redirect
     detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
     redirect = Redirect(detected, where.run / "redirect.lock")

@@ -7,14 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from harness.clock import Clock
 from harness.config import schema
+from harness.daemon.head_start import HeadStart
 from harness.desired import Desired
 from harness.paths import Paths
 from harness.reconcilers.base import Reconciler
-from harness.reconcilers.identity import Identity
 from harness.reconcilers.probes import Probes
 from harness.reconcilers.proxy import Proxy
 from harness.reconcilers.redirect import Redirect
@@ -25,9 +23,7 @@ from harness.system import proxy_binary, redirect_backend, units
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
-from harness.system.process import Processes
 from harness.system.proxy_admin import LoopbackAdmin
-from harness.system.spire import Spire
 from harness.system.units import Units
 
 
@@ -65,16 +61,17 @@ class Parts:
         return self.routes, self.identity, self.registration, self.probes, self.proxy, self.redirect
 
 
-async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Netlink, wake: Callable[[str], None]) -> Parts:
-    processes = Processes(paths.children, log_line)
+async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: HeadStart) -> Parts:
+    wake = begun.wakes
     detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
     redirect = Redirect(detected)
     keeper = RegistrationKeeper(ControlPlane(), paths.registration, clock, wake, paths.invitation)
     # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
-    proxy = Proxy(Units() if units.own_unit() else processes, LoopbackAdmin(), proxy_binary.problem_of, paths.proxy, clock, wake)
+    runners = Units() if units.own_unit() else begun.processes
+    proxy = Proxy(runners, LoopbackAdmin(), proxy_binary.problem_of, paths.proxy, clock, wake)
     return Parts(
-        routes=Part(Routes(netlink), lambda d: d.routes),
-        identity=Part(Identity(processes, Spire(paths), clock, wake), lambda d: d.identity),
+        routes=Part(Routes(Netlink()), lambda d: d.routes),
+        identity=Part(begun.identity, lambda d: d.identity),
         registration=Part(keeper, lambda d: d.registration),
         probes=Part(Probes(Checker().check, clock, wake), lambda d: d.probes),
         proxy=Part(proxy, lambda d: d.proxy),
@@ -86,9 +83,3 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, netlink: Ne
         restart_proxy=proxy.restart,
         release=(proxy.release, keeper.release),
     )
-
-
-def log_line(child: str, line: str) -> None:
-    """A child's line in our own log, under its name."""
-    if line:
-        structlog.get_logger().info(line, component=child)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from harness.clock import Clock
 from harness.config import load, schema
 from harness.daemon import machine, shutdown
 from harness.daemon.compose import Part, compose
+from harness.daemon.head_start import HeadStart
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
 from harness.desired import Desired, Progress, desired, readiness
@@ -22,17 +22,15 @@ from harness.errors import ConfigError, HarnessError
 from harness.messages import Reason, Registration
 from harness.paths import Paths
 from harness.status import Condition, Truth
-from harness.system import files, kernel_events, process, systemd, units
-from harness.system.netlink import Netlink
+from harness.system import files, kernel_events, systemd, units
 
 TIMER_SECONDS, RESTART_RETRY_SECONDS = 15.0, 2.0
 
 
 class Daemon:
-    def __init__(self, config: schema.Config, paths: Paths, environ: Mapping[str, str], clock: Clock) -> None:
+    def __init__(self, config: schema.Config, paths: Paths, environ: Mapping[str, str], clock: Clock, begun: HeadStart) -> None:
         self.config, self._paths, self._environ, self._clock = config, paths, environ, clock
-        self._wakes: set[str] = {"start"}
-        self._woken = asyncio.Event()
+        self._begun, self.wake = begun, begun.wakes
         self._stopping = self._reload = self._restart_proxy = False
         self._failures: dict[str, str] = {}
         self._reload_fault = ""
@@ -44,20 +42,11 @@ class Daemon:
         self._publisher = Publisher(paths, clock, self._log)
         self._counters = Counters()
 
-    def wake(self, reason: str) -> None:
-        self._wakes.add(reason)
-        self._woken.set()
-
     async def run(self) -> int:
         """Until SIGTERM or SIGINT; 0 after a clean stop."""
-        process.raise_file_limit()
-        netlink = Netlink()
-        self._machine = await machine.look(self.config, self._paths, netlink)
-        self._parts = await compose(self.config, self._paths, self._clock, netlink, self.wake)
+        self._machine = self._begun.machine
+        self._parts = await compose(self.config, self._paths, self._clock, self._begun)
         await self._take_over()
-        for orphan in process.orphans(self._paths.children):
-            self._log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
-            await process.end(orphan, 2.0)
         self._listen_to_signals()
         tasks.on_bug(self._on_bug)
         route_events = kernel_events.watch_routes(self.wake)
@@ -125,12 +114,11 @@ class Daemon:
         self.wake("SIGHUP")
 
     async def _sleep(self) -> None:
-        if not await tasks.within(TIMER_SECONDS, self._woken.wait()):
-            self._wakes.add("timer")
-        self._woken.clear()
+        if not await self.wake.within(TIMER_SECONDS):
+            self.wake.reasons.add("timer")
 
     async def _cycle(self) -> None:
-        reasons, self._wakes = sorted(self._wakes), set()
+        reasons = self.wake.take()
         self._counters.cycles += 1
         self._log.debug("cycle", reasons=reasons)
         if self._reload:
@@ -152,7 +140,7 @@ class Daemon:
         """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""
         self._log.info("the proxy is to be started anew: first no new traffic")
         if self._restart_proxy:  # by hand: perhaps for another version of it
-            self._machine = await machine.look(self.config, self._paths, Netlink())
+            self._machine = await machine.look(self.config, self._paths)
         reason = Reason.RESTARTING
         granted = await shutdown.announce(self.config, self._machine, self._parts, self._progress, reason, self._log)
         if granted or self._restart_proxy:
@@ -169,7 +157,7 @@ class Daemon:
         try:
             config = load.load(self._paths, self._environ)
             machine.check_identity(config, self._environ)
-            self._machine = await machine.look(config, self._paths, Netlink())
+            self._machine = await machine.look(config, self._paths)
             self.config, self._reload_fault = config, ""
             self._log.info("configuration loaded again")
         except HarnessError as error:
@@ -263,8 +251,3 @@ class Daemon:
 def read_cordon(paths: Paths) -> str | None:
     """The operator's reason; None when the machine is not cordoned."""
     return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None
-
-
-def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
-    with files.lock(paths.lock):
-        return asyncio.run(Daemon(config, paths, os.environ, clock).run())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +13,10 @@ from harness.config import schema
 from harness.desired import Machine
 from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths
-from harness.reconcilers import registration
 from harness.specs import User
-from harness.system import process, redirect_exclusions
-from harness.system.netlink import Netlink
+from harness.system import addresses, files, process, redirect_exclusions
 from harness.system.proxy_store import Store
-from harness.values import HostPort, IPAddress
+from harness.values import IPAddress
 
 CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN = 6, 7, 8, 12
 PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
@@ -50,7 +48,7 @@ def check_identity(config: schema.Config, environ: Mapping[str, str]) -> None:
         raise ConfigError((fault,))
 
 
-async def look(config: schema.Config, paths: Paths, netlink: Netlink) -> Machine:
+async def look(config: schema.Config, paths: Paths) -> Machine:
     hostname = config.workload.hostname or socket.gethostname()
     user = process.find_user(config.proxy.user)
     if user.uid == 0:
@@ -63,8 +61,8 @@ async def look(config: schema.Config, paths: Paths, netlink: Netlink) -> Machine
     return Machine(
         user=user,
         hostname=hostname,
-        instance_id=registration.instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
-        addresses=config.workload.addresses or await _addresses(config, netlink),
+        instance_id=instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
+        addresses=config.workload.addresses or await _addresses(config),
         anchors_pem=_anchors(Path(config.controller.trust_anchors)),
         workload_api=config.identity.socket.removeprefix("unix:").replace("///", "/")
         if mode is schema.IdentityMode.EXTERNAL
@@ -75,7 +73,7 @@ async def look(config: schema.Config, paths: Paths, netlink: Netlink) -> Machine
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
         spire_server=spire_server,
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
-        spire_addresses=await _resolved(remote) if remote else (),
+        spire_addresses=await addresses.resolved(remote) if remote else (),
     )
 
 
@@ -91,6 +89,19 @@ def _spire_user(config: schema.Config, program: str, proxy: User) -> User:
 def _proxy_in_use(paths: Paths) -> Path:
     """The version that `meshexp proxy use` chose, else where a package may have put one."""
     return Store(paths.proxy_versions).in_use() or PACKAGED_PROXY
+
+
+def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> str:
+    """Configured, else random and kept in the state directory, else (a container without a volume) the host name."""
+    if configured:
+        return configured
+    if kept.exists():
+        return kept.read_text().strip()
+    if ephemeral:
+        return hostname
+    fresh = secrets.token_hex(16)
+    files.write(kept, fresh + "\n", mode=0o600)
+    return fresh
 
 
 def ephemeral(paths: Paths) -> bool:
@@ -110,18 +121,10 @@ def _anchors(path: Path) -> str:
         raise ConfigError((Fault("controller.trust_anchors", f"{path} cannot be read: {error}", hint),)) from None
 
 
-async def _addresses(config: schema.Config, netlink: Netlink) -> tuple[IPAddress, ...]:
+async def _addresses(config: schema.Config) -> tuple[IPAddress, ...]:
     """The address that this machine reaches the cluster from: one, since Linkerd mixes up the two of a dual-stack workload."""
-    for target in (config.network.node, *await _resolved(config.controller.address)):
-        source = await netlink.source_address(target) if target is not None else None
+    for target in (config.network.node, *await addresses.resolved(config.controller.address)):
+        source = addresses.source_of(target) if target is not None else None
         if source is not None and not source.is_loopback:
             return (source,)
     return ()
-
-
-async def _resolved(endpoint: HostPort) -> tuple[IPAddress, ...]:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    except OSError:
-        return ()
-    return tuple(ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found)

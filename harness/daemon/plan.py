@@ -9,12 +9,11 @@ import os
 from harness import decode, paths
 from harness.clock import SystemClock
 from harness.config import load
-from harness.daemon import machine
+from harness.daemon import head_start, machine
 from harness.daemon.compose import compose
 from harness.desired import Progress, desired
 from harness.messages import Registration
 from harness.system import files
-from harness.system.netlink import Netlink
 
 
 def run(output: str) -> int:
@@ -32,9 +31,9 @@ def run(output: str) -> int:
 
 async def _steps(where: paths.Paths) -> list[tuple[str, str]]:
     config = load.load(where, os.environ)
-    netlink = Netlink()
-    found = await machine.look(config, where, netlink)
-    parts = await compose(config, where, SystemClock(), netlink, lambda reason: None)
+    found = await machine.look(config, where)
+    clock = SystemClock()
+    parts = await compose(config, where, clock, head_start.unstarted(found, where, clock))
     known = files.read_json(where.known_registration)
     registration = decode.decode(Registration, known, source="registration", lenient=True) if known else None
     # As if every gate were open: what a machine that joins now would get.

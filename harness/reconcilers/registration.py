@@ -269,16 +269,3 @@ class RegistrationKeeper:
         if error is not None:
             return Condition("Registration", Truth.FALSE, f"{error.message}; tried again with backoff", problem)
         return Condition("Registration", Truth.UNKNOWN, "waiting for the identity" if desired is None else "registering")
-
-
-def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> str:
-    """Configured, else random and kept in the state directory, else (a container without a volume) the host name."""
-    if configured:
-        return configured
-    if kept.exists():
-        return kept.read_text().strip()
-    if ephemeral:
-        return hostname
-    fresh = secrets.token_hex(16)
-    files.write(kept, fresh + "\n", mode=0o600)
-    return fresh

@@ -14,7 +14,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from harness.errors import PermissionError_, TemporaryError, UnavailableError
 from harness.specs import Route
-from harness.values import IPAddress
 
 TABLE_MAIN = 254
 T = TypeVar("T")
@@ -33,10 +32,6 @@ class Netlink:
 
     async def delete(self, route: Route) -> None:
         await self._call(lambda ip: _change(ip, "del", route))
-
-    async def source_address(self, target: IPAddress) -> IPAddress | None:
-        """The local address that packets to `target` leave from."""
-        return await self._call(lambda ip: _source(ip, target))
 
     async def _call(self, function: Callable[[Any], T]) -> T:
         async with self._lock:
@@ -85,15 +80,6 @@ def _tolerating(code: int) -> Iterator[None]:
     except NetlinkError as error:
         if error.code != code:
             raise
-
-
-def _source(ip: Any, target: IPAddress) -> IPAddress | None:
-    try:
-        (message, *_) = ip.route("get", dst=str(target), family=_family(target.version))
-    except NetlinkError:  # no way there
-        return None
-    source = message.get_attr("RTA_PREFSRC")
-    return ipaddress.ip_address(source) if source else None
 
 
 def _family(version: int) -> int:

@@ -252,13 +252,3 @@ def test_news_of_the_controller_wake_the_cycle(tmp_path: Path) -> None:
         assert "the controller has news" in bench.woken
 
     run(tmp_path, body)
-
-
-def test_the_instance_id(tmp_path: Path) -> None:
-    kept = tmp_path / "instance-id"
-    assert registration.instance_id("configured", kept, False, "host") == "configured"
-    assert registration.instance_id(None, kept, True, "host") == "host", "a container without a volume"
-    fresh = registration.instance_id(None, kept, False, "host")
-    assert len(fresh) == 32
-    assert registration.instance_id(None, kept, False, "host") == fresh
-    assert kept.stat().st_mode & 0o777 == 0o600

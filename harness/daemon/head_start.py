@@ -1,0 +1,106 @@
+"""The daemon's start: SPIRE needs about as long to come up as the rest of the daemon to be imported, so both happen at once.
+
+What this module imports is what an identity needs, and little else. All the rest is imported before the first cycle, and nothing
+later: an upgrade beneath a running daemon mixes no versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import structlog
+
+from harness import desired, tasks
+from harness.clock import Clock
+from harness.config import schema
+from harness.daemon import machine
+from harness.errors import HarnessError
+from harness.paths import Paths
+from harness.reconcilers.identity import Identity
+from harness.specs import IdentitySpec
+from harness.system import files, process
+from harness.system.spire import Spire
+
+
+@dataclass(slots=True)
+class Wakes:
+    """Why the next cycle is due."""
+
+    reasons: set[str] = field(default_factory=set)
+    _event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __call__(self, reason: str) -> None:
+        self.reasons.add(reason)
+        self._event.set()
+
+    def take(self) -> list[str]:
+        reasons, self.reasons = sorted(self.reasons), set()
+        return reasons
+
+    async def within(self, seconds: float | None) -> bool:
+        """Whether there is a reason, after waiting for one."""
+        woken = await tasks.within(seconds, self._event.wait())
+        self._event.clear()
+        return bool(woken)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStart:
+    """What is there before the first cycle."""
+
+    machine: desired.Machine
+    processes: process.Processes
+    identity: Identity
+    wakes: Wakes
+
+
+def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
+    wakes, processes = Wakes(), process.Processes(paths.children, log_line)
+    return HeadStart(found, processes, Identity(processes, Spire(paths), clock, wakes), wakes)
+
+
+def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
+    with files.lock(paths.lock):
+        return asyncio.run(_run(config, paths, clock))
+
+
+async def _run(config: schema.Config, paths: Paths, clock: Clock) -> int:
+    process.raise_file_limit()
+    found = await machine.look(config, paths)
+    log = structlog.get_logger().bind(component="harness")
+    for orphan in process.orphans(paths.children):
+        log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
+        await process.end(orphan, 2.0)
+    begun = unstarted(found, paths, clock)
+    imports = asyncio.ensure_future(asyncio.to_thread(_import_the_rest))
+    imports.add_done_callback(lambda _: begun.wakes("start"))
+    while not imports.done():
+        await _step(begun.identity, desired.identity(config, found), log)
+        await begun.wakes.within(None)
+    return int(await imports.result().Daemon(config, paths, os.environ, clock, begun).run())
+
+
+async def _step(identity: Identity, wanted: IdentitySpec, log: Any) -> None:
+    """What fails is tried again, and told of, by the cycles."""
+    try:
+        for action in identity.diff(wanted, await identity.observe()):
+            log.info(str(action), part=identity.name)
+            await identity.apply(action)
+    except HarnessError as error:
+        log.error(error.message, part=identity.name, hint=error.hint)
+
+
+def _import_the_rest() -> ModuleType:
+    from harness.daemon import loop
+
+    return loop
+
+
+def log_line(child: str, line: str) -> None:
+    """A child's line in our own log, under its name."""
+    if line:
+        structlog.get_logger().info(line, component=child)

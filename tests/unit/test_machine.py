@@ -1,0 +1,35 @@
+"""What the daemon finds out about its machine at the start."""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.daemon import machine
+from harness.system import addresses
+
+
+def test_the_instance_id(tmp_path: Path) -> None:
+    kept = tmp_path / "instance-id"
+    assert machine.instance_id("configured", kept, False, "host") == "configured"
+    assert machine.instance_id(None, kept, True, "host") == "host", "a container without a volume"
+    fresh = machine.instance_id(None, kept, False, "host")
+    assert len(fresh) == 32
+    assert machine.instance_id(None, kept, False, "host") == fresh
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_address_that_speaks_to_another() -> None:
+    for text in ("127.0.0.1", "::1"):
+        assert addresses.source_of(ipaddress.ip_address(text)) == ipaddress.ip_address(text)
+    assert addresses.source_of(ipaddress.ip_address("fe80::1")) is None, "a link's address without the link leads nowhere"
+
+
+def test_the_head_start_is_light() -> None:
+    """SPIRE is started before the libraries for routes, rules and the controller are imported; that is its point."""
+    code = "import sys, harness.daemon.head_start; print(*sorted({'pyroute2', 'httpx', 'aiohttp'} & set(sys.modules)))"
+    command = [sys.executable, "-s", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.split() == []
