@@ -140,6 +140,13 @@ class Supervised(Generic[Kind]):
         self._advance(Event.START)
         self._exited(name, None)
 
+    async def give_up(self, grace: float) -> None:
+        """Ends a child that is of no use; it counts as one that exited by itself, so that the next start waits."""
+        child, watch = self.child, self._watch
+        if child is not None and watch is not None:
+            await child.stop(grace)
+            await watch
+
     async def stop(self, grace: float) -> None:
         """Returns when it is gone."""
         self._advance(Event.STOP)

@@ -58,7 +58,7 @@ class Machine:
         if mode == "local":
             section["local"] = {"ca_cert": f"{self.ca}/ca.crt", "ca_key": f"{self.ca}/ca.key", **local}
         proxy = {"path": path} if (path := on_path("linkerd2-proxy")) else {}
-        self.vm.configure(identity={**section, **(identity or {})}, proxy=proxy, **(sections or {}))
+        self.vm.configure(identity={**section, **(identity or {})}, **{"proxy": proxy, **(sections or {})})
 
     def start(self, *, controller: bool = True) -> None:
         if controller:
@@ -69,8 +69,7 @@ class Machine:
     def ready(self) -> None:
         """Ready by the status of the daemon that runs now, with an SVID that is valid."""
         pid = self.vm.processes["harness"].pid
-        # A proxy whose first connect fails never tries again, and is started anew after proxy.start_timeout, which is 30 s.
-        self.vm.wait(lambda: self.vm.status().get("pid") == pid and self.vm.status()["phase"] == "Ready", 45)
+        self.vm.wait(lambda: self.vm.status().get("pid") == pid and self.vm.status()["phase"] == "Ready", 30)
 
     def pid(self, child: str) -> int | None:
         found = self.vm.status().get("children", {}).get(child, {}).get("pid")

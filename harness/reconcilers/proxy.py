@@ -1,6 +1,7 @@
 """The proxy as a child under its own uid. It counts as up when its metrics show a certificate, never by /ready alone.
 
-(linkerd2-proxy answers /ready with 200 although it has none, when the Workload API socket was missing at its start.)
+(linkerd2-proxy never repeats its very first connect to the Workload API. If that one failed it lives on without a certificate and
+without listeners, and answers /ready with 200: that is how it is told from one that waits, and it is ended and started anew.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from harness.system import files, process
 POLL_STARTING, POLL_SHORTEST, POLL_LONGEST = 0.05, 0.2, 30.0
 NAME = "proxy"
 KILL_RESERVE = 2.0  # seconds after the proxy's own grace period
+LOST_GRACE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Observed:
     refused: problems.Problem | None = None
     grace: float = KILL_RESERVE
     may_restart: bool = False
+    lost: bool = False
+    """It runs and will never have a certificate."""
     now: float = 0.0
     wall: float = 0.0
 
@@ -64,6 +68,15 @@ class Stop:
         return f"stop the proxy ({self.why})"
 
 
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    def __str__(self) -> str:
+        return "end the proxy, whose first connect to the Workload API failed: it would not try again"
+
+
+Action = Start | Stop | GiveUp
+
+
 def fingerprint(spec: ProxySpec) -> str:
     return hashlib.sha256(repr((spec.path, spec.user, spec.env, spec.ports)).encode()).hexdigest()
 
@@ -81,6 +94,8 @@ class ProxyAdmin(Protocol):
     async def certificate_expiry(self, port: int) -> float:
         """Epoch seconds when the proxy's certificate ends; 0 without one or without an answer."""
 
+    async def says_ready(self, port: int) -> bool: ...
+
 
 class Proxy:
     name = "proxy"
@@ -97,7 +112,7 @@ class Proxy:
         self._taken: tuple[int, ...] = ()
         self._error = ""
         self._grace = KILL_RESERVE
-        self._may_restart = False
+        self._may_restart = self._lost = False
 
     async def adopt(self, admin_port: int) -> bool:
         """Takes over the proxy of the daemon before this one; if its binary was replaced since, the next cycle starts it anew."""
@@ -140,30 +155,33 @@ class Proxy:
             refused=self._refused,
             grace=self._grace,
             may_restart=self._may_restart,
+            lost=self._lost,
             now=self._clock.now(),
             wall=self._clock.wall(),
         )
 
-    def diff(self, desired: ProxySpec | None, observed: Observed) -> tuple[Start | Stop, ...]:
+    def diff(self, desired: ProxySpec | None, observed: Observed) -> tuple[Action, ...]:
         child, running = observed.child, observed.running
         if desired is None:
             return (Stop("not wanted", observed.grace),) if child.state is not State.STOPPED else ()
         if child.alive and running is not None:
             if running != fingerprint(desired) and (observed.may_restart or child.state is State.STARTING):
                 return Stop("its configuration or binary changed", desired.shutdown_grace + KILL_RESERVE), Start(desired)
+            if observed.lost:
+                return (GiveUp(),)
             if child.state is State.STARTING and observed.now - child.since > desired.start_timeout:
                 return Stop("no certificate in time", KILL_RESERVE), Start(desired)
             return ()
         return (Start(desired),) if observed.now >= child.retry_at else ()
 
-    async def apply(self, action: Start | Stop) -> None:
-        if isinstance(action, Stop):
+    async def apply(self, action: Action) -> None:
+        if not isinstance(action, Start):
             if self._polling is not None:
                 self._polling.cancel()
-            await self._supervised.stop(action.grace)
+            await (self._supervised.stop(action.grace) if isinstance(action, Stop) else self._supervised.give_up(LOST_GRACE))
             return
         spec = action.spec
-        self._may_restart = False
+        self._may_restart = self._lost = False
         self._running, self._certified_until, self._error = fingerprint(spec), 0.0, ""
         self._taken = tuple(port for port in spec.ports if process.port_taken(port))
         self._refused = await asyncio.to_thread(self._gate, Path(spec.path))
@@ -196,10 +214,18 @@ class Proxy:
             elif (expiry > 0) != (self._certified_until > 0):
                 self._wake("proxy certificate changed")
             self._certified_until = expiry or self._certified_until
+            if not self._certified_until and await self._never_certified(admin_port):
+                self._lost = True
+                self._wake("the proxy is lost")
+                return
             starting = self._supervised.state.state is State.STARTING
             # Twice in what is left of the certificate: a renewal is seen before the old one would have ended.
             left = (self._certified_until - self._clock.wall()) / 2
             await self._clock.sleep(POLL_STARTING if starting else min(max(left, POLL_SHORTEST), POLL_LONGEST))
+
+    async def _never_certified(self, admin_port: int) -> bool:
+        """Ready in its own eyes, and even after that without a certificate."""
+        return await self._admin.says_ready(admin_port) and not await self._admin.certificate_expiry(admin_port)
 
     def condition(self, desired: ProxySpec | None, observed: Observed) -> Condition:
         child = observed.child

@@ -1,4 +1,4 @@
-"""The proxy's admin port: what its metrics say of its certificate."""
+"""The proxy's admin port: what its metrics say of its certificate, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ class LoopbackAdmin:
             return 0.0
         found = _EXPIRY.search(response.text) if response.status_code == 200 else None
         return float(found[1]) if found else 0.0
+
+    async def says_ready(self, port: int) -> bool:
+        try:
+            return (await self._client.get(f"http://127.0.0.1:{port}/ready")).status_code == 200
+        except httpx.HTTPError:
+            return False

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh import openssl
+from tests.mesh import on_path, openssl
 from tests.spire_support import AGENT_UID, MISSING, PROXY_UID, SERVER_UID, SPIRE, Machine, Remote, machine
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not SPIRE, reason=MISSING)]
 ID = "spiffe://root.linkerd.cluster.local/face"
+PROXY = on_path("linkerd2-proxy")
 
 
 @pytest.fixture
@@ -92,6 +93,24 @@ def test_killed_at_each_moment_of_the_join(vm: Machine, child: str) -> None:
         assert vm.vm.stop("harness") == 0
         if delay == 0.1:
             shutil.rmtree(vm.state)
+
+
+@pytest.mark.skipif(PROXY is None, reason="linkerd2-proxy is in no registry, and not on PATH")
+def test_a_proxy_whose_first_connect_fails_is_started_anew_at_once(vm: Machine) -> None:
+    """As when the agent dies in that instant: linkerd2-proxy does not try again, and says that it is ready."""
+    once, program = vm.vm.folder / "once", vm.vm.folder / "proxy"
+    broken = "export LINKERD2_PROXY_IDENTITY_SPIRE_WORKLOAD_API_ADDRESS=unix:/nowhere"
+    program.write_text(f"#!/bin/sh\nmkdir {once}/begun 2>/dev/null && {broken}\nexec {PROXY}\n")
+    once.mkdir()
+    os.chown(once, PROXY_UID, PROXY_UID)
+    program.chmod(0o755)
+    vm.configure(sections={"proxy": {"path": str(program)}})
+    vm.start()
+    vm.vm.wait(lambda: "it would not try again" in vm.log(), 20)
+    began = time.monotonic()
+    vm.ready()
+    assert time.monotonic() - began < 5
+    assert vm.log().count("it would not try again") == 1
 
 
 def test_the_agents_socket_vanishes(joined: Machine) -> None:
