@@ -14,13 +14,15 @@ from harness.desired import Machine, Progress, desired
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import Reason
 from harness.specs import Readiness, RegistrationSpec
-from harness.system import process
+from harness.system import process, systemd
 
 LEAVE_SECONDS = 5.0
+ROUTINE_SECONDS = 20.0  # SPIRE's server and agent have 10 s each before they are killed
 
 
 async def go_down(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
     began = clock.now()
+    systemd.notify(EXTEND_TIMEOUT_USEC=int(_longest(config, progress) * 1e6))
     await announce(config, machine, parts, progress, Reason.DRAINING, log)
     await _answered(config, clock, log)
     await _remove(parts.redirect, log)
@@ -30,6 +32,12 @@ async def go_down(config: schema.Config, machine: Machine, parts: Parts, progres
     await _remove(parts.registration, log, LEAVE_SECONDS)
     await _remove(parts.identity, log)
     await _remove(parts.routes, log)
+
+
+def _longest(config: schema.Config, progress: Progress) -> float:
+    """Seconds that all of it may take: announce, drain, leave, and what only removes what is on this machine."""
+    spread = progress.registration.drain_seconds if progress.registration is not None else 0.0
+    return LEAVE_SECONDS + spread + config.drain.deadline + LEAVE_SECONDS + ROUTINE_SECONDS
 
 
 async def _answered(config: schema.Config, clock: Clock, log: Any) -> None:

@@ -141,9 +141,15 @@ def _properties(command: Command) -> dict[str, str]:
 
 
 async def _run(*argv: str, seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
+    # systemd-run would report to our own service manager, which takes no word but the daemon's and logs a line about it.
+    environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *argv,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
     except FileNotFoundError:
         raise UnavailableError(f"{argv[0]} is not installed") from None

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,25 @@ def test_the_watchdog_ends_a_daemon_that_hangs(vm: Machine, debs: Debs) -> None:
     vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1", 45)
     vm.wait_ready()
     assert vm.show("Result") == {"Result": "success"}
+
+
+def test_a_stop_takes_the_time_that_its_drain_needs(vm: Machine, debs: Debs) -> None:
+    """Longer than systemd would wait, and longer than its watchdog."""
+    joined(vm, debs, proxy={"shutdown_grace": "9s"})
+    vm.file("/etc/systemd/system/meshexp-harness.service.d").mkdir()
+    vm.file("/etc/systemd/system/meshexp-harness.service.d/test.conf").write_text(
+        "[Service]\nTimeoutStopSec=2s\nWatchdogSec=4s\n"
+    )
+    vm.run("systemctl", "daemon-reload")
+    slow = subprocess.Popen(
+        [*vm.mesh.node.enter, "curl", "-fsS", "--interface", PODS, f"http://{VM}:8000/slow"], stdout=subprocess.PIPE
+    )
+    vm.wait(lambda: "8000" in vm.mesh.node.run("ss", "-tnH", "state", "established"))
+    began = time.monotonic()
+    vm.run("systemctl", "stop", UNIT)
+    assert (slow.communicate(timeout=15)[0], slow.returncode) == (b"hello\n", 0)
+    assert time.monotonic() - began > 4.5
+    assert vm.show("Result", "ActiveState") == {"Result": "success", "ActiveState": "inactive"}
 
 
 def test_killed_during_an_upgrade(vm: Machine, debs: Debs) -> None:

@@ -1,4 +1,4 @@
-"""`traffic.py serve ADDRESS` answers on port 8000; `traffic.py call ADDRESS FROM` calls it until SIGINT, then prints."""
+"""`traffic.py serve ADDRESS` answers on port 8000, at /slow after 6 s; `call ADDRESS FROM` calls it until SIGINT, then prints."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ PORT, PAUSE, PATIENCE = 8000, 0.01, 10.0
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = b"hello\n"
+        if self.path == "/slow":
+            time.sleep(6)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
