@@ -13,12 +13,16 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`code` is stable and the anchor in the troubleshooting page; `hint` says what mends it."""
+    """`code` is stable and the anchor in the troubleshooting page; `hint` says what mends it.
+
+    `standing`: it is how this machine is set up, and nothing that went wrong: `status` names it, and the machine stays Ready.
+    """
 
     code: str
     title: str
     severity: Severity
     hint: str
+    standing: bool = False
 
     @property
     def anchor(self) -> str:
@@ -28,8 +32,8 @@ class Problem:
 REGISTRY: dict[str, Problem] = {}
 
 
-def _register(code: str, title: str, hint: str, severity: Severity = Severity.ERROR) -> Problem:
-    problem = Problem(code, title, severity, hint)
+def _register(code: str, title: str, hint: str, severity: Severity = Severity.ERROR, standing: bool = False) -> Problem:
+    problem = Problem(code, title, severity, hint, standing)
     if REGISTRY.setdefault(code, problem) is not problem:
         raise ValueError(f"problem code {code} is registered twice")
     return problem
@@ -78,12 +82,14 @@ IDENTITY_CA_EXPIRING = _register(
     "less than a third of the life of this machine's signing certificate is left",
     "run `meshexp ca renew` on the admin's machine and copy the certificate over the old one; it is taken up by itself",
     Severity.WARNING,
+    standing=True,
 )
 IDENTITY_ROOT_KEY = _register(
     "identity-root-key",
     "this machine holds the key of a trust anchor: whoever takes it over can be anybody in the mesh",
     "make an intermediate with `meshexp ca issue`, put it in the root's place, and take the root key off this machine",
     Severity.WARNING,
+    standing=True,
 )
 SPIRE_FAILING = _register(
     "spire-failing",
@@ -126,6 +132,7 @@ PROXY_ENV_OVERRIDDEN = _register(
     "variables of the proxy are set by hand",
     "the harness vouches for nothing that proxy.env changes; leave it empty unless you need it",
     Severity.WARNING,
+    standing=True,
 )
 PROXY_CRASH_LOOP = _register(
     "proxy-crash-loop",
@@ -160,6 +167,7 @@ INBOUND_UNVERIFIED = _register(
     "the inbound redirect could not be tested from outside",
     "harmless if peers reach this machine; see the page",
     Severity.WARNING,
+    standing=True,
 )
 PROBE_FAILED = _register(
     "probe-failed",

@@ -43,11 +43,11 @@ class Phase(enum.Enum):
 
 
 def phase(conditions: tuple[Condition, ...], *, was_ready: bool, stopping: bool) -> Phase:
-    """Derived, never stored: Ready when all are True without a problem; Degraded when once ready and something is wrong."""
+    """Derived, never stored: Ready when all are True and nothing went wrong; Degraded when once ready and something did."""
     if stopping:
         return Phase.DRAINING
     complete = bool(conditions) and all(c.truth is Truth.TRUE for c in conditions)
-    if complete and not any(c.problem for c in conditions):
+    if complete and not any(c.problem and not c.problem.standing for c in conditions):
         return Phase.READY
     if complete or was_ready:
         return Phase.DEGRADED

@@ -277,7 +277,8 @@ def test_a_roots_own_key_only_when_told_so_and_never_in_silence(vm: Machine) -> 
     vm.configure(ca_cert=cert, ca_key=key, allow_root_key=True)
     vm.vm.processes["harness"].send_signal(signal.SIGHUP)
     vm.wait_problem("identity-root-key", 30)
-    vm.vm.wait(lambda: bool(vm.vm.status()["ready"]), 20)
+    vm.ready()
+    vm.wait_problem("identity-root-key")
 
 
 def test_an_intermediate_that_ends_soon_is_named_and_its_renewal_taken_up(vm: Machine) -> None:
