@@ -26,6 +26,7 @@ from tests.linkerd_lab_box import PATH, Box, box, wait
 
 NODE, POD_GATEWAY, IDENTITY, DESTINATION = "10.77.0.1", "10.42.0.1", "10.42.0.11", "10.42.0.12"
 POD_CIDR, SERVICE_CIDR, API = "10.42.0.0/24", "10.96.0.0/16", f"https://{NODE}:6443"
+SERVICE_CIDR6 = "fd00:96::/108"  # of Services that ask for both families
 CLUSTER_NETWORKS = f"{POD_CIDR},{SERVICE_CIDR},10.77.0.0/24"
 TRUST_DOMAIN = "root.linkerd.cluster.local"
 SUFFIX = "linkerd.serviceaccount.identity.linkerd.cluster.local"
@@ -140,7 +141,7 @@ def _linkerd_manifests(folder: Path) -> tuple[str, str]:
         argv = ["linkerd", "install", "--ignore-cluster", *words]
         return subprocess.run(argv, check=True, capture_output=True, text=True, env={"PATH": PATH, "HOME": "/nonexistent"}).stdout
 
-    crds = render("--crds")
+    crds = render("--crds", "--set", "installGatewayAPI=true")
     issuer = ("--identity-issuer-certificate-file", f"{folder}/issuer.crt", "--identity-issuer-key-file", f"{folder}/issuer.key")
     rest = render("--identity-trust-anchors-file", f"{folder}/ta.crt", *issuer, "--set", "disableHeartBeat=true")
     served = [document for document in yaml.load_all(rest, yaml.CSafeLoader) if document and document["kind"] not in UNSERVED]
@@ -154,8 +155,13 @@ def _network(made: Cluster) -> None:
         made.node.do("ip", "link", "set", bridge, "up")
     made.node.do("sysctl", "-qw", "net.ipv4.ip_forward=1")
     for name, address in (("identity", IDENTITY), ("destination", DESTINATION)):
-        made.pods[name].link(made.node, "cbr0", f"{address}/24", POD_GATEWAY)
-        made.pods[name].do("nft", "-f", "-", given=_REDIRECT)
+        join_pods(made, made.pods[name], address)
+
+
+def join_pods(made: Cluster, pod: Box, address: str) -> None:
+    """With the redirect of a meshed pod."""
+    pod.link(made.node, "cbr0", f"{address}/24", POD_GATEWAY)
+    pod.do("nft", "-f", "-", given=_REDIRECT)
 
 
 def _start_kubernetes(made: Cluster) -> None:
@@ -168,7 +174,7 @@ def _start_kubernetes(made: Cluster) -> None:
         f"--tls-private-key-file={keys}/api.key", f"--client-ca-file={keys}/kube.crt",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local", f"--service-account-key-file={keys}/sa.pub",
         f"--service-account-signing-key-file={keys}/sa.key", "--authorization-mode=RBAC",
-        f"--service-cluster-ip-range={SERVICE_CIDR}", "--disable-admission-plugins=ServiceAccount", "--v=0",
+        f"--service-cluster-ip-range={SERVICE_CIDR},{SERVICE_CIDR6}", "--disable-admission-plugins=ServiceAccount", "--v=0",
     )  # fmt: skip
     made.kubeconfig("admin", {"client-certificate": f"{keys}/admin.crt", "client-key": f"{keys}/admin.key"})
     argv = ("kubectl", "get", "--raw", "/readyz", f"--kubeconfig={folder}/admin.kubeconfig")

@@ -1,0 +1,153 @@
+"""`meshexp container`: the first process of a container, with the daemon and the workload as its children.
+
+The daemon joins the mesh; the workload is started when all it sends goes through the proxy. Its exit ends the container, with its
+exit code; SIGTERM takes the container out of the mesh first, while the workload still answers, and then ends the workload.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import __version__, container, paths, status_cli
+from harness.errors import ConfigError, HarnessError, PermissionError_
+from harness.system import init
+
+WORKLOAD, NO_WORKLOAD = "/workload/start", "no-workload"
+POLL_SECONDS, START_ANYWAY_SECONDS, RESTART_SECONDS, WORKLOAD_GRACE_SECONDS = 0.05, 20.0, 2.0, 1.5
+# Trying again would not mend these.
+_FINAL = {ConfigError.exit_code, PermissionError_.exit_code}
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    text = "run the daemon and a workload as a container's first process; ends with the workload's exit code"
+    verb: argparse.ArgumentParser = subparsers.add_parser("container", help=text, description=text[0].upper() + text[1:] + ".")
+    verb.add_argument("--health", action="store_true", help="only say how things stand; exit code 0 while peers are sent here")
+    verb.add_argument("command", nargs="*", metavar="COMMAND", help=f"the workload; {WORKLOAD} if unset")
+    return verb
+
+
+def run(options: argparse.Namespace) -> int:
+    where = paths.from_environment()
+    if options.health:
+        return health(where)
+    command = tuple(options.command) or (WORKLOAD,)
+    say(f"{__version__}, an image for demonstrations and NOT for production: keys that make identities are in this container")
+    if Path(command[0]).resolve().name == NO_WORKLOAD:
+        os.execv(command[0], command)  # noqa: S606 — it says what is missing
+    try:
+        setup = container.set_up(os.environ, container.CERTS, where.config)
+        container.write(setup, where)
+    except HarnessError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    for warning in setup.warnings:
+        say(warning)
+    daemon = init.Program(("meshexp", "run"), os.environ)
+    workload = init.Program(command, os.environ, os.environ.get("WORKLOAD_USER") or "workload")
+    return Container(daemon, workload, where).run()
+
+
+def health(where: paths.Paths) -> int:
+    """Unlike `meshexp status`, a warning such as one of a root's key does not make it 1."""
+    data = status_cli.read(where)
+    print(status_cli.text(data))
+    return 0 if data.get("ready") and data.get("phase") in ("Ready", "Degraded") else 1
+
+
+class Container:
+    """Both children and how far the container is: starting, running, leaving, ended."""
+
+    def __init__(self, daemon: init.Program, workload: init.Program, where: paths.Paths) -> None:
+        self._programs = {"daemon": daemon, "workload": workload}
+        self._where = where
+        self._running: dict[str, int] = {}
+        self._code: int | None = None  # of the workload, once it has ended
+        self._leaving = False
+        self._start_daemon_at = 0.0
+        self._start_workload_by: float | None = time.monotonic() + START_ANYWAY_SECONDS
+        self._kill_at = float("inf")
+
+    def run(self) -> int:
+        init.take_signals()
+        self._start("daemon")
+        while True:
+            waiting = self._start_workload_by is not None or self._leaving
+            self._heard(init.wait(POLL_SECONDS if waiting else RESTART_SECONDS))
+            for pid, code in init.ended():
+                self._ended(pid, code)
+            now = time.monotonic()
+            if not self._leaving:
+                self._go_on(now)
+            elif self._left(now):
+                return self._code or 0
+
+    def _go_on(self, now: float) -> None:
+        if self._start_workload_by is not None and (in_mesh := self._redirected()) | (now >= self._start_workload_by):
+            self._start_workload_by = None
+            if not in_mesh:
+                say(
+                    f"not in the mesh after {START_ANYWAY_SECONDS:.0f} s (see `meshexp status`); the workload starts all the same"
+                )
+            self._start("workload")
+        if "daemon" not in self._running and now >= self._start_daemon_at:
+            self._start("daemon")
+
+    def _heard(self, number: int | None) -> None:
+        if number in init.STOP:
+            self._leave()
+        elif number in init.RELOAD:
+            self._send("daemon", signal.SIGHUP)
+        elif number in init.PASSED_ON:
+            self._send("workload", number or 0)
+
+    def _ended(self, pid: int, code: int) -> None:
+        name = next((name for name, known in self._running.items() if known == pid), None)
+        if name is None:  # an orphan
+            return
+        del self._running[name]
+        if name == "workload" or (code in _FINAL and not self._leaving):
+            self._code = code
+            self._leave()
+        elif not self._leaving:
+            say(f"the daemon has ended with {code}; it is started again in {RESTART_SECONDS:.0f} s")
+            self._start_daemon_at = time.monotonic() + RESTART_SECONDS
+
+    def _leave(self) -> None:
+        """The daemon first: the workload is to answer until nobody asks it any more."""
+        if not self._leaving:
+            self._leaving = True
+            self._send("daemon", signal.SIGTERM)
+
+    def _left(self, now: float) -> bool:
+        if "daemon" in self._running:
+            return False
+        if "workload" not in self._running:
+            return True
+        if self._kill_at == float("inf"):
+            self._kill_at = now + WORKLOAD_GRACE_SECONDS
+            self._send("workload", signal.SIGTERM)
+        elif now >= self._kill_at:
+            init.send(self._running["workload"], signal.SIGKILL, session=True)
+        return False
+
+    def _redirected(self) -> bool:
+        conditions: list[Mapping[str, Any]] = status_cli.read(self._where).get("conditions", [])
+        return any(condition["name"] == "Redirected" and condition["status"] == "True" for condition in conditions)
+
+    def _start(self, name: str) -> None:
+        self._running[name] = init.start(self._programs[name])
+
+    def _send(self, name: str, number: int) -> None:
+        if pid := self._running.get(name):
+            init.send(pid, number)
+
+
+def say(text: str) -> None:
+    print(f"meshexp: {text}", file=sys.stderr, flush=True)

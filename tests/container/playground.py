@@ -1,0 +1,229 @@
+"""The playground with a real container engine: one network, the images of docker/, and the cluster that the containers join."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from harness import cli
+from tests.container import debian
+from tests.container.engine import Engine
+from tests.linkerd_lab_box import PATH, wait
+from tests.linkerd_lab_cluster import NODE, POD_CIDR, SERVICE_CIDR, Cluster
+from tests.mesh import ROOT
+
+NAMESPACE, NETWORK, IMAGE, BASE = "faces", "mesh-exp", "faces-external-workload", "demo-external-base"
+MANIFESTS = ROOT / "deploy" / "playground"
+CONTROLLER_NAME = "meshexp-controller.meshexp.svc.cluster.local"
+# Quick ones, in place of the playground's 3 and 10 seconds.
+PROBES = {"initialDelaySeconds": 0, "periodSeconds": 1}
+# Sends GETs one connection each, and tells of the answers: status, pod, face and colour.
+_CALLER = """
+import http.client, json, sys, time
+host, number, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+end = time.monotonic() + seconds if seconds else float("inf")
+for _ in range(number):
+    if time.monotonic() > end:
+        break
+    try:
+        c = http.client.HTTPConnection(host, 80, timeout=8)
+        c.request("GET", "/center/?row=1&col=1", headers={"Connection": "close"})
+        r = c.getresponse()
+        text = r.read()
+        body = json.loads(text) if r.status == 200 else {}
+        parts = [body.get(part) for part in ("smiley", "color", "errors")]
+        print(json.dumps([r.status, r.headers.get("X-Faces-Pod"), *parts]), flush=True)
+        c.close()
+    except OSError as error:
+        print(json.dumps([0, None, None, None, [repr(error)]]), flush=True)
+    time.sleep(0.005)
+"""
+
+
+class Mesh(Protocol):
+    """A cluster with our controller, and who says which workloads are ready."""
+
+    @property
+    def cluster(self) -> Cluster: ...
+    def workloads(self) -> dict[str, dict[str, Any]]: ...
+    def endpoints(self, service: str) -> dict[str, bool]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    pod: str | None
+    smiley: str | None
+    color: str | None
+    errors: list[str] | None
+
+    @property
+    def good(self) -> bool:
+        return self.status == 200 and not self.errors
+
+
+@dataclass(slots=True)
+class Playground:
+    """`variables`: what the stand-ins need, and nothing where all is real."""
+
+    mesh: Mesh
+    engine: Engine
+    certs: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def group(self, name: str) -> None:
+        """The playground's own manifest, with quicker probes, and the Service of the Faces chart."""
+        manifest = MANIFESTS / f"{name}.yaml"
+        group = yaml.safe_load((manifest if manifest.exists() else MANIFESTS / "face.yaml").read_text())
+        group["metadata"]["name"] = name
+        group["spec"]["template"]["metadata"]["labels"]["service"] = name
+        group["spec"]["probes"][0] |= PROBES
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"selector": {"service": name}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+        }
+        self.mesh.cluster.apply(group, service)
+        found = self.mesh.cluster.get("service", name, "-n", NAMESPACE)
+        self.mesh.cluster.name(f"{name}.{NAMESPACE}.svc.cluster.local", found["spec"]["clusterIP"])
+
+    def line(self, name: str, group: str, *, certs: Path | None = None, flags: tuple[str, ...] = (), **env: str) -> list[str]:
+        """The playground's `docker run` line."""
+        variables = {
+            "WORKLOAD_NAME": group,
+            "WORKLOAD_NAMESPACE": NAMESPACE,
+            "NODE_NAME": "$(hostname)",
+            "POD_CIDR": POD_CIDR,
+            "SVC_CIDR": SERVICE_CIDR,
+            "NODE_IP": NODE,
+            "FACES_SERVICE": group,
+            "SMILEY_SERVICE": f"smiley.{NAMESPACE}.svc.cluster.local",
+            "COLOR_SERVICE": f"color.{NAMESPACE}.svc.cluster.local",
+            "FACE_SERVICE": f"face.{NAMESPACE}.svc.cluster.local",
+            **self.variables,
+            **env,
+        }
+        given = [word for key, value in variables.items() for word in ("-e", f"{key}={value}")]
+        return [
+            "run", "--detach", "--cap-add=NET_ADMIN", f"--network={NETWORK}", f"--dns={NODE}", f"--name={name}",
+            f"--hostname={name.replace('-', '-docker-ext')}", "-v", f"{certs or self.certs}:/opt/spire/certs", *flags, *given,
+        ]  # fmt: skip
+
+    def start(self, name: str, group: str, *, image: str = IMAGE, **options: Any) -> None:
+        self.engine.run("rm", "--force", "--volumes", name)
+        self.engine.do(*self.line(name, group, **options), image)
+
+    def join(self, name: str, group: str, **options: Any) -> None:
+        self.start(name, group, **options)
+        self.await_ready(name)
+
+    def await_ready(self, name: str, seconds: float = 40.0) -> None:
+        """In the endpoints of its service, as peers see it."""
+        address = self.address(name)
+
+        def ready() -> bool:
+            found = self.mesh.workloads().get(address)
+            service = found["metadata"]["labels"]["service"] if found else ""
+            return bool(service) and self.mesh.endpoints(service).get(address, False)
+
+        wait(ready, seconds, lambda: self.story(name), 0.2)
+
+    def stop(self, name: str) -> tuple[int, float]:
+        """`docker stop`: the container's exit code, and how long it took."""
+        seconds = wait(lambda: self.engine.run("stop", name)[0] == 0, 40)
+        return int(self.engine.inspect(name)["State"]["ExitCode"]), seconds
+
+    def address(self, name: str) -> str:
+        return str(self.engine.inspect(name)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
+
+    def story(self, name: str) -> str:
+        return self.engine.run("exec", name, "meshexp", "status")[1] + self.engine.run("logs", "--tail=60", name)[1]
+
+    def inside(self, name: str, *argv: str, user: str = "root") -> str:
+        return self.engine.do("exec", "--user", user, name, *argv)
+
+    def call(self, host: str, number: int = 1, *, by: str = "gui-1", seconds: float = 0.0) -> list[Answer]:
+        """GETs from within `by`, as its workload sends them."""
+        text = self.inside(by, "python3", "-c", _CALLER, host, str(number), str(seconds), user="workload")
+        return [Answer(*json.loads(line)) for line in text.splitlines()]
+
+    @contextlib.contextmanager
+    def calling(self, host: str, *, by: str = "gui-1") -> Iterator[list[Answer]]:
+        """All the while; what came of it is there afterwards."""
+        answers: list[Answer] = []
+        argv = [*self.engine.command, "exec", "--user=workload", by, "python3", "-c", _CALLER, host, "1000000", "60"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={"PATH": PATH}) as process:
+            try:
+                yield answers
+            finally:
+                self.inside(by, "python3", "-c", _END, host)
+            answers += [Answer(*json.loads(line)) for line in process.stdout or ()]
+
+    def metrics(self, name: str, *labels: str) -> float:
+        """The sum of request_total over all lines with these labels."""
+        script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:4191/metrics', timeout=5).read().decode())"
+        lines = self.inside(name, "python3", "-c", script).splitlines()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith("request_total{") and all(label in line for label in labels)
+        )
+
+
+# Ends the caller of a host: the engine passes no signals on to what `exec` started.
+_END = """
+import os, pathlib, signal, sys
+for entry in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        words = (entry / "cmdline").read_bytes().split(b"\\0")
+    except OSError:
+        continue
+    if sys.argv[1].encode() in words and b"1000000" in words:
+        os.kill(int(entry.name), signal.SIGTERM)
+"""
+
+
+def shares(answers: list[Answer], part: str) -> Counter[str]:
+    return Counter(str(getattr(answer, part)) for answer in answers)
+
+
+def build_images(engine: Engine, package: Path, programs: str) -> None:
+    """docker/build, on stand-ins for its base images."""
+    found = debian.bases()
+    engine.load(found.package, "debian-package")
+    engine.load(found.controller, "debian-controller")
+    build = [
+        str(ROOT / "docker/build"), "--base", "debian-package", "--controller-base", "debian-controller",
+        "--programs", programs, "--package", str(package), "--flags", "--network=none",
+    ]  # fmt: skip
+    environment = {**os.environ, "DOCKER": " ".join(engine.command), "DOCKER_BUILDKIT": "0"}
+    done = subprocess.run(build, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def root_folder(folder: Path, anchor: Path) -> Path:
+    """As the playground mounts it: the mesh's trust anchor and its key."""
+    folder.mkdir()
+    for suffix in ("crt", "key"):
+        shutil.copy(anchor.with_suffix(f".{suffix}"), folder / f"ca.{suffix}")
+    return folder
+
+
+def intermediate_folder(folder: Path, anchor: Path, name: str) -> Path:
+    """What `meshexp ca issue` makes."""
+    words = ("--trust-anchor", f"{anchor}.crt", "--key", f"{anchor}.key", "--out", str(folder))
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert cli.main(["ca", "issue", "--name", name, *words]) == 0
+    return folder
