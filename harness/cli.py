@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 
 # Verbs with verbs of their own, each in its own module, which only a call of it imports.
 _GROUPS = {
+    "check": ("harness.check_cli", "what is wrong with this machine and what mends it; exit code 1 when a check fails"),
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
     "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),
     "proxy": ("harness.proxy_cli", "install, list and choose versions of the Linkerd proxy"),

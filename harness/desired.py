@@ -85,7 +85,7 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
     known = progress.registration
     proxy = _proxy(config, machine, known) if known else None
     return Desired(
-        routes=_routes(config, known),
+        routes=routes(config, known),
         identity=identity(config, machine),
         registration=_registration(config, machine, progress),
         probes=known.probes if known else None,
@@ -141,7 +141,7 @@ def readiness(progress: Progress, redirect_wanted: bool) -> Readiness:
     return Readiness(True, Reason.READY)
 
 
-def _routes(config: schema.Config, known: Registration | None) -> tuple[Route, ...]:
+def routes(config: schema.Config, known: Registration | None) -> tuple[Route, ...]:
     """Configured networks through the configured node; the controller's pod networks through their own nodes."""
     node, found = config.network.node, {}
     if known is not None:

@@ -32,146 +32,146 @@ class Problem:
 REGISTRY: dict[str, Problem] = {}
 
 
-def _register(code: str, title: str, hint: str, severity: Severity = Severity.ERROR, standing: bool = False) -> Problem:
+def register(code: str, title: str, hint: str, severity: Severity = Severity.ERROR, standing: bool = False) -> Problem:
     problem = Problem(code, title, severity, hint, standing)
     if REGISTRY.setdefault(code, problem) is not problem:
         raise ValueError(f"problem code {code} is registered twice")
     return problem
 
 
-CONFIG_RELOAD_FAILED = _register(
+CONFIG_RELOAD_FAILED = register(
     "config-reload-failed",
     "the new configuration is wrong; the old one stays in force",
     "run `meshexp config check`, mend the file, then reload again",
     Severity.WARNING,
 )
-ROUTE_CONFLICT = _register(
+ROUTE_CONFLICT = register(
     "route-conflict",
     "a route that is not ours already leads to a cluster network",
     "remove that route, or take the network out of network.pod_cidrs or network.service_cidrs; it was left alone",
     Severity.WARNING,
 )
-ROUTE_GATEWAY_UNREACHABLE = _register(
+ROUTE_GATEWAY_UNREACHABLE = register(
     "route-gateway-unreachable",
     "the node's address is not on any directly connected network",
     "set network.node (NODE_IP) to an address of the node that this machine reaches without a router",
 )
-ROUTE_FAILED = _register("route-failed", "the kernel refused a route", "see the message; `ip route` shows what is there")
-IDENTITY_SOCKET_MISSING = _register(
+ROUTE_FAILED = register("route-failed", "the kernel refused a route", "see the message; `ip route` shows what is there")
+IDENTITY_SOCKET_MISSING = register(
     "identity-socket-missing",
     "the SPIFFE Workload API socket is not there",
     "start the SPIRE agent, or set identity.socket to its socket",
 )
-IDENTITY_NOT_ISSUED = _register(
+IDENTITY_NOT_ISSUED = register(
     "identity-not-issued",
     "the Workload API issues no SVID with the configured SPIFFE ID to the proxy's user",
     "create the SPIRE entry for identity.spiffe_id with the selector unix:uid of the proxy's user",
 )
-IDENTITY_EXPIRING = _register(
+IDENTITY_EXPIRING = register(
     "identity-expiring",
     "the SVID is not being renewed",
     "look at the SPIRE agent's log and its server's reachability",
 )
-IDENTITY_CA_UNUSABLE = _register(
+IDENTITY_CA_UNUSABLE = register(
     "identity-ca-unusable",
     "SPIRE cannot sign under the configured certificate",
     "make one with `meshexp ca issue` on the admin's machine, and set identity.local.ca_cert and ca_key to it",
 )
-IDENTITY_CA_EXPIRING = _register(
+IDENTITY_CA_EXPIRING = register(
     "identity-ca-expiring",
     "less than a third of the life of this machine's signing certificate is left",
     "run `meshexp ca renew` on the admin's machine and copy the certificate over the old one; it is taken up by itself",
     Severity.WARNING,
     standing=True,
 )
-IDENTITY_ROOT_KEY = _register(
+IDENTITY_ROOT_KEY = register(
     "identity-root-key",
     "this machine holds the key of a trust anchor: whoever takes it over can be anybody in the mesh",
     "make an intermediate with `meshexp ca issue`, put it in the root's place, and take the root key off this machine",
     Severity.WARNING,
     standing=True,
 )
-SPIRE_FAILING = _register(
+SPIRE_FAILING = register(
     "spire-failing",
     "a SPIRE program cannot be started or keeps exiting",
     "the message has its last error; the log has its lines. what spire/ in the state directory holds comes back when removed",
 )
-SPIRE_NOT_ATTESTED = _register(
+SPIRE_NOT_ATTESTED = register(
     "spire-not-attested",
     "the SPIRE server does not accept this machine's agent",
     "check identity.agent.server_address and the trust anchors; a join token works once, so write a new one to its file",
 )
-CONTROLLER_UNREACHABLE = _register(
+CONTROLLER_UNREACHABLE = register(
     "controller-unreachable",
     "the controller does not answer",
     "check controller.address, routes and firewalls; traffic of a proxy that already runs goes on",
     Severity.WARNING,
 )
-CONTROLLER_UNTRUSTED = _register(
+CONTROLLER_UNTRUSTED = register(
     "controller-untrusted",
     "the controller's certificate is not the expected one",
     "check controller.identity and the trust anchors; something else may be answering at controller.address",
 )
-REGISTRATION_REFUSED = _register(
+REGISTRATION_REFUSED = register(
     "registration-refused",
     "the controller refused the registration",
     "the message carries the controller's reason; `kubectl describe externalgroup` shows the same",
 )
-PROXY_MISSING = _register(
+PROXY_MISSING = register(
     "proxy-missing",
     "there is no linkerd2-proxy on this machine",
     "run `meshexp proxy install --from …`, or set proxy.path",
 )
-PROXY_NOT_CERTIFIED = _register(
+PROXY_NOT_CERTIFIED = register(
     "proxy-not-certified",
     "the proxy runs but has no certificate",
     "see the proxy's log lines; its identity must match identity.spiffe_id",
 )
-PROXY_ENV_OVERRIDDEN = _register(
+PROXY_ENV_OVERRIDDEN = register(
     "proxy-env-overridden",
     "variables of the proxy are set by hand",
     "the harness vouches for nothing that proxy.env changes; leave it empty unless you need it",
     Severity.WARNING,
     standing=True,
 )
-PROXY_CRASH_LOOP = _register(
+PROXY_CRASH_LOOP = register(
     "proxy-crash-loop",
     "the proxy keeps exiting",
     "see its last log lines in the journal of meshexp-harness",
 )
-PROXY_PORT_TAKEN = _register(
+PROXY_PORT_TAKEN = register(
     "proxy-port-taken",
     "another process listens on a port that the proxy needs",
     "find it with `ss -ltnp`; 4140, 4143 and 4191 belong to the proxy",
 )
-PROXY_BAD_RELEASE = _register(
+PROXY_BAD_RELEASE = register(
     "proxy-bad-release",
     "this linkerd2-proxy release cannot work with SPIRE",
     "use 2.331.0 or newer, or one before 2.329.0",
 )
-REDIRECT_FAILED = _register(
+REDIRECT_FAILED = register(
     "redirect-failed", "the redirect rules could not be applied", "the message carries the kernel's reason"
 )
-REDIRECT_REVERTED = _register(
+REDIRECT_REVERTED = register(
     "redirect-reverted",
     "the self-test through the new redirect rules failed; the rules before them are back",
     "the message names the test that failed",
 )
-REDIRECT_BACKEND_UNAVAILABLE = _register(
+REDIRECT_BACKEND_UNAVAILABLE = register(
     "redirect-backend-unavailable",
     "the chosen firewall backend does not work on this machine",
     "set redirect.backend to auto, or install what the message names",
 )
-INBOUND_UNVERIFIED = _register(
+INBOUND_UNVERIFIED = register(
     "inbound-unverified",
     "the inbound redirect could not be tested from outside",
     "harmless if peers reach this machine; see the page",
     Severity.WARNING,
     standing=True,
 )
-PROBE_FAILED = _register(
+PROBE_FAILED = register(
     "probe-failed",
     "the application's readiness probe fails",
     "the machine gets no traffic until it passes; see the message",
 )
-CORDONED = _register("cordoned", "an operator has cordoned this machine", "run `meshexp uncordon`", Severity.WARNING)
+CORDONED = register("cordoned", "an operator has cordoned this machine", "run `meshexp uncordon`", Severity.WARNING)

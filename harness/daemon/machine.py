@@ -67,10 +67,11 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
         workload_api=config.identity.socket.removeprefix("unix:").replace("///", "/")
         if mode is schema.IdentityMode.EXTERNAL
         else str(paths.workload_api),
-        proxy_path=config.proxy.path or str(await asyncio.to_thread(_proxy_in_use, paths)),
+        proxy_path=config.proxy.path or str(await asyncio.to_thread(proxy_in_use, paths)),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
+        dns_user=_dns_user(config),
         spire_server=spire_server,
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
         spire_addresses=await addresses.resolved(remote) if remote else (),
@@ -86,7 +87,15 @@ def _spire_user(config: schema.Config, program: str, proxy: User) -> User:
     return user
 
 
-def _proxy_in_use(paths: Paths) -> Path:
+def _dns_user(config: schema.Config) -> User | None:
+    """None where there is no such user: systemd-resolved needs none, and without names the mesh still works by addresses."""
+    try:
+        return process.find_user(config.dns.user, "dns.user")
+    except ConfigError:
+        return None
+
+
+def proxy_in_use(paths: Paths) -> Path:
     """The version that `meshexp proxy use` chose, else where a package may have put one."""
     return Store(paths.proxy_versions).in_use() or PACKAGED_PROXY
 

@@ -154,8 +154,8 @@ class _NamedContext(ssl.SSLContext):
         return super().wrap_bio(incoming, outgoing, server_side, self.server_name)
 
 
-def client_context(svid: Svid, anchors_pem: str, server_name: str) -> ssl.SSLContext:
-    """TLS 1.3 with the SVID; the key reaches OpenSSL through a memfd, never a disk."""
+def server_context(anchors_pem: str, server_name: str) -> ssl.SSLContext:
+    """TLS 1.3 to a server of that name, without saying who we are. Raises ConfigError."""
     context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.server_name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -164,6 +164,12 @@ def client_context(svid: Svid, anchors_pem: str, server_name: str) -> ssl.SSLCon
     except (ssl.SSLError, ValueError) as error:
         fault = Fault("controller.trust_anchors", f"holds no usable PEM certificate: {error}")
         raise ConfigError((fault,)) from None
+    return context
+
+
+def client_context(svid: Svid, anchors_pem: str, server_name: str) -> ssl.SSLContext:
+    """TLS 1.3 with the SVID; the key reaches OpenSSL through a memfd, never a disk."""
+    context = server_context(anchors_pem, server_name)
     pem = "".join(ssl.DER_cert_to_PEM_cert(der) for der in svid.chain_der) + _key_pem(svid.key_der)
     descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
     try:

@@ -16,6 +16,7 @@ import errno
 import json
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.rules import Rules
@@ -24,6 +25,14 @@ from harness.system.redirect_table import BackendKind, TableState
 
 LIBRARY = "libnftables.so.1"
 _JSON_OUTPUT = 1 << 4  # NFT_CTX_OUTPUT_JSON
+_TRY = """\
+table inet meshexp-check {
+  chain c {
+    type nat hook prerouting priority -100;
+    fib daddr type local tcp dport 9 redirect to :9
+  }
+}
+"""
 _LIST = f"list table inet {nftables_text.TABLE}"
 
 
@@ -45,6 +54,7 @@ class Library:
         self._library.nft_ctx_new.restype = ctypes.c_void_p
         self._library.nft_ctx_new.argtypes = [ctypes.c_uint32]
         self._library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+        self._library.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
         self._library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         self._lock = threading.Lock()
         self._context = self._library.nft_ctx_new(0)
@@ -53,9 +63,10 @@ class Library:
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
 
-    def run(self, text: str, *, as_json: bool = False) -> str:
-        """The output of one nft transaction. Raises HarnessError with the kernel's reason."""
+    def run(self, text: str, *, as_json: bool = False, dry: bool = False) -> str:
+        """The output of one nft transaction; `dry`: the kernel judges it and forgets it. Raises HarnessError with its reason."""
         with self._lock:
+            self._library.nft_ctx_set_dry_run(self._context, dry)
             self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT if as_json else 0)
             code = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
             output = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode()
@@ -110,17 +121,26 @@ class Nftables:
         """Blocking. Raises UnavailableError without libnftables or nf_tables."""
         self._run("list tables", as_json=True)
 
+    async def listing(self) -> list[dict[str, Any]]:
+        """All rules of this network namespace (libnftables-json(5)). Raises as `check`."""
+        found: list[dict[str, Any]] = json.loads(await self.run("list ruleset", as_json=True))["nftables"]
+        return found
+
+    async def try_redirect(self) -> None:
+        """Whether the kernel would take rules such as ours. Raises UnavailableError with what it lacks."""
+        await asyncio.to_thread(self._run, _TRY, False, True)
+
     def other_nat_tables(self) -> tuple[str, ...]:
         """The nftables tables, iptables-nft's among them, that have a nat chain and are not ours. Blocking. Raises as `check`."""
         chains = [item["chain"] for item in json.loads(self._run("list chains", as_json=True))["nftables"] if "chain" in item]
         others = [c for c in chains if c.get("type") == "nat" and c["table"] != nftables_text.TABLE]
         return tuple(sorted({f"table {c['family']} {c['table']}" for c in others}))
 
-    def _run(self, text: str, as_json: bool) -> str:
+    def _run(self, text: str, as_json: bool, dry: bool = False) -> str:
         with self._opening:
             if self._library is None:
                 self._library = Library(self._path)
-        return self._library.run(text, as_json=as_json)
+        return self._library.run(text, as_json=as_json, dry=dry)
 
     async def observe(self) -> TableState:
         try:

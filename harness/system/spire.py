@@ -62,7 +62,7 @@ class Spire:
 
     async def prepare_server(self, spec: IdentitySpec, server: SpireServer, wall: float) -> Prepared:
         """Raises PreparationError before anything is changed that a running server uses."""
-        program = _program(server.path, SERVER)
+        program = find_program(server.path, SERVER)
         stamp = stamp_of(spec, SERVER)
         try:
             signing, *rest = chain = certificates.read_pem(certificates.read_file(server.ca_cert, "the signing certificate"))
@@ -121,7 +121,7 @@ class Spire:
         return Prepared(command, stamp, cold, signing.root, signing.not_before, signing.not_after)
 
     async def prepare_agent(self, spec: IdentitySpec, agent: SpireAgent) -> Prepared:
-        program = _program(agent.path, AGENT)
+        program = find_program(agent.path, AGENT)
         stamp = stamp_of(spec, AGENT)
         folder = _folder(self._run / "agent", agent.user, 0o750)
         given = {"node.crt": agent.certificate_file, "node.key": agent.key_file, "token": agent.join_token_file}
@@ -204,7 +204,8 @@ def _entry_text(spec: IdentitySpec, data: Path) -> str:
     return f"{data.name} {spec.spiffe_id} {spec.user.uid}\n"
 
 
-def _program(configured: str | None, name: str) -> str:
+def find_program(configured: str | None, name: str) -> str:
+    """Raises PreparationError when it is not there."""
     found = configured or shutil.which(name, path=_PROGRAM_PATH)
     if found is None or not os.access(found, os.X_OK):
         missing = UnavailableError(

@@ -1,0 +1,70 @@
+"""The control plane as seen from here: controller, destination and policy answer, and are who they should be; and their clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness import check_problems as problems
+from harness.check.context import Context
+from harness.check.report import Judge, Result
+from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Problem
+from harness.system.tls_look import Seen, look
+
+SECONDS = 1.0
+SKEW_SECONDS = 5.0
+"""SPIRE's certificates are valid from 10 s before they are made; beyond that the two refuse one another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """None: nobody has told where it is."""
+
+    controller: Seen
+    destination: Seen | None
+    policy: Seen | None
+
+
+async def gather(context: Context) -> Facts:
+    """The controller is asked for its time when there is an SVID to ask with; it answers nobody without one."""
+    controller, anchors = context.config.controller, context.anchors_pem
+    others = [context.destination, context.policy]
+    first, *seen = await asyncio.gather(
+        look(controller.address, controller.identity, anchors, SECONDS, context.svid),
+        *(look(*other, anchors, SECONDS) for other in others if other is not None),
+    )
+    rest = iter(seen)
+    destination, policy = (next(rest) if other is not None else None for other in others)
+    return Facts(first, destination, policy)
+
+
+def judge(context: Context, facts: Facts) -> Iterator[Result]:
+    to = Judge("meshexp-control-plane")
+    parts: tuple[tuple[str, Seen | None, Problem, Problem], ...] = (
+        ("the controller", facts.controller, CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED),
+        ("destination", facts.destination, problems.DESTINATION_UNREACHABLE, problems.DESTINATION_UNTRUSTED),
+        ("policy", facts.policy, problems.POLICY_UNREACHABLE, problems.POLICY_UNTRUSTED),
+    )
+    for name, seen, unreachable, untrusted in parts:
+        if seen is None:
+            continue
+        refused = [f"{seen.address}: {seen.refused}"] if seen.refused else []
+        yield to.found(f"{name} answers at {seen.address}", unreachable, refused)
+        if not seen.refused and not seen.early:
+            wrong = [f"{seen.address} is not {seen.name}: {seen.untrusted}"] if seen.untrusted else []
+            yield to.found(f"{name} is {seen.name}", untrusted, wrong)
+    yield from _clock(to, [seen for _, seen, _, _ in parts if seen is not None])
+
+
+def _clock(to: Judge, seen: list[Seen]) -> Iterator[Result]:
+    early = [f"the certificate of {one.address} is not valid yet by this machine's clock" for one in seen if one.early]
+    skews = [one.skew for one in seen if one.skew is not None]
+    wrong = [
+        f"the controller's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+        for skew in skews
+        if abs(skew) > SKEW_SECONDS
+    ]
+    if early or skews or any(one.good for one in seen):
+        how = "no clock skew" if skews else "no clock skew that certificates show"
+        yield to.found(how, problems.CLOCK_SKEW, early + wrong)

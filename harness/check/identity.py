@@ -1,0 +1,168 @@
+"""Who this machine is: trust anchors, the certificate that it signs under, SPIRE's programs, and the SVID that its proxy gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import check_problems as problems
+from harness.check.context import Context
+from harness.check.report import Judge, Result
+from harness.config import schema
+from harness.errors import HarnessError, UnavailableError
+from harness.problems import (
+    IDENTITY_CA_EXPIRING,
+    IDENTITY_CA_UNUSABLE,
+    IDENTITY_EXPIRING,
+    IDENTITY_NOT_ISSUED,
+    IDENTITY_ROOT_KEY,
+    IDENTITY_SOCKET_MISSING,
+    SPIRE_FAILING,
+    Problem,
+)
+from harness.system import own_svid, process, spire
+from harness.system import spire_certificate as certificates
+from harness.system.spire_certificate import Certificate
+from harness.system.workload_api import Failed, Frame
+from harness.system.workload_api_client import FailureKind
+
+SVID_SECONDS = 1.5
+ANCHOR_SECONDS = 60 * 86400.0
+DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`anchors_error` and `signing_error`: why they cannot be used. `frame` is None where nobody was asked."""
+
+    anchors: tuple[Certificate, ...]
+    anchors_error: str
+    signing: Certificate | None
+    signing_error: str
+    programs_missing: tuple[str, ...]
+
+
+async def gather(context: Context) -> Facts:
+    anchors, anchors_error = _anchors(context)
+    signing, signing_error = await _signing(context, anchors)
+    return Facts(anchors, anchors_error, signing, signing_error, _missing(context.config))
+
+
+def _anchors(context: Context) -> tuple[tuple[Certificate, ...], str]:
+    path = context.config.controller.trust_anchors
+    try:
+        return certificates.read_pem(certificates.read_file(path, "the trust anchors")), ""
+    except (UnavailableError, ValueError) as error:
+        return (), f"{path}: {error}"
+
+
+async def _signing(context: Context, anchors: tuple[Certificate, ...]) -> tuple[Certificate | None, str]:
+    identity = context.config.identity
+    if identity.mode is not schema.IdentityMode.LOCAL:
+        return None, ""
+    local = identity.local
+    try:
+        chain = certificates.read_pem(certificates.read_file(local.ca_cert, "the signing certificate"))
+        certificates.check_signing(chain, anchors, context.wall)
+        if not chain[0].root:
+            files = Path(local.ca_cert), Path(context.config.controller.trust_anchors), Path(local.ca_key)
+            await certificates.verify(*files, chain[0].public_key)
+    except (HarnessError, ValueError) as error:
+        return None, str(error)
+    return chain[0], ""
+
+
+def _missing(config: schema.Config) -> tuple[str, ...]:
+    wanted = []
+    if config.identity.mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
+        wanted.append((config.identity.spire.agent_path, spire.AGENT))
+    if config.identity.mode is schema.IdentityMode.LOCAL:
+        wanted.append((config.identity.spire.server_path, spire.SERVER))
+    missing = []
+    for configured, name in wanted:
+        try:
+            spire.find_program(configured, name)
+        except HarnessError as error:
+            missing.append(error.message)
+    return tuple(missing)
+
+
+async def ask(context: Context) -> Frame | None:
+    """What the proxy's user gets. Before joining only an agent that is somebody else's can be asked: ours does not run yet."""
+    if not context.running and context.config.identity.mode is not schema.IdentityMode.EXTERNAL:
+        return None
+    try:
+        user = process.find_user(context.config.proxy.user)
+    except HarnessError:
+        return None
+    return await own_svid.fetch(context.socket, user, SVID_SECONDS)
+
+
+def judge(context: Context, facts: Facts) -> Iterator[Result]:
+    to = Judge("meshexp-identity")
+    yield from _judge_anchors(to, context, facts)
+    if context.config.identity.mode is schema.IdentityMode.LOCAL:
+        yield from _judge_signing(to, context, facts)
+    if context.config.identity.mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
+        yield to.found("SPIRE's programs are installed", problems.SPIRE_MISSING, facts.programs_missing)
+    if context.frame is not None:
+        yield _judge_svid(to, context, context.frame)
+
+
+def _judge_anchors(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
+    valid = [anchor for anchor in facts.anchors if anchor.not_before <= context.wall < anchor.not_after]
+    reason = facts.anchors_error
+    if facts.anchors and not valid:
+        state = "has expired" if all(anchor.not_after <= context.wall for anchor in facts.anchors) else "is not valid yet"
+        reason = f"{context.config.controller.trust_anchors}: each of {len(facts.anchors)} anchors {state}"
+    yield to.found("the trust anchors can be used", problems.ANCHORS_UNUSABLE, filter(None, [reason]))
+    if valid:
+        last = max(anchor.not_after for anchor in valid)
+        near = last - context.wall < ANCHOR_SECONDS
+        yield to.found(
+            f"the trust anchors are valid for {_left(last, context.wall)}", problems.ANCHORS_EXPIRING,
+            [f"the last of them ends in {_left(last, context.wall)}"] if near else [],
+        )  # fmt: skip
+
+
+def _judge_signing(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
+    signing = facts.signing
+    yield to.found("SPIRE can sign under its certificate", IDENTITY_CA_UNUSABLE, filter(None, [facts.signing_error]))
+    if signing is None:
+        return
+    root = [f"{context.config.identity.local.ca_cert} is a root"] if signing.root else []
+    yield to.found("no root key is on this machine", IDENTITY_ROOT_KEY, root)
+    left, life = signing.not_after - context.wall, signing.not_after - signing.not_before
+    text = _left(signing.not_after, context.wall)
+    late = [f"it ends in {text}, of {life / DAY:.0f} days"] if left * 3 < life else []
+    yield to.found(f"the signing certificate is valid for {text}", IDENTITY_CA_EXPIRING, late)
+
+
+_PROBLEMS: dict[FailureKind, Problem] = {
+    FailureKind.SOCKET_MISSING: IDENTITY_SOCKET_MISSING,
+    FailureKind.DENIED: IDENTITY_NOT_ISSUED,
+    FailureKind.INVALID: IDENTITY_NOT_ISSUED,
+    FailureKind.TEMPORARY: SPIRE_FAILING,
+}
+
+
+def _judge_svid(to: Judge, context: Context, frame: Frame) -> Result:
+    text = f"the proxy's user gets {context.spiffe_id}"
+    if isinstance(frame, Failed):
+        return to.failed(text, _PROBLEMS[frame.kind], frame.message)
+    svid = context.svid
+    if svid is None:
+        return to.failed(text, IDENTITY_NOT_ISSUED, f"it gets {', '.join(str(other.spiffe_id) for other in frame.svids)}")
+    leaf = certificates.parse(svid.chain_der[0])
+    left, life = svid.expires_at - context.wall, leaf.not_after - leaf.not_before
+    if left < life / 4:  # SPIRE renews at half of it
+        return to.failed(text, IDENTITY_EXPIRING, f"it ends in {left:.0f} s of {life:.0f}, and is not renewed")
+    return to.passed(f"{text}, valid for {_left(svid.expires_at, context.wall)}")
+
+
+def _left(end: float, wall: float) -> str:
+    seconds = end - wall
+    if seconds >= 2 * DAY:
+        return f"{seconds / DAY:.0f} days"
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"

@@ -1,0 +1,85 @@
+"""DNS: the names by which this machine and its proxy find the control plane, A or AAAA and SRV, asked of each name server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness import check_problems as problems
+from harness.check.context import Context, address_of
+from harness.check.report import Judge, Result
+from harness.system import dns_query
+from harness.system.dns_query import Answer, Kind
+from harness.values import HostPort, IPAddress
+
+SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """`resolved`: by the system's resolver, with all its rules. `answers`: of each name server, to A and to SRV."""
+
+    name: str
+    srv: bool
+    resolved: bool
+    answers: tuple[tuple[IPAddress, Answer, Answer], ...]
+
+
+Facts = tuple[Name, ...]
+
+
+async def gather(context: Context) -> Facts:
+    linkerd = [found[0] for found in (context.destination, context.policy) if found is not None]
+    wanted = {context.config.controller.address.host: False} | {endpoint.host: True for endpoint in linkerd}
+    names = {host: srv for host, srv in wanted.items() if address_of(HostPort(host, 1)) is None}
+    servers = dns_query.name_servers() if names else ()
+    return tuple(await asyncio.gather(*(_look(name, srv, servers) for name, srv in names.items())))
+
+
+async def _look(name: str, srv: bool, servers: tuple[IPAddress, ...]) -> Name:
+    async def both(server: IPAddress) -> tuple[IPAddress, Answer, Answer]:
+        a, found = await asyncio.gather(
+            dns_query.ask(server, name, Kind.A, SECONDS), dns_query.ask(server, name, Kind.SRV, SECONDS)
+        )
+        return server, a, found
+
+    resolved, answers = await asyncio.gather(_resolves(name), asyncio.gather(*map(both, servers)))
+    return Name(name, srv, resolved, tuple(answers))
+
+
+async def _resolves(name: str) -> bool:
+    try:
+        async with asyncio.timeout(SECONDS):
+            return bool(await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    except (OSError, TimeoutError, UnicodeError):
+        return False
+
+
+def judge(context: Context, facts: Facts) -> Iterator[Result]:
+    if not facts:
+        return
+    to = Judge("meshexp-dns")
+    silent = {server for name in facts for server, a, srv in name.answers if a.code is None and srv.code is None}
+    yield to.found(
+        "the name servers answer", problems.DNS_SILENT, (f"{server} does not answer" for server in sorted(silent, key=str))
+    )
+    if silent and all(server in silent for name in facts for server, _, _ in name.answers):
+        return  # what it says of names would be no news
+    for name in facts:
+        reasons = [] if name.resolved else [f"{name.name} does not resolve ({_told(name)})"]
+        yield to.found(f"{name.name} resolves", problems.DNS_UNRESOLVED, reasons)
+        if name.srv and name.resolved:
+            none = not any(srv.records for _, _, srv in name.answers)
+            yield to.found(
+                f"{name.name} has SRV records", problems.DNS_NO_SRV, [f"no name server has one for {name.name}"] if none else []
+            )
+
+
+_CODES = {0: "no records", 2: "a failure of the server", 3: "no such name", 5: "refused"}
+
+
+def _told(name: Name) -> str:
+    said = (f"{server} says {_CODES.get(a.code, str(a.code))}" for server, a, _ in name.answers if a.code is not None)
+    return ", ".join(said) or "no name server answers"

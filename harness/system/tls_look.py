@@ -1,0 +1,91 @@
+"""Who answers at an address: one TLS handshake, checked against trust anchors and a name; and the Date header, where asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import re
+import ssl
+import time
+from dataclasses import dataclass
+
+from harness.errors import HarnessError
+from harness.system import workload_api_der as der
+from harness.system.control_plane import client_context, server_context
+from harness.system.workload_api import Svid
+from harness.values import HostPort
+
+_DATE = re.compile(rb"(?im)^date:\s*(.+?)\r?$")
+MAX_HEAD_BYTES = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`refused`: why there is no connection; `untrusted`: why the certificate is not right. `not_after`: of the certificate.
+
+    `skew`: seconds by which the peer's clock is ahead of ours, None where it does not tell.
+    """
+
+    address: HostPort
+    name: str
+    refused: str = ""
+    untrusted: str = ""
+    early: bool = False
+    """The certificate is not valid yet by our clock."""
+    not_after: float = 0.0
+    skew: float | None = None
+
+    @property
+    def good(self) -> bool:
+        return not self.refused and not self.untrusted
+
+
+async def look(address: HostPort, name: str, anchors_pem: str, seconds: float, svid: Svid | None = None) -> Seen:
+    """Never raises: what goes wrong is the answer. With an SVID an HTTP request is made, for the peer's clock."""
+    try:
+        context = client_context(svid, anchors_pem, name) if svid else server_context(anchors_pem, name)
+    except HarnessError as error:
+        return Seen(address, name, untrusted=error.message)
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(
+                address.host.rstrip("."), address.port, ssl=context, server_hostname=name
+            )
+    except ssl.SSLCertVerificationError as error:
+        early = error.verify_code == 9  # X509_V_ERR_CERT_NOT_YET_VALID
+        return Seen(address, name, untrusted=error.verify_message, early=early)
+    except ssl.SSLError as error:
+        return Seen(address, name, untrusted=f"it speaks no TLS that is understood ({error.reason or error})")
+    except TimeoutError:
+        return Seen(address, name, refused=f"no answer within {seconds:g} s")
+    except OSError as error:
+        return Seen(address, name, refused=error.strerror or str(error))
+    with contextlib.closing(writer):
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        skew = await _skew(reader, writer, name, seconds) if svid else None
+        return Seen(address, name, not_after=der.validity(certificate)[1], skew=skew)
+
+
+async def _skew(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, seconds: float) -> float | None:
+    try:
+        async with asyncio.timeout(seconds):
+            began = time.time()
+            writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+            head = b""
+            while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES and (data := await reader.read(4096)):
+                head += data
+            ended = time.time()
+    except (OSError, TimeoutError):
+        return None
+    found = _DATE.search(head)
+    if found is None:
+        return None
+    try:
+        told = email.utils.parsedate_to_datetime(found[1].decode("ascii")).timestamp()
+    except (ValueError, UnicodeDecodeError):
+        return None
+    # The header has whole seconds, cut off: it may be up to one second behind the peer's clock.
+    if told > ended:
+        return told - ended
+    return min(0.0, told + 1.0 - began)
