@@ -86,10 +86,20 @@ def _report(work: Callable[[], None]) -> int:
 async def _serve(config: ControllerConfig) -> None:
     clock, loop = SystemClock(), asyncio.get_running_loop()
     stopped, reload = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
-    async with _made(config, clock) as controller:
+    async with contextlib.AsyncExitStack() as stack:
+        starting = asyncio.create_task(stack.enter_async_context(_made(config, clock)))
+
+        def stop() -> None:
+            starting.cancel()  # it may wait for the cluster or for its certificate; once it serves, this does nothing
+            stopped.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        await asyncio.wait((starting,))
+        if starting.cancelled():
+            return
+        controller = starting.result()
         tasks = [asyncio.create_task(stopped.wait()), asyncio.create_task(controller.wait())]
         tasks.append(asyncio.create_task(_reload(controller, reload)))
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Coroutine
 from types import TracebackType
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -77,9 +78,9 @@ class Controller:
             health = web.Server(self._health, access_log=None)
             self.health_address = await self._listen(health, self.config.health_listen, None)
             ready = asyncio.create_task(self._ready())
+            self._stack.push_async_callback(self._cancel, ready)
             await asyncio.wait((ready, self._work), return_when=asyncio.FIRST_COMPLETED)
             if self._work.done():
-                ready.cancel()
                 self._work.result()
             api = web.Server(Api(self._registry, self._metrics, self.config.hold))
             self.address = await self._listen(api, self.config.listen, ready.result())
@@ -178,7 +179,7 @@ class Controller:
         return dataclasses.replace(where, port=listener.sockets[0].getsockname()[1])
 
     @staticmethod
-    async def _cancel(task: asyncio.Task[None]) -> None:
+    async def _cancel(task: asyncio.Task[Any]) -> None:
         task.cancel()
         await asyncio.wait((task,))
 

@@ -18,7 +18,7 @@ from controller.model import micro_time
 from harness.values import parse_host_port
 from tests.controller_support import TRUST_DOMAIN, Answer, Client
 from tests.kubernetes_site import Site, wait
-from tests.kubernetes_support import cluster
+from tests.kubernetes_support import ROOT, cluster, free_port, spawn
 
 
 @pytest.fixture
@@ -201,3 +201,20 @@ def test_leases_of_used_invitations_go_an_hour_after_their_time(site: Site) -> N
     wait(lambda: names() == {"used.faces.face.margin", "used.faces.face.valid"}, 5)
     time.sleep(2)
     assert names() == {"used.faces.face.margin", "used.faces.face.valid"}
+
+
+def test_one_that_still_waits_for_its_certificate_stops_when_asked(site: Site) -> None:
+    path, log = site.folder / "waiting.yaml", site.folder / "waiting.log"
+    config = {
+        "kubernetes": True, "kubeconfig": site.kubeconfig, "trust_anchors": site.authority.anchors, "replica": "waiting",
+        "identity_address": f"127.0.0.1:{free_port()}", "listen": f"127.0.0.1:{free_port()}",
+        "health_listen": f"127.0.0.1:{free_port()}", "identity_token": site.server[1],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(config))
+    command = ("env", f"PYTHONPATH={ROOT}", site.python, "-m", "controller", "run", f"--config={path}")
+    process = spawn(site.folder, "waiting", *command)
+    wait(lambda: "no certificate from Linkerd" in log.read_text(), 20, log.read_text)
+    process.terminate()
+    assert process.wait(5) == 0 and "Traceback" not in log.read_text()
+    names = cluster().kubectl("-n", "meshexp", "get", "leases", "-o", "name")
+    assert "replica.waiting" not in names  # it has said so to the others
