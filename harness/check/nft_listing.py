@@ -88,7 +88,7 @@ def _match(body: Item, packet: Packet) -> Truth:
         return False
     if kind == "meta" and what.get("key") in ("iif", "iifname"):
         return negated(_any(right, lambda value: False if value == "lo" else None), negate)
-    if kind == "meta" and what.get("key") == "l4proto":
+    if (kind == "meta" and what.get("key") == "l4proto") or (kind == "payload" and what.get("field") in ("protocol", "nexthdr")):
         return negated(_any(right, lambda value: value in ("tcp", 6)), negate)
     if kind == "meta" and what.get("key") in ("nfproto", "protocol"):
         return None if len(packet.sources) != 1 else negated(_any(right, lambda v: str(v) in ("ipv4", "ip")), negate)

@@ -73,7 +73,7 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
 def _judge_running(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
     child = context.status.get("children", {}).get("proxy", {})
     text = "it has a certificate"
-    if int(child.get("exits", 0)) >= CRASH_LOOP_EXITS:
+    if not facts.expires and int(child.get("exits", 0)) >= CRASH_LOOP_EXITS:
         yield to.failed("it runs", PROXY_CRASH_LOOP, f"it has exited {child['exits']} times")
     elif not facts.expires:
         yield to.failed(text, PROXY_NOT_CERTIFIED, f"the proxy is {child.get('state', 'not there')}, and shows no certificate")

@@ -6,14 +6,35 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.proxy_environment import DESTINATION_IDENTITY
 from tests.mesh import NODE, ROOT, TRUST_DOMAIN, VM, Mesh, certificates, mesh, openssl
 
+Act = Callable[[Mesh], object]
 PROBE = {"httpGet": {"port": 8000, "path": "/"}, "periodSeconds": 0.2, "failureThreshold": 1}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """`also`: what else follows from it. `pre`: to be found before joining. `through`: how `check` is run meanwhile."""
+
+    code: str
+    break_: Act
+    mend: Act
+    also: frozenset[str] = frozenset()
+    pre: bool = True
+    through: tuple[str, ...] = ()
+
+
+def is_named(broken: Broken, named: dict[str, dict[str, str]]) -> None:
+    assert broken.code in named
+    assert named.keys() <= {broken.code} | broken.also
+    found = named[broken.code]
+    assert found["hint"] == f"docs/troubleshooting.md#{broken.code}" and found["remedy"] and found["error"]
 
 
 def anchor(certs: Path, days: int = 400) -> None:
@@ -48,13 +69,17 @@ def serve_application(vm: Mesh) -> None:
     vm.start("application", vm.vm, sys.executable, "-m", "http.server", "8000", "--bind", VM, "--directory", str(ROOT / "docs"))
 
 
+def configure(vm: Mesh, **sections: Any) -> None:
+    linkerd = {"destination_address": f"{NODE}:8086", "policy_address": f"{NODE}:8090"}
+    vm.configure(**{**sections, "proxy": {**linkerd, **sections.get("proxy", {})}})
+
+
 @contextlib.contextmanager
 def machine(**sections: Any) -> Iterator[Mesh]:
     """Nothing joined yet, but all around it there."""
     with mesh() as vm:
         anchor(vm.folder / "certs")
-        linkerd = {"destination_address": f"{NODE}:8086", "policy_address": f"{NODE}:8090"}
-        vm.configure(**{**sections, "proxy": {**linkerd, **sections.get("proxy", {})}})
+        configure(vm, **sections)
         vm.group(probes=[{**PROBE, "httpGet": {**PROBE["httpGet"], "host": VM}}])  # type: ignore[dict-item]
         for name, port in (("destination", 8086), ("policy", 8090)):
             serve_tls(vm, name, port)

@@ -5,26 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import pytest
 
 from tests.check import lab
+from tests.check.lab import Act, Broken
 from tests.mesh import NODE, VM, Mesh
-
-Act = Callable[[Mesh], object]
-
-
-@dataclass(frozen=True)
-class Broken:
-    """`also`: what else follows from it. `through`: how `check` is run meanwhile."""
-
-    code: str
-    break_: Act
-    mend: Act
-    also: frozenset[str] = frozenset()
-    through: tuple[str, ...] = field(default=())
 
 
 def nft(*lines: str) -> Act:
@@ -102,7 +89,7 @@ MACHINES = {
     "no CAP_NET_ADMIN": Broken(
         "privileges-missing", lambda vm: None, lambda vm: None,
         frozenset({"redirect-backend-unavailable", "firewall-drops", "kernel-unsuitable"}),
-        ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin", "--"),
+        through=("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin", "--"),
     ),
     "a route that went": Broken("route-missing", route_lost, signalled(signal.SIGCONT), frozenset({"daemon-hangs"})),
     "a daemon that hangs": Broken("daemon-hangs", signalled(signal.SIGSTOP), signalled(signal.SIGCONT)),
@@ -132,7 +119,7 @@ MACHINES = {
     ),
     "legacy iptables drops": Broken(
         "firewall-drops",
-        lambda vm: vm.vm.run(*LEGACY, "-A", "INPUT", "-p", "tcp", "--dport", "4000:5000", "-j", "REJECT"),
+        lambda vm: vm.vm.run(*LEGACY, "-A", "INPUT", "!", "-i", "lo", "-p", "tcp", "--dport", "4000:5000", "-j", "REJECT"),
         lambda vm: vm.vm.run(*LEGACY, "-I", "INPUT", "-p", "tcp", "--dport", "4143", "-j", "ACCEPT"),
     ),
     "two firewalls": Broken(
@@ -174,11 +161,7 @@ def test_it_is_named_and_the_hint_mends_it(vm: Mesh, name: str) -> None:
     assert lab.check(vm) == {}
     broken.break_(vm)
     try:
-        named = lab.check(vm, through=broken.through)
-        assert broken.code in named
-        assert named.keys() <= {broken.code} | broken.also
-        found = named[broken.code]
-        assert found["hint"] == f"docs/troubleshooting.md#{broken.code}" and found["remedy"] and found["error"]
+        lab.is_named(broken, lab.check(vm, through=broken.through))
     finally:
         broken.mend(vm)
     vm.wait(lambda: lab.check(vm) == {}, 30)
