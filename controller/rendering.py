@@ -97,7 +97,8 @@ def membership(workload: ExternalWorkload) -> Membership | None:
 
 
 def workload(group: ExternalGroup, member: Membership, cluster_domain: str) -> ExternalWorkload:
-    """Only the preferred address: Linkerd's destination controller mixes up the two families of one ExternalWorkload."""
+    """Only the preferred address. Of two, behind a dual-stack Service, Linkerd makes a slice of each family but tells proxies one
+    address of them, by chance which: seen on the real control plane, as calls that end in 504 (tests/linkerd/test_cluster.py)."""
     template, key = group.spec.template, member.key
     marks = {
         INSTANCE: member.instance,

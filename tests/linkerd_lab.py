@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import linkerd_lab_control
-from tests.linkerd_lab_box import box, wait, which
+from tests.linkerd_lab_box import Box, box, wait, which
 from tests.linkerd_lab_cluster import NODE, Cluster, cluster
 from tests.linkerd_lab_vm import APP_PORT, ENVIRONMENT, NAMESPACE, Vm
 from tests.mesh import ROOT
@@ -45,11 +45,11 @@ class Lab:
         made.set_up(**sections)
         return made
 
-    def start_controller(self) -> None:
-        """Outside the mesh's own proxies, on the node's address, under the rights of the manifests."""
-        self.cluster.node.start(
+    def start_controller(self, where: Box | None = None, *flags: str) -> None:
+        """Outside the mesh's own proxies, on the node's address unless told otherwise, under the rights of the manifests."""
+        (where or self.cluster.node).start(
             "controller", sys.executable, "-s", "-m", "controller", "run", "--config", f"{self.cluster.folder}/controller.yaml",
-            env=ENVIRONMENT,
+            *flags, env=ENVIRONMENT,
         )  # fmt: skip
 
     def await_controller(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests import linkerd_lab_pki as pki
-from tests.linkerd_lab_box import wait
+from tests.linkerd_lab_box import Box, wait
 from tests.linkerd_lab_cluster import (
     ACCOUNTS,
     CLUSTER_NETWORKS,
@@ -17,19 +17,19 @@ from tests.linkerd_lab_cluster import (
     Cluster,
 )
 
+_CONTROL = "linkerd.svc.cluster.local."
+SERVICES = (
+    f"linkerd-identity-headless.{_CONTROL}:8080",
+    f"linkerd-dst-headless.{_CONTROL}:8086",
+    f"linkerd-policy.{_CONTROL}:8090",
+)
 OPAQUE = "25,587,3306,4444,5432,6379,9300,11211"
 
 
 def start(made: Cluster) -> None:
     """Ready: every controller and the proxies before them."""
-    for component, account in ACCOUNTS.items():
-        folder = made.folder / f"{component}-proxy"
-        folder.mkdir()
+    for account in ACCOUNTS.values():
         made.kubeconfig(account, {"token": made.token(account, "linkerd")})
-        (folder / "token").write_text(made.token(account, "linkerd", "identity.l5d.io"))
-        pki.proxy_request(folder, f"{account}.{SUFFIX}")
-        for path in (*folder.iterdir(), folder):
-            path.chmod(0o755 if path.is_dir() else 0o644)
     _start_identity(made)
     # The destination controller refuses to start in a cluster without any EndpointSlice.
     wait(lambda: made.get("endpointslices", "-A")["items"] != [], 20)
@@ -37,11 +37,12 @@ def start(made: Cluster) -> None:
     made.pods["identity"].await_answer("http://127.0.0.1:9990/ready", "identity")
     made.pods["destination"].await_answer("http://127.0.0.1:9996/ready", "destination")
     made.pods["destination"].await_answer("http://127.0.0.1:9990/ready", "policy")
-    control = "linkerd.svc.cluster.local."
-    destination, policy = f"linkerd-dst-headless.{control}:8086", f"linkerd-policy.{control}:8090"
-    _start_proxy(made, "identity", IDENTITY, "8080,9990", ("localhost.:8080", destination, policy))
-    own = (f"linkerd-identity-headless.{control}:8080", "localhost.:8086", "localhost.:8090")
-    _start_proxy(made, "destination", DESTINATION, "8086,8090,9990,9996", own)
+    _, destination, policy = SERVICES
+    for component, address, ports, services in (
+        ("identity", IDENTITY, "8080,9990", ("localhost.:8080", destination, policy)),
+        ("destination", DESTINATION, "8086,8090,9990,9996", (SERVICES[0], "localhost.:8086", "localhost.:8090")),
+    ):
+        start_proxy(made, made.pods[component], (ACCOUNTS[component], "linkerd"), address, ports, services)
     for pod in made.pods.values():
         pod.await_answer("http://127.0.0.1:4191/ready", "proxy")
 
@@ -83,17 +84,25 @@ def _start_destination(made: Cluster) -> None:
     )  # fmt: skip
 
 
-def _start_proxy(made: Cluster, component: str, address: str, ports: str, services: tuple[str, str, str]) -> None:
-    """`services`: where identity, destination and policy are; on loopback they are spoken to without TLS."""
-    account, folder = ACCOUNTS[component], made.folder / f"{component}-proxy"
-    workload = {"ns": "linkerd", "pod": f"linkerd-{component}-0"}
+def start_proxy(
+    made: Cluster, pod: Box, account: tuple[str, str], address: str, ports: str, services: tuple[str, str, str] = SERVICES
+) -> None:
+    """`account`: name and namespace. `services`: identity, destination and policy; on loopback they are spoken to without TLS."""
+    name = f"{account[0]}.{account[1]}.serviceaccount.identity.linkerd.cluster.local"
+    folder = made.folder / f"{pod.name}-proxy"
+    folder.mkdir(exist_ok=True)
+    (folder / "token").write_text(made.token(*account, "identity.l5d.io"))
+    pki.proxy_request(folder, name)
+    for path in (*folder.iterdir(), folder):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    workload = {"ns": account[1], "pod": f"linkerd-{pod.name}-0"}
     names = (f"linkerd-identity.{SUFFIX}", f"linkerd-destination.{SUFFIX}", f"linkerd-destination.{SUFFIX}")
     variables = {
         "LOG": "warn,linkerd=info,hickory=error",
         "IDENTITY_TRUST_ANCHORS": (made.pki / "ta.crt").read_text(),
         "IDENTITY_DIR": str(folder),
         "IDENTITY_TOKEN_FILE": f"{folder}/token",
-        "IDENTITY_LOCAL_NAME": f"{account}.{SUFFIX}",
+        "IDENTITY_LOCAL_NAME": name,
         "POLICY_WORKLOAD": json.dumps(workload),
         "DESTINATION_CONTEXT": json.dumps({**workload, "nodeName": "lab"}),
         "DESTINATION_PROFILE_NETWORKS": CLUSTER_NETWORKS,
@@ -105,7 +114,7 @@ def _start_proxy(made: Cluster, component: str, address: str, ports: str, servic
         "OUTBOUND_LISTEN_ADDRS": "127.0.0.1:4140",
         "ADMIN_LISTEN_ADDR": "0.0.0.0:4191",
     }
-    for service, where, name in zip(("IDENTITY", "DESTINATION", "POLICY"), services, names, strict=True):
-        variables |= {f"{service}_SVC_ADDR": where, f"{service}_SVC_NAME": name}
+    for service, where, theirs in zip(("IDENTITY", "DESTINATION", "POLICY"), services, names, strict=True):
+        variables |= {f"{service}_SVC_ADDR": where, f"{service}_SVC_NAME": theirs}
     environment = {f"LINKERD2_PROXY_{name}": value for name, value in variables.items()}
-    made.pods[component].start("proxy", "linkerd2-proxy", env=environment, uid=PROXY_UID)
+    pod.start("proxy", "linkerd2-proxy", env=environment, uid=PROXY_UID)
