@@ -28,15 +28,12 @@ _FINAL = {ConfigError.exit_code, PermissionError_.exit_code}
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     text = "run the daemon and a workload as a container's first process; ends with the workload's exit code"
     verb: argparse.ArgumentParser = subparsers.add_parser("container", help=text, description=text[0].upper() + text[1:] + ".")
-    verb.add_argument("--health", action="store_true", help="only say how things stand; exit code 0 while peers are sent here")
-    verb.add_argument("command", nargs="*", metavar="COMMAND", help=f"the workload; {WORKLOAD} if unset")
+    verb.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=f"the workload; {WORKLOAD} if unset")
     return verb
 
 
 def run(options: argparse.Namespace) -> int:
     where = paths.from_environment()
-    if options.health:
-        return health(where)
     command = tuple(options.command) or (WORKLOAD,)
     say(f"{__version__}, an image for demonstrations and NOT for production: keys that make identities are in this container")
     if Path(command[0]).resolve().name == NO_WORKLOAD:
@@ -52,13 +49,6 @@ def run(options: argparse.Namespace) -> int:
     daemon = init.Program(("meshexp", "run"), os.environ)
     workload = init.Program(command, os.environ, os.environ.get("WORKLOAD_USER") or "workload")
     return Container(daemon, workload, where).run()
-
-
-def health(where: paths.Paths) -> int:
-    """Unlike `meshexp status`, a warning such as one of a root's key does not make it 1."""
-    data = status_cli.read(where)
-    print(status_cli.text(data))
-    return 0 if data.get("ready") and data.get("phase") in ("Ready", "Degraded") else 1
 
 
 class Container:
