@@ -52,12 +52,12 @@ def load(paths: Paths, environ: Mapping[str, str]) -> schema.Config:
 
 def is_unconfigured(paths: Paths, environ: Mapping[str, str]) -> bool:
     """Whether nobody has said yet what this machine is: there is no `workload` in any source, which is no mistake."""
-    layers, faults = _layers(paths, environ)
+    layers, faults = sources(paths, environ)
     return not faults and "workload" not in layers.values
 
 
 def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.Config, Layers]:
-    layers, faults = _layers(paths, environ)
+    layers, faults = sources(paths, environ)
     config = None
     try:
         config = decode.decode(schema.Config, layers.values, source="configuration")
@@ -70,7 +70,8 @@ def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.
     return config, layers
 
 
-def _layers(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Fault]]:
+def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Fault]]:
+    """All values as they were written, merged, and the faults of files that cannot be read."""
     layers = Layers()
     faults: list[Fault] = []
     layers.add(environment.playground(environ, socket.gethostname()), "environment")

@@ -1,0 +1,150 @@
+"""Starting and stopping the harness for `join` and `leave`: by systemd, else whatever already runs here, else not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import status_cli
+from harness.errors import TemporaryError, UnavailableError
+from harness.paths import Paths
+from harness.system import files, service
+
+POLL_SECONDS, STOP_SECONDS, REFUSED_SECONDS = 0.1, 150.0, 3.0
+MESH = ("Routes", "Identity", "Registration", "Proxy", "Redirected")
+FATAL = ("registration-refused", "controller-untrusted", "proxy-bad-release", "identity-ca-unusable")
+"""What no waiting mends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """`before`: the unit as it was found; None without systemd. `waits`: a daemon that runs, and waits for a configuration."""
+
+    paths: Paths
+    before: service.State | None
+    waits: int | None
+
+    @classmethod
+    def find(cls, paths: Paths) -> Service:
+        status = status_cli.read(paths)
+        waits = int(status["pid"]) if status.get("phase") == "Waiting" else None
+        return cls(paths, service.state() if service.managed() else None, waits)
+
+    def prepare(self, undo: Any, changes: bool) -> None:
+        """Before the configuration changes: a member leaves as what it was. What is undone last is said first."""
+        active = self.before is not None and self.before.active
+        if active:
+            undo.add("start the harness as it was", lambda: service.control("start"))
+        undo.add("what the harness kept", new_below(self.paths.state))
+        if active and changes and self.waits is None:
+            service.control("stop")
+
+    def start(self, undo: Any) -> str:
+        """What was done; empty when there is nobody here who starts programs."""
+        if self.before is not None:
+            if not self.before.enabled:
+                undo.add("disable the unit", lambda: service.control("disable"))
+                service.control("enable")
+            undo.add("stop the harness", lambda: service.control("stop"))
+            if self.waits is not None:
+                os.kill(self.waits, signal.SIGHUP)  # it looks again, in place
+            service.control("start")
+            return f"{service.UNIT} is enabled and runs"
+        if self.waits is not None:
+            pid = self.waits
+            undo.add("stop the harness", lambda: end(pid, self.paths))
+            os.kill(pid, signal.SIGHUP)
+            return f"pid {pid} has the configuration now"
+        return f"pid {pid} runs already" if (pid := running(self.paths)) else ""
+
+    def ended(self) -> str:
+        """Why there is nothing to wait for; empty while there is."""
+        if self.before is not None and service.state().failed:
+            return f"{service.UNIT} has failed"
+        return ""
+
+
+def running(paths: Paths) -> int:
+    """The daemon's pid; 0 without one."""
+    line = files.read_line(paths.lock) if files.is_locked(paths.lock) else None
+    return int(line) if line and line.isdigit() else 0
+
+
+def end(pid: int, paths: Paths) -> None:
+    """TERM, and waits until it has left in good order. Raises TemporaryError when it does not end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while files.is_locked(paths.lock) or status_cli.read(paths).get("phase") == "Waiting":
+        if time.monotonic() > deadline:
+            raise TemporaryError(f"pid {pid} has not ended within {STOP_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def wait_ready(paths: Paths, run: Service, steps: Any, seconds: float) -> bool:
+    """True when ready; False when all but the application is. Raises when the machine does not become a member in time."""
+    from harness.steps import Step
+
+    began, seen, fatal_since = time.monotonic(), set[str](), None
+    while True:
+        status, now = status_cli.read(paths), time.monotonic()
+        conditions = {one["name"]: one for one in status.get("conditions", [])}
+        for name, one in conditions.items():
+            if one["status"] == "True" and name not in seen:
+                seen.add(name)
+                steps.add(Step(name, "warning" if one["problem"] else "done", now - began, one["message"]))
+        if status.get("phase") == "Ready" and status.get("ready"):
+            return True
+        waiting = [one for one in conditions.values() if one["status"] != "True"]
+        steps.live(f"waiting: {waiting[0]['name']}: {waiting[0]['message']}" if waiting else "waiting for the harness")
+        fatal = [one for one in waiting if one["problem"] in FATAL]
+        fatal_since = (fatal_since or now) if fatal else None
+        if fatal and fatal_since is not None and now - fatal_since > REFUSED_SECONDS:
+            raise UnavailableError(f"{fatal[0]['name']}: {fatal[0]['message']}", str(fatal[0]["hint"]))
+        if reason := run.ended():
+            raise UnavailableError(reason, "`meshexp logs` says why")
+        if now - began > seconds:
+            return _late(conditions, steps, now - began)
+        time.sleep(POLL_SECONDS)
+
+
+def _late(conditions: dict[str, Any], steps: Any, seconds: float) -> bool:
+    from harness.steps import Step
+
+    wrong = [one for name in MESH if (one := conditions.get(name, {"name": name, "message": "nothing is known"}))
+             and one.get("status") != "True"]  # fmt: skip
+    if wrong:
+        said = "; ".join(f"{one['name']}: {one['message']}" for one in wrong)
+        raise TemporaryError(
+            f"not a member after {seconds:.0f} s: {said}", "give it longer by --wait; `meshexp check --pre` tells more"
+        )
+    application = conditions.get("Application", {})
+    steps.add(
+        Step("the application", "warning", seconds, f"{application.get('message', '')}: a member, and no traffic until it passes")
+    )
+    return False
+
+
+def new_below(folder: Path) -> Callable[[], None]:
+    """Removes what is not in the folder now, and the folder if it is not there now."""
+    there = folder.exists()
+    before = set(folder.iterdir()) if there else set()
+
+    def back() -> None:
+        if not there:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for entry in set(folder.iterdir()) - before:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+    return back

@@ -1,0 +1,82 @@
+"""`meshexp leave`, the inverse of `join`: drain, stop, disable, deregister; and remove the configuration, if asked to."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+from typing import Any
+
+from harness import paths
+from harness.errors import HarnessError, PermissionError_, TemporaryError
+from harness.paths import Paths
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = subparsers.add_parser(
+        "leave",
+        help="leave the mesh in good order: drain, stop, disable, deregister",
+        description="The inverse of join. The configuration is kept, so that starting the harness brings the machine back.",
+    )
+    verb.add_argument("--purge", action="store_true", help="remove what join wrote too: configuration, keys, this machine's name")
+    verb.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    return verb
+
+
+def run(options: argparse.Namespace) -> int:
+    from harness.steps import Steps
+
+    if os.geteuid() != 0:
+        raise PermissionError_("`meshexp leave` must run as root", "run it with sudo")
+    where, steps = paths.from_environment(), Steps(options.output)
+    try:
+        _leave(where, steps, options.purge)
+    except HarnessError as error:
+        steps.finish(error, left=False)
+        if options.output == "json":
+            return error.exit_code
+        raise
+    steps.finish(left=True, purged=options.purge)
+    return 0
+
+
+def _leave(where: Paths, steps: Any, purge: bool) -> None:
+    from harness.daemon import cleanup
+    from harness.join_start import end, running
+    from harness.system import service
+
+    with steps.step("drain and stop the harness") as step:
+        if service.managed():
+            service.control("stop")
+            service.control("disable")
+            step.message = f"{service.UNIT} is stopped and disabled"
+        elif pid := running(where):
+            end(pid, where)
+            step.message = f"pid {pid} has ended"
+        else:
+            step.message = "it did not run"
+    with steps.step("see that the registration is gone") as step:
+        if where.registration.exists():
+            step.result = "warning"
+            step.message = "the controller did not hear it; the lease ends by itself within a minute"
+    with steps.step("see that no rule, route or process is left") as step:
+        with contextlib.redirect_stdout(None):
+            left = cleanup.run(where, after_exit=False)
+        if left:
+            raise TemporaryError("something could not be removed", "run `meshexp cleanup`, which names it")
+    with steps.step("remove the configuration" if purge else "keep the configuration") as step:
+        step.message = _purge(where) if purge else f"{where.config}; `meshexp leave --purge` removes it"
+
+
+def _purge(where: Paths) -> str:
+    from harness import joining
+
+    gone = [path for path in (*joining.names(where), where.registration, where.instance_id, where.cordon) if path.exists()]
+    for path in gone:
+        path.unlink()
+    shutil.rmtree(where.state / "spire", ignore_errors=True)
+    for folder in (where.config / "spire", where.drop_ins):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return f"{len(gone)} files"

@@ -1,0 +1,54 @@
+"""The harness's own unit, as an administrator handles it: by systemctl, which speaks D-Bus. Blocking."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UnavailableError
+
+UNIT = "meshexp-harness.service"
+STOP_SECONDS = 150.0  # longer than the unit's own TimeoutStopSec
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`active`: it runs or is on its way; `failed`: it ended with an error and does not come back."""
+
+    enabled: bool
+    active: bool
+    failed: bool
+
+
+def managed() -> bool:
+    """Whether systemd runs this machine and has the unit."""
+    return Path("/run/systemd/system").is_dir() and _run("show", "--property=LoadState", "--value", UNIT).strip() == "loaded"
+
+
+def state() -> State:
+    text = _run("show", "--property=ActiveState,UnitFileState", UNIT)
+    found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    active = found.get("ActiveState", "")
+    return State(
+        found.get("UnitFileState") in ("enabled", "enabled-runtime"),
+        active in ("active", "activating", "reloading", "deactivating"),
+        active == "failed",
+    )
+
+
+def control(verb: str) -> None:
+    """`enable`, `disable`, `start`, `stop`; returns when it is done. Raises UnavailableError with systemd's reason."""
+    _run(verb, UNIT, check=True)
+
+
+def _run(*words: str, check: bool = False) -> str:
+    try:
+        done = subprocess.run(
+            ("systemctl", *words), capture_output=True, text=True, check=False, timeout=STOP_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnavailableError(f"systemctl {words[0]}: {error}") from None
+    if check and done.returncode:
+        raise UnavailableError(f"systemctl {' '.join(words)}: {done.stderr.strip()}", f"see `journalctl -u {UNIT}`")
+    return done.stdout

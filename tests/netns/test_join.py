@@ -1,0 +1,226 @@
+"""From an invitation to a member by one command, and back; what is wrong leaves no trace. On real SPIRE."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import http.server
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller import tickets
+from controller.peer import spki_sha256
+from demo import host_state
+from harness import ca
+from harness.decode import encode
+from harness.errors import UnavailableError
+from harness.invitation import VERSION, Invitation, LocalIdentity
+from harness.messages import PodRoute
+from harness.system import https
+from harness.values import parse_address, parse_host_port, parse_network, parse_spiffe_id
+from tests.mesh import IDENTITY, NODE, PROXY_UID, TRUST_DOMAIN, Mesh, mesh
+from tests.spire_support import AGENT_UID, MISSING, SERVER_UID, SPIRE
+
+pytestmark = pytest.mark.skipif(not SPIRE, reason=MISSING)
+TOKEN = "let-me-in"
+SPIFFE_ID = parse_spiffe_id(f"spiffe://{TRUST_DOMAIN}/face")
+
+
+@pytest.fixture
+def vm() -> Iterator[Mesh]:
+    """A machine with the package, as it were: the group takes machines by invitation only, and nothing is configured."""
+    with mesh() as found:
+        base = {
+            "identity": {"spire": {"server_user": str(SERVER_UID), "agent_user": str(AGENT_UID)}},
+            "proxy": {"user": PROXY_UID, "path": str(found.folder / "development-proxy"), "shutdown_grace": "1s"},
+            "log": {"format": "json"},
+        }
+        (found.folder / "etc/harness.yaml").write_text(yaml.safe_dump(base))
+        yield found
+
+
+def invite(vm: Mesh, expires: float = 3600.0, **changes: Any) -> Path:
+    """The invitation's file; the group knows its token."""
+    certs = vm.folder / "certs"
+    anchor, key = ca.load_anchor(certs / "ca.crt", certs / "ca.key"), ca.new_key()
+    certificate = ca.issue(anchor, "vm", key.public_key(), 30, datetime.datetime.now(datetime.UTC))
+    invitation = Invitation(
+        VERSION, TOKEN, time.time() + expires, parse_host_port(f"{NODE}:8081"), IDENTITY, (certs / "ca.crt").read_text(), "face",
+        "faces", SPIFFE_ID, (PodRoute(parse_network("10.42.0.0/24"), parse_address(NODE)),), (parse_network("10.43.0.0/16"),),
+        local=LocalIdentity(ca.certificate_pem(certificate), ca.key_pem(key)),
+    )  # fmt: skip
+    ticket = tickets.ticket(TOKEN, time.time() + 3600, (SPIFFE_ID,), spki_sha256(certificate))
+    vm.group(admission={"requireInvitation": True})
+    manifest = vm.folder / "groups/face.yaml"
+    group = yaml.safe_load(manifest.read_text())
+    group["metadata"]["annotations"] = dict([ticket.annotation])
+    group["apiVersion"] = "workload.meshexp.io/v1alpha1"
+    manifest.write_text(yaml.safe_dump(group))
+    file = vm.folder / "one.invitation"
+    file.write_text(json.dumps(encode(invitation) | changes))
+    file.chmod(0o600)
+    return file
+
+
+@contextlib.contextmanager
+def waiting(vm: Mesh) -> Iterator[None]:
+    """The daemon under a supervisor, without a configuration."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(vm.folder / "notify"))
+        threading.Thread(target=_drain, args=(supervisor,), daemon=True).start()
+        argv = (sys.executable, "-s", "-m", "harness", "run")
+        vm.start("harness", vm.vm, *argv, env={"NOTIFY_SOCKET": str(vm.folder / "notify")})
+        vm.wait(lambda: vm.status().get("phase") == "Waiting")
+        yield
+
+
+def _drain(supervisor: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while supervisor.recv(4096):
+            pass
+
+
+def files(vm: Mesh) -> dict[str, tuple[int, str]]:
+    """What is configured and kept: each file with mode and content."""
+    found = {}
+    for folder in ("etc", "state"):
+        for path in (vm.folder / folder).rglob("*"):
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            found[str(path.relative_to(vm.folder))] = (path.stat().st_mode & 0o777, content)
+    return found
+
+
+def test_one_command_to_a_member_and_one_back(vm: Mesh) -> None:
+    file = invite(vm)
+    vm.start_controller()
+    host_state.dump(vm.vm.enter)
+    host, before = host_state.dump(vm.vm.enter), files(vm)
+    with waiting(vm):
+        done = vm.meshexp("join", str(file), "--wait", "60")
+        assert done.returncode == 0, done.stdout + done.stderr + vm.logs()
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith("√ read the invitation (") and "faces/face as spiffe://" in lines[0]
+        assert any(line.startswith("√ Registration (") for line in lines) and lines[-1].endswith(" s")
+        modes = {name: mode for name, (mode, _) in files(vm).items()}
+        secret = {"etc/invitation", "etc/spire/ca.key", "state/registration.json"}
+        assert {name for name in secret if modes[name] == 0o600} == secret
+        assert modes["etc/harness.d/50-join.yaml"] == modes["etc/trust-anchors.pem"] == 0o644
+        assert vm.status()["phase"] == "Ready" and vm.status()["workload"]["name"].startswith("face-")
+        assert vm.meshexp("join", str(file)).returncode == 0, "once more changes nothing"
+        assert vm.meshexp("leave", "--purge").returncode == 0
+        assert vm.processes["harness"].wait(10) == 0
+    assert "workload deleted" in (vm.folder / "controller.log").read_text()
+    assert files(vm) == before
+    assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
+
+
+def test_leave_keeps_the_configuration_unless_told_and_the_machine_comes_back(vm: Mesh) -> None:
+    file = invite(vm)
+    vm.start_controller()
+    assert "run `meshexp run`" in vm.meshexp("join", str(file)).stdout
+    vm.start_daemon()
+    vm.wait_ready()
+    name = vm.status()["workload"]["name"]
+    done = vm.meshexp("leave", "-o", "json")
+    assert json.loads(done.stdout)["left"] is True, done.stderr
+    assert (vm.folder / "etc/invitation").exists() and not (vm.folder / "state/registration.json").exists()
+    vm.start_daemon()
+    vm.wait_ready()
+    assert vm.status()["workload"]["name"] == name
+
+
+def refuses(vm: Mesh, words: str, *arguments: str, code: int) -> None:
+    """And nothing has changed."""
+    before = files(vm)
+    done = vm.meshexp("join", *arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert TOKEN not in done.stdout + done.stderr and "PRIVATE" not in done.stdout + done.stderr
+    assert files(vm) == before
+
+
+def test_what_is_wrong_with_an_invitation_is_said_and_nothing_written(vm: Mesh) -> None:
+    refuses(vm, "has expired", str(invite(vm, expires=-1)), code=64)
+    refuses(vm, "no invitation that this program understands", str(invite(vm, version=9)), code=1)
+    refuses(vm, "it is not JSON", str(vm.folder / "development-proxy"), code=1)
+    refuses(vm, "No such file", "/nonexistent", code=69)
+    refuses(vm, "by https only", "http://127.0.0.1/one", code=64)
+
+
+def test_a_check_that_fails_stops_it_before_anything_changes(vm: Mesh) -> None:
+    file = invite(vm)
+    vm.start("other", vm.vm, sys.executable, "-c", "import socket, time; s = socket.create_server(('', 4143)); time.sleep(60)")
+    vm.wait(lambda: ":4143" in vm.vm.run("ss", "-ltnH"))
+    refuses(vm, "proxy-port-taken", str(file), code=69)
+
+
+def test_never_over_another_configuration_unless_told(vm: Mesh) -> None:
+    file = invite(vm)
+    vm.start_controller()
+    harness_yaml = vm.folder / "etc/harness.yaml"
+    harness_yaml.write_text(harness_yaml.read_text() + "workload: {group: smiley, namespace: faces}\n")
+    refuses(vm, "workload.group in the configuration/harness.yaml", str(file), code=64)
+    assert vm.meshexp("join", str(file), "--force").returncode == 0
+    assert yaml.safe_load((vm.folder / "etc/harness.d/50-join.yaml").read_text())["workload"]["group"] == "face"
+    last = vm.folder / "etc/harness.d/90.yaml"
+    last.write_text("workload: {group: smiley}\n")
+    refuses(vm, "stand over the invitation's: workload.group", str(file), "--force", code=64)
+
+
+def test_a_join_that_the_controller_refuses_is_taken_back(vm: Mesh) -> None:
+    file = invite(vm)
+    vm.start_controller()
+    vm.group(admission={"requireInvitation": True})  # and it knows of no invitation
+    time.sleep(0.5)
+    host_state.dump(vm.vm.enter)
+    host, before = host_state.dump(vm.vm.enter), files(vm)
+    with waiting(vm):
+        done = vm.meshexp("join", str(file), "-o", "json", "--wait", "60")
+        found = json.loads(done.stdout)
+        assert done.returncode == found["error"]["exit_code"] == 69 and found["joined"] is False
+        assert "invitation-invalid" in found["error"]["message"]
+        assert [step["name"] for step in found["steps"]][-3:] == [
+            f"undo: {vm.folder}/etc/invitation", f"undo: {vm.folder}/etc/trust-anchors.pem", "undo: what the harness kept"
+        ]  # fmt: skip
+        assert vm.processes["harness"].wait(10) == 0
+    assert files(vm) == before
+    assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
+
+
+def test_by_https_and_by_standard_input(vm: Mesh) -> None:
+    text = invite(vm).read_text()
+    vm.start_controller()
+    certs = vm.folder / "certs"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certs / "controller.crt", certs / "controller.key")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(UnavailableError, match="certificate"):
+            https.fetch(f"https://127.0.0.1:{server.server_port}/secret-path")
+    finally:
+        server.shutdown()
+        server.server_close()
+    argv = [*vm.vm.enter, sys.executable, "-s", "-m", "harness", "join", "-"]
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, env=vm.environment, timeout=60)
+    assert done.returncode == 0 and "4 files" not in done.stderr, done.stderr
