@@ -14,6 +14,8 @@ from harness.errors import HarnessError
 
 # Verbs with verbs of their own, each in its own module, which only a call of it imports.
 _GROUPS = {
+    "join": ("harness.join_cli", "make this machine a member, by an invitation; on a failure everything is as before"),
+    "leave": ("harness.leave_cli", "leave the mesh in good order: drain, stop, disable, deregister"),
     "check": ("harness.check_cli", "what is wrong with this machine and what mends it; exit code 1 when a check fails"),
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
     "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),
