@@ -1,19 +1,33 @@
-"""Keeps libraries out of the daemon that other libraries import only for command lines and coloured tracebacks of their own.
+"""Makes the daemon's imports light: it is started often enough by people who wait for it, and it stays in memory.
 
-httpx and structlog take rich, click and pygments when these are installed: 6 MiB and 100 ms that a daemon has no use for.
-None in sys.modules is Python's own way to say that a module is not to be had; both libraries do without.
+httpx and structlog take rich, click and pygments when these are installed, for command lines and coloured tracebacks of their
+own: 6 MiB and 100 ms that a daemon has no use for. None in sys.modules is Python's own way to say that a module is not to be had;
+both libraries do without. pyroute2's package imports everything that it has, a database too (8 MiB, 100 ms); its modules, by
+their own names, need none of it.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import sys
 from types import ModuleType
 from typing import cast
 
 UNWANTED = ("rich", "click", "pygments")
+UNOPENED = "pyroute2"
 
 
 def apply() -> None:
-    """Before the first import of httpx or structlog."""
+    """Before the first import of one of them. Nothing is garbage while modules are made, so nobody looks for it until `done`."""
+    gc.disable()
     for name in UNWANTED:
         sys.modules.setdefault(name, cast(ModuleType, None))
+    if (spec := importlib.util.find_spec(UNOPENED)) is not None:
+        sys.modules.setdefault(UNOPENED, importlib.util.module_from_spec(spec))
+
+
+def done() -> None:
+    """All is imported, and stays."""
+    gc.freeze()
+    gc.enable()

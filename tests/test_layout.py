@@ -39,7 +39,7 @@ LAYERS = {
     "system": PURE,
     "supervisor": PURE | {"system"},
     "reconcilers": PURE | {"system", "supervisor"},
-    "daemon": PURE | {"system", "supervisor", "reconcilers", "log"},
+    "daemon": PURE | {"system", "supervisor", "reconcilers", "log", "lean_imports"},
     "check": PURE | {"system", "supervisor", "reconcilers", "daemon"},
     "log": PURE,
 }

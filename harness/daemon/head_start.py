@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from harness import desired, tasks
+from harness import desired, lean_imports, tasks
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon import machine
@@ -81,6 +81,7 @@ async def _run(config: schema.Config, paths: Paths, clock: Clock) -> int:
     while not imports.done():
         await _step(begun.identity, desired.identity(config, found), log)
         await begun.wakes.within(None)
+    lean_imports.done()
     return int(await imports.result().Daemon(config, paths, os.environ, clock, begun).run())
 
 

@@ -8,7 +8,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from pyroute2 import IPRoute
+from pyroute2.iproute import IPRoute
 
 from harness.values import IPAddress
 

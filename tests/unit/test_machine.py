@@ -27,6 +27,21 @@ def test_the_address_that_speaks_to_another() -> None:
     assert addresses.source_of(ipaddress.ip_address("fe80::1")) is None, "a link's address without the link leads nowhere"
 
 
+def test_pyroute2_works_without_what_its_package_imports() -> None:
+    code = """
+import asyncio, sys
+from harness import lean_imports
+lean_imports.apply()
+from harness.daemon import loop
+from harness.system.netlink import Netlink
+routes = asyncio.run(Netlink().routes())
+print(*sorted({"pyroute2.ndb", "sqlite3", "rich", "pyroute2.iproute"} & {name for name in sys.modules if sys.modules[name]}))
+"""
+    command = [sys.executable, "-s", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.split() == ["pyroute2.iproute"]
+
+
 def test_the_head_start_is_light() -> None:
     """SPIRE is started before the libraries for routes, rules and the controller are imported; that is its point."""
     code = "import sys, harness.daemon.head_start; print(*sorted({'pyroute2', 'httpx', 'aiohttp'} & set(sys.modules)))"
