@@ -16,7 +16,7 @@ SECRETS_EXPOSED = register(
 PRIVILEGES_MISSING = register(
     "privileges-missing",
     "root or a capability is missing",
-    "run it as root; in a container with --cap-add=NET_ADMIN, keeping SETUID, SETGID and SETPCAP",
+    "run it as root; in a container with --cap-add=NET_ADMIN, keeping SETUID, SETGID, SETPCAP and KILL",
 )
 USER_MISSING = register(
     "user-missing",

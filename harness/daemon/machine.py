@@ -18,9 +18,16 @@ from harness.system import addresses, files, process, redirect_exclusions
 from harness.system.proxy_store import Store
 from harness.values import IPAddress
 
-CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN = 6, 7, 8, 12
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN = 5, 6, 7, 8, 12
 PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
-NEEDED = {CAP_NET_ADMIN: "CAP_NET_ADMIN", CAP_SETUID: "CAP_SETUID", CAP_SETGID: "CAP_SETGID", CAP_SETPCAP: "CAP_SETPCAP"}
+# KILL ends children that run under users of their own: without it there is no clean stop.
+NEEDED = {
+    CAP_NET_ADMIN: "CAP_NET_ADMIN",
+    CAP_SETUID: "CAP_SETUID",
+    CAP_SETGID: "CAP_SETGID",
+    CAP_SETPCAP: "CAP_SETPCAP",
+    CAP_KILL: "CAP_KILL",
+}
 
 
 def check_privileges() -> None:
@@ -34,7 +41,7 @@ def check_privileges() -> None:
     missing = [name for bit, name in NEEDED.items() if not effective >> bit & 1]
     if missing:
         raise PermissionError_(
-            f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID and SETPCAP"
+            f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID, SETPCAP and KILL"
         )
 
 
