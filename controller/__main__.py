@@ -9,13 +9,13 @@ import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
 import harness
+from controller import admin, invite
 from controller import config as configuration
-from controller import invite
 from controller.app import Controller
 from controller.config import ControllerConfig
 from controller.embedded_store import EmbeddedStore
@@ -24,7 +24,7 @@ from controller.kubernetes.client import Client
 from controller.kubernetes.cluster import Cluster
 from controller.kubernetes.store import KubernetesStore
 from harness.clock import SystemClock
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError
 
 _FLAGS = {
     "tls-cert": "the server's certificate chain, PEM",
@@ -64,23 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(harness.__version__)
         return 0
     if parsed.verb == "invite":
-        return _report(lambda: print(invite.run(parsed)))
+        return admin.report(lambda: print(invite.run(parsed)))
     options = vars(parsed)
     del options["verb"]
     path = options.pop("config")
     _log_json()
     flags = {name: value for name, value in options.items() if value is not None}
-    return _report(lambda: asyncio.run(_serve(configuration.load(path, flags))))
-
-
-def _report(work: Callable[[], None]) -> int:
-    """The exit code; an error is told on stderr."""
-    try:
-        work()
-    except HarnessError as error:
-        print(error.message if not error.hint else f"{error.message} ({error.hint})", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return admin.report(lambda: asyncio.run(_serve(configuration.load(path, flags))))
 
 
 async def _serve(config: ControllerConfig) -> None:

@@ -7,12 +7,14 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Mapping
 
 from controller.manifest import ExternalGroup
 from harness.errors import HarnessError
 from harness.values import IPAddress, SpiffeId
 
 SECRET_BYTES = 32
+_VERSION = re.compile(r"[A-Za-z0-9_-]{1,32}=[A-Za-z0-9._+~:-]{1,64}")
 _OFFERED_SECRET = re.compile(r"[A-Za-z0-9_-]{43,128}")
 
 
@@ -65,6 +67,12 @@ def check_addresses(group: ExternalGroup, addresses: tuple[IPAddress, ...]) -> N
 
 def _is_mapped(address: IPAddress) -> bool:
     return address.version == 6 and address.ipv4_mapped is not None
+
+
+def versions_text(versions: Mapping[str, str]) -> str:
+    """`harness=0.1.0`, for people; what is not short and plain is left out."""
+    pairs = (f"{name}={version}" for name, version in sorted(versions.items()))
+    return ",".join([pair for pair in pairs if _VERSION.fullmatch(pair)][:8])
 
 
 def new_secret(offered: str | None) -> str:

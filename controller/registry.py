@@ -212,6 +212,7 @@ class Registry:
             await self.note(group.key, "Joined", f"{record.key.name} joined from {member.addresses[0]} as {identity}")
         record.sequence, record.report = -1, None
         self._renew(record)
+        self.replicas.claim(record.key, admission.versions_text(request.versions))
         log.info(
             "registered", workload=str(record.key), identity=str(identity), address=str(member.addresses[0]), new=old is None
         )

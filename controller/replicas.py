@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import structlog
 
-from controller.following import RETRY_SECONDS, follow
+from controller.following import follow
 from controller.leases import Share
 from controller.model import Key, Lease, Metadata
+from controller.owners import MACHINE, Owners, version_of
 from controller.store import Change, ChangeType, Collection, ConflictError, Listing, NotFoundError
 from harness.clock import Clock
 from harness.errors import TemporaryError
@@ -25,8 +26,7 @@ log = structlog.get_logger()
 LEASE_SECONDS = 8.0
 """A replica that has not renewed for so long is taken for dead: a failover takes as long, and a renewal interval."""
 RENEW_SECONDS = 2.0
-_WRITES = 8
-_LEADER, _REPLICA, _MACHINE, _USED = "leader", "replica.", "machine.", "used."
+_LEADER, REPLICA, _USED = "leader", "replica.", "used."
 _SHARE = "workload.meshexp.io/share"
 _CLOCKS_SECONDS = 3600.0
 """Replicas' clocks are not further apart: what is used is kept for so long after its time, lest a late clock takes it again."""
@@ -46,9 +46,7 @@ class Replicas:
         self._leases, self._clock, self._namespace = leases, clock, namespace
         self._stored: dict[str, Lease] = {}
         self._seen: dict[str, float] = {}
-        self._owners: dict[Key, Lease] = {}
-        self._wanted: dict[Key, bool] = {}
-        self._want = asyncio.Event()
+        self._owners = Owners(leases, clock, name, namespace)
         self._renewed = self._led = float("-inf")
         self._alive: frozenset[str] = frozenset()
 
@@ -63,32 +61,24 @@ class Replicas:
 
     def holds(self, machine: Key) -> bool:
         """Whether its silence is this replica's to judge: the leader looks after those of replicas that are gone."""
-        holder = self.holder(machine)
+        holder = self._owners.holder(machine)
         return holder == self.name or (self.leads and holder not in self._alive)
 
-    def holder(self, machine: Key) -> str:
-        if self._wanted.get(machine):
-            return self.name
-        lease = self._owners.get(machine)
-        return lease.holder if lease else ""
-
-    def claim(self, machine: Key) -> None:
-        """It speaks to this replica."""
-        if self.holder(machine) != self.name or self._wanted.get(machine) is False:
-            self._wish(machine, True)
+    def claim(self, machine: Key, versions: str = "") -> None:
+        """It speaks to this replica; `versions`: what it has said of its software, if it did."""
+        if self._owners.claim(machine, versions):
             self.changed(machine)
 
     def release(self, machine: Key) -> None:
         """It is no more."""
-        if machine in self._owners or self._wanted.get(machine):
-            self._wish(machine, False)
+        self._owners.release(machine)
 
     def owned(self) -> frozenset[Key]:
-        return frozenset(self._owners)
+        return self._owners.known()
 
     def others(self) -> Share:
         """What the other living replicas hear."""
-        leases = (self._stored.get(_REPLICA + name) for name in self._alive - {self.name})
+        leases = (self._stored.get(REPLICA + name) for name in self._alive - {self.name})
         return sum((_share(lease) for lease in leases if lease is not None), Share())
 
     async def use(self, ticket: str, by: str, expires: float) -> bool:
@@ -112,8 +102,8 @@ class Replicas:
         """Without end; `known` once the leases were read."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(self._leases, self._clock, self._replace, self._apply))
-            tasks.create_task(self._write())
             await self.known.wait()
+            tasks.create_task(self._owners.write())
             while True:
                 await self._renew()
                 await self._clock.sleep(RENEW_SECONDS)
@@ -127,12 +117,12 @@ class Replicas:
             if lease.holder == self.name:
                 await self._leases.replace(dataclasses.replace(lease, holder=""))
         with contextlib.suppress(TemporaryError, NotFoundError):
-            await self._leases.delete(Key(self._namespace, _REPLICA + self.name))
+            await self._leases.delete(Key(self._namespace, REPLICA + self.name))
 
     async def _renew(self) -> None:
         try:
             share = self.share()
-            await self._put(_REPLICA + self.name, {_SHARE: f"{share.size} {share.held} {share.missing}"})
+            await self._put(REPLICA + self.name, {_SHARE: f"{share.size} {share.held} {share.missing}"})
             self._renewed = self._clock.now()
             await self._elect()
         except (TemporaryError, NotFoundError, ConflictError) as error:
@@ -184,7 +174,7 @@ class Replicas:
         return {self.name} | {
             lease.holder
             for name, lease in self._stored.items()
-            if name.startswith(_REPLICA) and now - self._seen[name] < LEASE_SECONDS
+            if name.startswith(REPLICA) and now - self._seen[name] < LEASE_SECONDS
         }
 
     # what the store says
@@ -193,8 +183,7 @@ class Replicas:
         names = {lease.metadata.name for lease in listing.items}
         for name in self._stored.keys() - names:
             del self._stored[name]
-        for machine in self._owners.keys() - {_machine(name) for name in names}:
-            del self._owners[machine]
+        self._owners.keep(names)
         for lease in listing.items:
             self._take(lease)
         self._alive = frozenset(self._living())
@@ -206,95 +195,23 @@ class Replicas:
         if change.type is not ChangeType.DELETED:
             self._take(change.item)
             return
-        known = self._stored.get(name) or self._owners.get(_machine(name))
-        if known is not None and _version(known) <= _version(change.item):
-            self._stored.pop(name, None)
-            self._owners.pop(_machine(name), None)
+        if name.startswith(MACHINE):
+            self._owners.forget(change.item)
+        elif (known := self._stored.get(name)) is not None and version_of(known) <= version_of(change.item):
+            del self._stored[name]
 
     def _take(self, lease: Lease) -> None:
         name = lease.metadata.name
-        if name.startswith(_MACHINE):
-            machine = _machine(name)
-            known = self._owners.get(machine)
-            if known is None or _version(known) < _version(lease):
-                self._owners[machine] = lease
-                if known is None or known.holder != lease.holder:
-                    self.changed(machine)
+        if name.startswith(MACHINE):
+            machine = self._owners.take(lease)
+            if machine is not None:
+                self.changed(machine)
             return
         known = self._stored.get(name)
-        if known is None or _version(known) < _version(lease):
+        if known is None or version_of(known) < version_of(lease):
             self._stored[name], self._seen[name] = lease, self._clock.now()
-
-    # what this replica wants it to say
-
-    def _wish(self, machine: Key, held: bool) -> None:
-        self._wanted[machine] = held
-        self._want.set()
-
-    async def _write(self) -> None:
-        await self.known.wait()
-        while True:
-            await self._want.wait()
-            self._want.clear()
-            slots = asyncio.Semaphore(_WRITES)
-            done = await asyncio.gather(*(self._fulfil(machine, slots) for machine in tuple(self._wanted)))
-            if not all(done):
-                await self._clock.sleep(RETRY_SECONDS)
-                self._want.set()
-
-    async def _fulfil(self, machine: Key, slots: asyncio.Semaphore) -> bool:
-        async with slots:
-            held = self._wanted.get(machine)
-            try:
-                if held:
-                    await self._own(machine)
-                else:
-                    with contextlib.suppress(NotFoundError):
-                        await self._leases.delete(Key(self._namespace, _lease_name(machine)))
-                    self._owners.pop(machine, None)
-            except (TemporaryError, ConflictError, NotFoundError) as error:
-                log.warning("owner not written", machine=str(machine), error=error.message)
-                return False
-            if self._wanted.get(machine) is not held:
-                return False
-            del self._wanted[machine]
-            return True
-
-    async def _own(self, machine: Key) -> None:
-        lease, now = self._owners.get(machine), self._clock.wall()
-        if lease is None:
-            metadata = Metadata(_lease_name(machine), self._namespace)
-            try:
-                self._take(await self._leases.create(Lease(metadata, self.name, now, LEASE_SECONDS)))
-                return
-            except ConflictError:
-                lease = await self._leases.get(metadata.key)
-        transitions = lease.transitions + 1
-        try:
-            self._take(
-                await self._leases.replace(dataclasses.replace(lease, holder=self.name, renewed=now, transitions=transitions))
-            )
-        except NotFoundError:
-            self._owners.pop(machine, None)
-            raise
-        except ConflictError:
-            self._take(await self._leases.get(lease.metadata.key))
-            raise
-
-
-def _lease_name(machine: Key) -> str:
-    return f"{_MACHINE}{machine.namespace}.{machine.name}"
-
-
-def _machine(lease_name: str) -> Key:
-    namespace, _, name = lease_name.removeprefix(_MACHINE).partition(".")
-    return Key(namespace, name)
 
 
 def _share(lease: Lease) -> Share:
     numbers = lease.metadata.annotations.get(_SHARE, "").split()
     return Share(*map(int, numbers)) if len(numbers) == 3 and all(n.isdigit() for n in numbers) else Share()
-
-
-def _version(lease: Lease) -> int:
-    return int(lease.metadata.resource_version or 0)

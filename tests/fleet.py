@@ -67,7 +67,7 @@ class Machine:
         name = f"m{self.number}"
         request = {
             "group": self.fleet.group, "namespace": self.fleet.namespace, "instance_id": name, "hostname": name,
-            "addresses": [f"10.{high}.{middle}.{low}"],
+            "addresses": [f"10.{high}.{middle}.{low}"], "versions": {"harness": "9.8.7"},
         }  # fmt: skip
         while True:
             status, answer = await self.again("POST", "/v1/workloads", lambda: {**request, **self._own_secret()})

@@ -198,6 +198,12 @@ def test_addresses_that_are_admitted() -> None:
     admission.check_addresses(made, (parse_address("10.0.3.4"), parse_address("2001:db8::1")))
 
 
+def test_versions_are_short_and_plain_or_left_out() -> None:
+    said = {"harness": "0.1.0", "proxy": "edge-24.11.8", "bad name": "1", "evil": "a,b=c", "long": "x" * 65, "empty": ""}
+    assert admission.versions_text(said) == "harness=0.1.0,proxy=edge-24.11.8"
+    assert admission.versions_text({f"n{n}": "1" for n in range(100)}).count("=") == 8
+
+
 def test_secrets() -> None:
     one, two = admission.new_secret(None), admission.new_secret("short")
     assert one != two and len(one) >= 43

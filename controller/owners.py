@@ -1,0 +1,149 @@
+"""Which replica hears which machine: a Lease of each machine, written only when that changes, or what it says of its software."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+
+import structlog
+
+from controller.following import RETRY_SECONDS
+from controller.model import Key, Lease, Metadata
+from controller.store import Collection, ConflictError, NotFoundError
+from harness.clock import Clock
+from harness.errors import TemporaryError
+
+log = structlog.get_logger()
+MACHINE = "machine."
+VERSIONS = "workload.meshexp.io/versions"
+_WRITES = 8
+_SECONDS = 8.0
+"""A machine's Lease does not end by time; Kubernetes wants a number."""
+
+
+class Owners:
+    """`name`: this replica's."""
+
+    def __init__(self, leases: Collection[Lease], clock: Clock, name: str, namespace: str) -> None:
+        self._leases, self._clock, self._name, self._namespace = leases, clock, name, namespace
+        self._stored: dict[Key, Lease] = {}
+        self._wanted: dict[Key, bool] = {}
+        self._said: dict[Key, str] = {}
+        self._want = asyncio.Event()
+
+    def holder(self, machine: Key) -> str:
+        """As far as this replica knows, and wants."""
+        if self._wanted.get(machine):
+            return self._name
+        lease = self._stored.get(machine)
+        return lease.holder if lease else ""
+
+    def known(self) -> frozenset[Key]:
+        return frozenset(self._stored)
+
+    # what this replica wants the store to say
+
+    def claim(self, machine: Key, versions: str) -> bool:
+        """Whether the machine was another replica's."""
+        ours = self.holder(machine) == self._name and self._wanted.get(machine) is not False
+        lease = self._stored.get(machine)
+        if versions and (lease is None or lease.metadata.annotations.get(VERSIONS) != versions):
+            self._said[machine] = versions
+            self._wish(machine, True)
+        if not ours:
+            self._wish(machine, True)
+        return not ours
+
+    def release(self, machine: Key) -> None:
+        if machine in self._stored or self._wanted.get(machine):
+            self._wish(machine, False)
+
+    async def write(self) -> None:
+        """Without end."""
+        while True:
+            await self._want.wait()
+            self._want.clear()
+            slots = asyncio.Semaphore(_WRITES)
+            done = await asyncio.gather(*(self._fulfil(machine, slots) for machine in tuple(self._wanted)))
+            if not all(done):
+                await self._clock.sleep(RETRY_SECONDS)
+                self._want.set()
+
+    def _wish(self, machine: Key, held: bool) -> None:
+        self._wanted[machine] = held
+        self._want.set()
+
+    async def _fulfil(self, machine: Key, slots: asyncio.Semaphore) -> bool:
+        async with slots:
+            held, said = self._wanted.get(machine), self._said.get(machine)
+            try:
+                if held:
+                    await self._own(machine, said)
+                else:
+                    with contextlib.suppress(NotFoundError):
+                        await self._leases.delete(Key(self._namespace, _lease_name(machine)))
+                    self._stored.pop(machine, None)
+            except (TemporaryError, ConflictError, NotFoundError) as error:
+                log.warning("owner not written", machine=str(machine), error=error.message)
+                return False
+            if self._wanted.get(machine) is not held or self._said.get(machine) != said:
+                return False
+            del self._wanted[machine]
+            self._said.pop(machine, None)
+            return True
+
+    async def _own(self, machine: Key, said: str | None) -> None:
+        lease, now = self._stored.get(machine), self._clock.wall()
+        marks = {VERSIONS: said} if said else {}
+        if lease is None:
+            metadata = Metadata(_lease_name(machine), self._namespace, annotations=marks)
+            try:
+                self.take(await self._leases.create(Lease(metadata, self._name, now, _SECONDS)))
+                return
+            except ConflictError:
+                lease = await self._leases.get(metadata.key)
+        metadata = dataclasses.replace(lease.metadata, annotations=lease.metadata.annotations | marks)
+        try:
+            self.take(await self._leases.replace(Lease(metadata, self._name, now, _SECONDS, lease.transitions + 1)))
+        except NotFoundError:
+            self._stored.pop(machine, None)
+            raise
+        except ConflictError:
+            self.take(await self._leases.get(lease.metadata.key))
+            raise
+
+    # what the store says
+
+    def take(self, lease: Lease) -> Key | None:
+        """The machine, when another replica has it now."""
+        machine = _machine(lease.metadata.name)
+        known = self._stored.get(machine)
+        if known is not None and version_of(known) >= version_of(lease):
+            return None
+        self._stored[machine] = lease
+        return machine if known is None or known.holder != lease.holder else None
+
+    def forget(self, lease: Lease) -> None:
+        """`lease`: as the deletion tells it."""
+        known = self._stored.get(_machine(lease.metadata.name))
+        if known is not None and version_of(known) <= version_of(lease):
+            del self._stored[_machine(lease.metadata.name)]
+
+    def keep(self, names: set[str]) -> None:
+        """Those that there are."""
+        for machine in self._stored.keys() - {_machine(name) for name in names}:
+            del self._stored[machine]
+
+
+def _lease_name(machine: Key) -> str:
+    return f"{MACHINE}{machine.namespace}.{machine.name}"
+
+
+def _machine(lease_name: str) -> Key:
+    namespace, _, name = lease_name.removeprefix(MACHINE).partition(".")
+    return Key(namespace, name)
+
+
+def version_of(lease: Lease) -> int:
+    return int(lease.metadata.resource_version or 0)
