@@ -76,7 +76,6 @@ def _purge(where: Paths) -> str:
     for path in gone:
         path.unlink()
     shutil.rmtree(where.state / "spire", ignore_errors=True)
-    for folder in (where.config / "spire", where.drop_ins):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    with contextlib.suppress(OSError):
+        (where.config / "spire").rmdir()
     return f"{len(gone)} files"

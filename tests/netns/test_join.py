@@ -48,6 +48,7 @@ def vm() -> Iterator[Mesh]:
             "log": {"format": "json"},
         }
         (found.folder / "etc/harness.yaml").write_text(yaml.safe_dump(base))
+        (found.folder / "etc/harness.d").mkdir()
         yield found
 
 

@@ -1,0 +1,67 @@
+"""From a bare Debian with the package to a member by one command, and what a join that fails leaves: on real systemd."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mesh import Mesh, on_path
+from tests.netns.test_join import invite
+from tests.package.conftest import Debs
+from tests.package.machine import UNIT, Machine, machine
+from tests.package.root import layered
+from tests.package.test_life import installed
+from tests.spire_support import MISSING, SPIRE
+
+pytestmark = pytest.mark.skipif(not SPIRE, reason=MISSING)
+PROGRAMS = [f"--bind-ro={path}:/usr/local/bin/{name}" for name in ("spire-server", "spire-agent") if (path := on_path(name))]
+
+
+@pytest.fixture
+def vm(debian: Path) -> Iterator[Machine]:
+    with layered(debian) as root, machine(root, *PROGRAMS) as found:
+        yield found
+
+
+def newcomer(vm: Machine, debs: Debs) -> str:
+    """Installed, with an invitation; its path there. The proxy is the stand-in, as `meshexp proxy install` cannot make that."""
+    installed(vm, debs).configure()
+    vm.file("/etc/meshexp/harness.yaml").write_text("proxy: {path: /opt/development-proxy, shutdown_grace: 2s}\n")
+    return vm.put(invite(Mesh(vm.mesh.folder, vm.mesh.node, vm.mesh.node)))
+
+
+def described(vm: Machine) -> dict[str, str]:
+    shown = vm.show("ActiveState", "UnitFileState")
+    files = vm.run("find", "/etc/meshexp", "/var/lib/meshexp", "-printf", "%p %m %l\n")
+    return {**shown, "files": "\n".join(sorted(files.splitlines()))}
+
+
+def test_one_command_after_the_package(vm: Machine, debs: Debs) -> None:
+    file = newcomer(vm, debs)
+    before, host = described(vm), vm.dump()
+    said = vm.run("meshexp", "join", file)
+    assert re.search(r"√ start the harness \(\d+\.\d\d s\): meshexp-harness.service is enabled and runs", said), said
+    assert vm.status()["phase"] == "Ready"
+    vm.run("meshexp", "check", "--proxy")
+    vm.reboot()
+    vm.wait_ready()
+    assert "left" in json.loads(vm.run("meshexp", "leave", "--purge", "-o", "json"))
+    after = described(vm)
+    assert after["files"] == before["files"]
+    assert (after["ActiveState"], after["UnitFileState"]) == ("inactive", "disabled")
+    assert vm.dump() == host
+
+
+def test_a_join_that_is_refused_leaves_the_unit_as_it_was(vm: Machine, debs: Debs) -> None:
+    file = newcomer(vm, debs)
+    vm.mesh.group(admission={"requireInvitation": True})  # which knows none
+    before, host = described(vm), vm.dump()
+    said = vm.run("meshexp", "join", file, check=False)
+    assert "invitation-invalid" in said and "undo: stop the harness" in said, said
+    assert described(vm) == before
+    assert vm.status()["phase"] == "Waiting" and vm.show("UnitFileState", unit=UNIT)["UnitFileState"] == "enabled"
+    assert vm.dump() == host
