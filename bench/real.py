@@ -11,18 +11,16 @@ import json
 import shutil
 import signal
 import statistics
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from bench.record import Record, record
 from tests.linkerd_lab import MISSING, WHY, Lab, lab
 from tests.linkerd_lab_box import Box, wait
-from tests.linkerd_lab_cluster import API, CLUSTER_NETWORKS, PROXY_UID, SUFFIX, TRUST_DOMAIN
+from tests.linkerd_lab_cluster import CLUSTER_NETWORKS, PROXY_UID, SUFFIX, TRUST_DOMAIN
+from tests.linkerd_lab_endpoints import Endpoints
 from tests.linkerd_lab_vm import NAMESPACE, Load, Vm
 
 JOINS, RATE, TTL, ROTATION_SECONDS = 5, 200.0, 60, 600.0
@@ -40,41 +38,10 @@ def run() -> list[Record]:
         return [*_joins(made), *_lives(made)]
 
 
-class Endpoints:
-    """The moments at which an address became ready in an EndpointSlice, from a watch of its own."""
-
-    def __init__(self, made: Lab) -> None:
-        self._cluster = made.cluster
-        self._seen: list[tuple[float, set[str]]] = []
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        """The API server ends a watch when it likes; the next begins with how things are."""
-        node, keys = self._cluster.node, self._cluster.pki
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?watch=true"
-        call = ("curl", "-sSN", "--cacert", f"{keys}/kube.crt", "--cert", f"{keys}/admin.crt", "--key", f"{keys}/admin.key")
-        while node.holder.poll() is None:
-            with subprocess.Popen([*node.enter, *call, f"{API}{path}"], stdout=subprocess.PIPE, text=True) as process:
-                for line in process.stdout or ():
-                    self._read(json.loads(line))
-
-    def _read(self, event: Mapping[str, Any]) -> None:
-        found = event["object"].get("endpoints") or ()
-        ready = {e["addresses"][0] for e in found if e["conditions"]["ready"]} if event["type"] != "DELETED" else set()
-        self._seen.append((time.time(), ready))
-
-    def when_ready(self, address: str, after: float) -> float:
-        def found() -> float | None:
-            return next((moment for moment, ready in self._seen if moment > after and address in ready), None)
-
-        wait(lambda: found() is not None, 40, lambda: f"{address}: {self._seen[-5:]}", 0.01)
-        return found() or 0.0
-
-
 def _joins(made: Lab) -> list[Record]:
     """Cold, warm and baseline in turn, so that each has the same neighbours."""
     vm, plain = made.vm("smiley-1", "smiley"), Plain(made)
-    endpoints = Endpoints(made)
+    endpoints = Endpoints(made.cluster)
     cold: list[float] = []
     warm: list[float] = []
     baseline: list[float] = []

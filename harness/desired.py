@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
-from harness.messages import Probe, Reason, Registration, RegistrationRequest
+from harness.messages import ClusterFacts, Probe, Reason, Registration, RegistrationRequest
 from harness.specs import (
+    DnsSpec,
     EmbeddedServer,
     IdentitySpec,
     ProxySpec,
@@ -25,7 +26,7 @@ from harness.specs import (
     Target,
     User,
 )
-from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId
+from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId, canonical_pem
 
 if TYPE_CHECKING:
     from harness.system.workload_api import Svid
@@ -49,6 +50,7 @@ class Machine:
     never_outbound: tuple[PortRange, ...]
     """Ports that no redirect may take: SSH's, and those of the mesh itself."""
     ipv6: bool
+    dns_user: User | None = None
     spire_server: User | None = None
     spire_agent: User | None = None
     spire_addresses: tuple[IPAddress, ...] = ()
@@ -74,6 +76,7 @@ class Desired:
     """None: not yet, or not any more."""
 
     routes: tuple[Route, ...] | None = None
+    dns: DnsSpec | None = None
     identity: IdentitySpec | None = None
     registration: RegistrationSpec | None = None
     probes: tuple[Probe, ...] | None = None
@@ -86,7 +89,8 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
     proxy = _proxy(config, machine, known) if known else None
     return Desired(
         routes=routes(config, known),
-        identity=identity(config, machine),
+        dns=_dns(config, machine, known),
+        identity=identity(config, machine, known),
         registration=_registration(config, machine, progress),
         probes=known.probes if known else None,
         proxy=proxy,
@@ -94,15 +98,25 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
     )
 
 
-def identity(config: schema.Config, machine: Machine) -> IdentitySpec:
+def identity(config: schema.Config, machine: Machine, known: Registration | None) -> IdentitySpec:
     embedded = None
     if config.identity.mode is schema.IdentityMode.EMBEDDED:
         section = config.identity.embedded
         embedded = EmbeddedServer(section.ca_cert, section.ca_key, section.svid_ttl)
     spiffe_id = config.identity.spiffe_id or SpiffeId(DEFAULT_TRUST_DOMAIN, f"/{config.workload.group}")
     server, agent = _spire_server(config, machine), _spire_agent(config, machine)
-    anchors = machine.anchors_pem if agent else ""
+    anchors = _anchors(machine, known) if agent else ""
     return IdentitySpec(spiffe_id, machine.workload_api, machine.user, embedded, server, agent, anchors)
+
+
+def anchors_behind(machine: Machine, known: Registration | None) -> bool:
+    """Whether the file has other trust anchors than the controller tells."""
+    return _anchors(machine, known) != canonical_pem(machine.anchors_pem)
+
+
+def _anchors(machine: Machine, known: Registration | None) -> str:
+    """The mesh's trust anchors: the controller's word stands over the file, which need not follow a rotation at once."""
+    return canonical_pem((known.facts.trust_anchors_pem if known else "") or machine.anchors_pem)
 
 
 def _spire_server(config: schema.Config, machine: Machine) -> SpireServer | None:
@@ -154,6 +168,15 @@ def routes(config: schema.Config, known: Registration | None) -> tuple[Route, ..
     return tuple(sorted((Route(n, via) for n, via in found.items() if n.version == via.version), key=str))
 
 
+def _dns(config: schema.Config, machine: Machine, known: Registration | None) -> DnsSpec | None:
+    section = config.dns
+    servers = section.servers or (known.facts.dns_addresses if known else ())
+    if section.mode is schema.DnsMode.OFF or not servers:
+        return None
+    domain = section.domain or (known.facts.cluster_domain if known else ClusterFacts().cluster_domain)
+    return DnsSpec(domain, servers, section.search, section.ndots, machine.dns_user)
+
+
 def _registration(config: schema.Config, machine: Machine, progress: Progress) -> RegistrationSpec | None:
     if progress.svid is None or not machine.addresses:
         return None
@@ -166,13 +189,15 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
         versions={"harness": __version__},
     )
     off = config.redirect.outbound is rules.Outbound.OFF and config.redirect.inbound is rules.Inbound.OFF
-    target = Target(config.controller.address, config.controller.identity, machine.anchors_pem)
+    anchors = _anchors(machine, progress.registration)
+    target = Target(config.controller.address, config.controller.identity, anchors)
     return RegistrationSpec(target, request, progress.svid, readiness(progress, not off))
 
 
 def _proxy(config: schema.Config, machine: Machine, known: Registration) -> ProxySpec:
-    anchors = known.facts.trust_anchors_pem or machine.anchors_pem
-    environment = proxy_environment.build(config, known, anchors, machine.workload_api, machine.addresses, machine.ipv6)
+    environment = proxy_environment.build(
+        config, known, _anchors(machine, known), machine.workload_api, machine.addresses, machine.ipv6
+    )
     section = config.proxy
     return ProxySpec(
         path=machine.proxy_path,

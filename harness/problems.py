@@ -57,6 +57,13 @@ ROUTE_GATEWAY_UNREACHABLE = register(
     "set network.node (NODE_IP) to an address of the node that this machine reaches without a router",
 )
 ROUTE_FAILED = register("route-failed", "the kernel refused a route", "see the message; `ip route` shows what is there")
+ANCHORS_BEHIND = register(
+    "anchors-behind",
+    "the file controller.trust_anchors is not what the controller tells; a machine that leaves and joins has only the file",
+    "copy Linkerd's present trust anchors there: the ca-bundle.crt of its ConfigMap linkerd-identity-trust-roots",
+    Severity.WARNING,
+    standing=True,
+)
 IDENTITY_SOCKET_MISSING = register(
     "identity-socket-missing",
     "the SPIFFE Workload API socket is not there",

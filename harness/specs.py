@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.messages import Reason, RegistrationRequest
@@ -30,6 +30,17 @@ class Route:
 
     def __str__(self) -> str:
         return f"route {self.network}" + (f" via {self.via}" if self.via else "")
+
+
+@dataclass(frozen=True, slots=True)
+class DnsSpec:
+    """Names of `domain` are asked of `servers`, all others of whoever was asked before. `user` is dnsmasq's, if there is one."""
+
+    domain: str
+    servers: tuple[HostPort, ...]
+    search: tuple[str, ...] = ()
+    ndots: int | None = None
+    user: User | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,10 @@ class IdentitySpec:
     server: SpireServer | None = None
     agent: SpireAgent | None = None
     anchors_pem: str = field(default="", repr=False)
+
+    def serves_like(self, other: IdentitySpec) -> bool:
+        """Whether the SVIDs of one are those of the other: other anchors take none away."""
+        return replace(self, anchors_pem="") == replace(other, anchors_pem="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,15 @@ def parse_spiffe_id(value: object) -> SpiffeId:
     return SpiffeId(domain, "/" + path if path else "")
 
 
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def canonical_pem(text: str) -> str:
+    """The certificates of a PEM text, each once and in one order: two texts with the same ones become equal. Others stay."""
+    found = sorted(set(_CERTIFICATE.findall(text.replace("\r", ""))))
+    return "".join(f"{block}\n" for block in found) or text
+
+
 Spiffe = Annotated[SpiffeId, Codec(parse_spiffe_id, str)]
 
 

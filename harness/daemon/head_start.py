@@ -14,11 +14,12 @@ from typing import Any
 
 import structlog
 
-from harness import desired, lean_imports, tasks
+from harness import decode, desired, lean_imports, tasks
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon import machine
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
+from harness.messages import Registration
 from harness.paths import Paths
 from harness.reconcilers.identity import Identity
 from harness.specs import IdentitySpec
@@ -56,11 +57,21 @@ class HeadStart:
     processes: process.Processes
     identity: Identity
     wakes: Wakes
+    registration: Registration | None
+    """What a daemon before this one was told."""
 
 
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
     wakes, processes = Wakes(), process.Processes(paths.children, log_line)
-    return HeadStart(found, processes, Identity(processes, Spire(paths), clock, wakes), wakes)
+    return HeadStart(found, processes, Identity(processes, Spire(paths), clock, wakes), wakes, _known(paths))
+
+
+def _known(paths: Paths) -> Registration | None:
+    left = files.read_json(paths.known_registration)
+    try:
+        return decode.decode(Registration, left, source="registration", lenient=True) if left else None
+    except ConfigError:
+        return None
 
 
 def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
@@ -79,7 +90,7 @@ async def _run(config: schema.Config, paths: Paths, clock: Clock) -> int:
     imports = asyncio.ensure_future(asyncio.to_thread(_import_the_rest))
     imports.add_done_callback(lambda _: begun.wakes("start"))
     while not imports.done():
-        await _step(begun.identity, desired.identity(config, found), log)
+        await _step(begun.identity, desired.identity(config, found, begun.registration), log)
         await begun.wakes.within(None)
     lean_imports.done()
     return int(await imports.result().Daemon(config, paths, os.environ, clock, begun).run())

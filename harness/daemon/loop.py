@@ -17,9 +17,9 @@ from harness.daemon.compose import Part, compose
 from harness.daemon.head_start import HeadStart
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
-from harness.desired import Desired, Progress, desired, readiness
-from harness.errors import ConfigError, HarnessError
-from harness.messages import Reason, Registration
+from harness.desired import Desired, Progress, anchors_behind, desired, readiness
+from harness.errors import HarnessError
+from harness.messages import Reason
 from harness.paths import Paths
 from harness.status import Condition, Truth
 from harness.system import files, kernel_events, systemd, units
@@ -68,15 +68,10 @@ class Daemon:
 
     async def _take_over(self) -> None:
         """What a daemon before this one left in place on purpose: its registration, its proxy and its rules."""
-        left = files.read_json(self._paths.known_registration)
-        try:
-            known = decode.decode(Registration, left, source="registration", lenient=True) if left else None
-        except ConfigError:
-            known = None
         adopted = await self._parts.adopt(self.config.proxy.admin_port)
         if adopted:
             self._log.info("the proxy of the daemon before this one goes on")
-        self._progress = Progress(registration=known, redirected=adopted)
+        self._progress = Progress(registration=self._begun.registration, redirected=adopted)
 
     async def _watch_rules(self) -> None:
         try:
@@ -224,6 +219,9 @@ class Daemon:
             conditions = (fault, *conditions)
         if self._progress.cordon is not None:
             conditions = (*conditions, Condition("Cordoned", Truth.TRUE, self._progress.cordon, problems.CORDONED))
+        if anchors_behind(self._machine, self._progress.registration):
+            behind = problems.ANCHORS_BEHIND
+            conditions = (*conditions, Condition("Anchors", Truth.TRUE, "told by the controller", behind))
         redirect_off = want.redirect is None and self._progress.proxy_certified
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(

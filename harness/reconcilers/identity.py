@@ -92,7 +92,7 @@ class Identity:
 
     def diff(self, desired: IdentitySpec | None, observed: Observed) -> tuple[Action, ...]:
         stops, starts = [], []
-        changed = observed.running is not None and observed.running != desired
+        changed = observed.running is not None and (desired is None or not observed.running.serves_like(desired))
         steps = spire.diff(None if changed else desired, observed.spire, observed.now, observed.overdue)
         agent = observed.spire.agent.child.alive or any(isinstance(s, spire.Start) and s.part == AGENT for s in steps)
         has_source = desired is None or desired.agent is None or agent

@@ -98,7 +98,7 @@ def diff(desired: IdentitySpec | None, observed: Observed, now: float, overdue: 
         return tuple(actions)
     if wanted[SERVER]:
         server = observed.server
-        why = _restart(server, now, overdue)
+        why = _restart(server, now, overdue) or _new_anchors(server, desired)
         if not why and _settled(observed, now, overdue):
             why = "its entry is in place, so it need not look for new ones so often"
         if why or (not server.child.alive and now >= server.child.retry_at):
@@ -111,7 +111,7 @@ def diff(desired: IdentitySpec | None, observed: Observed, now: float, overdue: 
             actions.append(MakeEntry(desired))
     if wanted[AGENT]:
         agent = observed.agent
-        why = _restart(agent, now, overdue)
+        why = _restart(agent, now, overdue) or _new_origin(agent, observed.server, desired)
         if why or (not agent.child.alive and now >= agent.child.retry_at):
             actions.append(Start(AGENT, why, desired))
     return tuple(actions)
@@ -129,6 +129,20 @@ def _restart(part: Part, now: float, overdue: bool) -> str:
     if not part.socket:
         return "its socket is gone"
     return "the SVID has run out" if overdue and age > OVERDUE_SECONDS else ""
+
+
+def _new_anchors(part: Part, desired: IdentitySpec) -> str:
+    different = part.child.alive and part.prepared is not None and part.prepared.anchors != desired.anchors_pem
+    return "the trust anchors have changed" if different else ""
+
+
+def _new_origin(agent: Part, server: Part, desired: IdentitySpec) -> str:
+    """Our own agent knows our server by what that began with; what it knew before does not lead to another one."""
+    if desired.server is None:
+        return _new_anchors(agent, desired)
+    if not agent.child.alive or agent.prepared is None or server.prepared is None:
+        return ""
+    return "its server has begun anew" if agent.prepared.origin != server.prepared.origin else ""
 
 
 def _settled(observed: Observed, now: float, overdue: bool) -> bool:
@@ -210,8 +224,8 @@ class SpireChildren:
         except PreparationError as error:
             self._fault = Fault(f"{name}: {error.message}", error.problem)
             if supervised.state.alive and (running := self._prepared.get(name)):
-                # What runs goes on with what it has; the next change of the files is another chance.
-                self._prepared[name] = replace(running, stamp=stamp_of(spec, name))
+                # What runs goes on with what it has; the next change is another chance.
+                self._prepared[name] = replace(running, stamp=stamp_of(spec, name), anchors=spec.anchors_pem)
             else:
                 supervised.fail(name)
             raise

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import problems, spire
@@ -44,7 +44,10 @@ class PreparationError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a program was given. `ends` and `begins` are of the signing certificate; `stamp` is of the administrator's files."""
+    """What a program was given. `ends` and `begins` are of the signing certificate; `stamp` is of the administrator's files.
+
+    `anchors`: those that were asked for. `origin`: the server's data and the anchors in use; an agent goes with one of them.
+    """
 
     command: process.Command
     stamp: Stamp
@@ -52,6 +55,8 @@ class Prepared:
     root: bool = False
     begins: float = 0.0
     ends: float = 0.0
+    anchors: str = field(default="", repr=False)
+    origin: str = ""
 
 
 class Spire:
@@ -118,7 +123,8 @@ class Spire:
         )
         _give(folder / "server.json", spire.server_config(config), server.user)
         command = _command(SERVER, program, folder / "server.json", server.user)
-        return Prepared(command, stamp, cold, signing.root, signing.not_before, signing.not_after)
+        life = signing.not_before, signing.not_after
+        return Prepared(command, stamp, cold, signing.root, *life, spec.anchors_pem, self._origin())
 
     async def prepare_agent(self, spec: IdentitySpec, agent: SpireAgent) -> Prepared:
         program = find_program(agent.path, AGENT)
@@ -131,18 +137,20 @@ class Spire:
                     _give(folder / name, certificates.read_file(source, "the agent's credential").decode("ascii"), agent.user)
         except (UnavailableError, ValueError) as error:
             raise PreparationError(problems.SPIRE_NOT_ATTESTED, _as_unavailable(error, "the agent's credential")) from None
-        _give(folder / "anchors.pem", spec.anchors_pem, agent.user)
-        _folder(Path(spec.socket).parent, agent.user, 0o775)
         local = spec.server is not None
+        # What our own server has in use: anchors that it refused would not lead to it.
+        anchors = (self._run / "server" / "bundle.pem").read_text() if local else spec.anchors_pem
+        _give(folder / "anchors.pem", anchors, agent.user)
+        _folder(Path(spec.socket).parent, agent.user, 0o775)
         if local:
             _own(folder / "node.key", agent.user)
             _own(folder / "node.crt", agent.user)
-        token = folder / "token" if agent.join_token_file else None
+        token, domain = folder / "token" if agent.join_token_file else None, spec.spiffe_id.trust_domain
         config = spire.Agent(
-            trust_domain=spec.spiffe_id.trust_domain,
+            trust_domain=domain,
             server=agent.server,
             socket=Path(spec.socket),
-            data=self._data("agent", agent.user, f"{spec.spiffe_id.trust_domain} {'local' if local else agent.server}".encode()),
+            data=self._data("agent", agent.user, (self._origin() if local else f"{domain} {agent.server}").encode()),
             anchors=folder / "anchors.pem",
             certificate=None if token else folder / "node.crt",
             key=None if token else folder / "node.key",
@@ -150,13 +158,19 @@ class Spire:
             local=local,
         )
         _give(folder / "agent.json", spire.agent_config(config), agent.user)
-        return Prepared(_command(AGENT, program, folder / "agent.json", agent.user), stamp)
+        command = _command(AGENT, program, folder / "agent.json", agent.user)
+        return Prepared(command, stamp, anchors=spec.anchors_pem, origin=self._origin() if local else "")
 
     async def make_entry(self, spec: IdentitySpec) -> None:
         """Raises HarnessError. Remembers which entry the server's data holds, so that the next start need not wait for it."""
         await asyncio.to_thread(spire_api.ensure_entry, self.admin_socket, spire.Entry(spec.spiffe_id, spec.user.uid))
         for data in self._state.glob("server-*"):
             files.write(self._state / "entry", _entry_text(spec, data), mode=0o600)
+
+    def _origin(self) -> str:
+        """Of an agent's trust: our server's data, and the anchors that it has in use."""
+        data = sorted(folder.name for folder in self._state.glob("server-*"))
+        return hashlib.sha256(f"{data} {(self._run / 'server' / 'bundle.pem').read_text()}".encode()).hexdigest()
 
     def _entry_made(self) -> str:
         with contextlib.suppress(OSError):

@@ -285,9 +285,10 @@ def test_an_intermediate_that_ends_soon_is_named_and_its_renewal_taken_up(vm: Ma
     vm.issue_aged(1, 0.75)  # the anchor lasts a day
     vm.start()
     assert "ends in 6.0 hours" in vm.wait_problem("identity-ca-expiring")
-    vm.vm.wait(lambda: bool(vm.vm.status()["ready"]), 20)
+    vm.ready()
     proxy = vm.pid("proxy")
     vm.issue("renew")
+    vm.vm.wait(lambda: vm.vm.condition("Identity")["problem"] is None, 30)
     vm.ready()
     assert vm.pid("proxy") == proxy, "a renewal touches no traffic"
     assert "its files have changed" in vm.log()

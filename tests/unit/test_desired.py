@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from harness import rules
-from harness.desired import OPEN_AFTER_SECONDS, Progress, desired, readiness
+from harness.desired import OPEN_AFTER_SECONDS, Progress, anchors_behind, desired, readiness
 from harness.messages import ClusterFacts, PodRoute, Reason
 from harness.specs import Route
 from harness.values import PortRange
@@ -73,6 +73,20 @@ def test_the_redirect_takes_the_groups_ports_and_never_ssh_or_the_controller() -
     assert ipaddress.ip_network("10.9.0.1/32") in redirect.ignore_destinations
     assert ipaddress.ip_network("10.9.0.1/32") not in redirect.ignore_subnets, "what comes from the node is redirected"
     assert redirect.outbound is rules.Outbound.MESH
+
+
+def test_the_controllers_anchors_stand_over_the_files() -> None:
+    """For the proxy, for SPIRE and for the connection to the controller itself; once told, until the machine leaves."""
+    config = builders.config(identity={"mode": "local"})
+    told = builders.registration(facts=ClusterFacts(trust_anchors_pem="TOLD"))
+    user = builders.machine().user
+    for known, anchors in ((builders.registration(), "ANCHORS"), (told, "TOLD")):
+        machine = builders.machine(spire_server=user, spire_agent=user)
+        want = desired(config, machine, builders.progress(registration=known))
+        assert want.identity is not None and want.registration is not None and want.proxy is not None
+        assert want.identity.anchors_pem == want.registration.target.anchors_pem == anchors
+        assert dict(want.proxy.env)["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == anchors
+        assert anchors_behind(machine, known) is (anchors == "TOLD")
 
 
 def test_without_a_node_there_are_no_routes() -> None:

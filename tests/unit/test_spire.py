@@ -240,6 +240,18 @@ def test_what_makes_a_running_part_start_again() -> None:
     assert steps(children.Observed(waiting, STOPPED)) == []
 
 
+def test_new_anchors_reach_the_server_first_and_the_agent_with_it() -> None:
+    spec = replace(SPEC, anchors_pem="new")
+    asked = replace(PREPARED, anchors="new", origin="new")
+    assert steps(UP, spec=spec) == ["start spire-server again: the trust anchors have changed"]
+    served = replace(UP, server=part(State.RUNNING, prepared=asked))
+    assert steps(served, spec=spec) == ["start spire-agent again: its server has begun anew"]
+    refused = replace(UP, server=part(State.RUNNING, prepared=replace(PREPARED, anchors="new")))
+    assert steps(refused, spec=spec) == [], "what does not lead to the server is nothing for its agent"
+    remote = replace(spec, server=None)
+    assert steps(children.Observed(agent=RUNNING), spec=remote) == ["start spire-agent again: the trust anchors have changed"]
+
+
 def test_a_server_that_looks_for_new_entries_often_does_so_only_at_first() -> None:
     cold = replace(UP, server=part(State.RUNNING, prepared=replace(PREPARED, cold=True)))
     assert steps(cold, children.SETTLED_SECONDS - 1) == []

@@ -73,3 +73,13 @@ def test_spiffe_ids() -> None:
 def test_what_is_no_spiffe_id(text: object) -> None:
     with pytest.raises(ValueError):
         values.parse_spiffe_id(text)
+
+
+def test_bundles_of_the_same_certificates_are_equal() -> None:
+    one, other = (f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n" for body in ("MIIB", "MIIC"))
+    wanted = values.canonical_pem(one + other)
+    assert wanted == one + other
+    for text in (other + one, f"# a comment\n{other}\n{one}{other}", (one + other).replace("\n", "\r\n")):
+        assert values.canonical_pem(text) == wanted
+    assert values.canonical_pem(one) != wanted
+    assert values.canonical_pem("no certificate") == "no certificate", "whoever uses it says what is wrong"

@@ -1,0 +1,46 @@
+"""What an EndpointSlice watch of its own sees, moment by moment."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tests.linkerd_lab_box import wait
+from tests.linkerd_lab_cluster import API, Cluster
+from tests.linkerd_lab_vm import NAMESPACE
+
+
+class Endpoints:
+    """The ready addresses of each change, with its time. `service`: of this one alone."""
+
+    def __init__(self, cluster: Cluster, service: str = "") -> None:
+        self._cluster = cluster
+        self._selector = f"&labelSelector=kubernetes.io/service-name%3D{service}" if service else ""
+        self.seen: list[tuple[float, set[str]]] = []
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """The API server ends a watch when it likes; the next begins with how things are."""
+        node, keys = self._cluster.node, self._cluster.pki
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?watch=true{self._selector}"
+        call = ("curl", "-sSN", "--cacert", f"{keys}/kube.crt", "--cert", f"{keys}/admin.crt", "--key", f"{keys}/admin.key")
+        while node.holder.poll() is None:
+            with subprocess.Popen([*node.enter, *call, f"{API}{path}"], stdout=subprocess.PIPE, text=True) as process:
+                for line in process.stdout or ():
+                    self._read(json.loads(line))
+
+    def _read(self, event: Mapping[str, Any]) -> None:
+        found = event["object"].get("endpoints") or ()
+        ready = {e["addresses"][0] for e in found if e["conditions"]["ready"]} if event["type"] != "DELETED" else set()
+        self.seen.append((time.time(), ready))
+
+    def when_ready(self, address: str, after: float) -> float:
+        def found() -> float | None:
+            return next((moment for moment, ready in self.seen if moment > after and address in ready), None)
+
+        wait(lambda: found() is not None, 40, lambda: f"{address}: {self.seen[-5:]}", 0.01)
+        return found() or 0.0
