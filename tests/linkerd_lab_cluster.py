@@ -110,20 +110,20 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     for name in ("pki", "dns"):
         (folder / name).mkdir()
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
-        pki_made = pool.submit(_certificates, folder / "pki")
+        pki_made = pool.submit(certificates, folder / "pki")
         node = stack.enter_context(box("node", folder / "node", NODE))
         pods = {name: stack.enter_context(box(name, folder / name, POD_GATEWAY)) for name in ("identity", "destination")}
         made = Cluster(folder, node, pods)
         _network(made)
         pki_made.result()
         manifests = pool.submit(_linkerd_manifests, made.pki)
-        _start_kubernetes(made)
-        _start_dns(made)
+        start_kubernetes(made)
+        start_dns(made)
         _install(made, manifests)
         yield made
 
 
-def _certificates(folder: Path) -> None:
+def certificates(folder: Path) -> None:
     pki.root(folder, "ta", TRUST_DOMAIN)
     pki.intermediate(folder, "issuer", "ta", "identity.linkerd.cluster.local")
     pki.root(folder, "kube", "lab-kubernetes")
@@ -164,7 +164,7 @@ def join_pods(made: Cluster, pod: Box, address: str) -> None:
     pod.do("nft", "-f", "-", given=_REDIRECT)
 
 
-def _start_kubernetes(made: Cluster) -> None:
+def start_kubernetes(made: Cluster) -> None:
     folder, keys = made.folder, made.pki
     made.node.start("etcd", "etcd", "--name=lab", f"--data-dir={folder}/etcd", "--unsafe-no-fsync")
     made.node.await_answer("http://127.0.0.1:2379/health", "etcd")
@@ -181,7 +181,7 @@ def _start_kubernetes(made: Cluster) -> None:
     wait(lambda: made.node.run(*argv)[0] == 0, 90, lambda: made.node.log("kube-apiserver")[-3000:], 0.2)
 
 
-def _start_dns(made: Cluster) -> None:
+def start_dns(made: Cluster) -> None:
     """Only address records of cluster.local; the proxies ask for SRV first and then for these."""
     for host in ("linkerd-dst", "linkerd-dst-headless", "linkerd-policy"):
         made.name(f"{host}.linkerd.svc.cluster.local", DESTINATION)

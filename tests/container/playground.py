@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,26 +29,35 @@ MANIFESTS = ROOT / "deploy" / "playground"
 CONTROLLER_NAME = "meshexp-controller.meshexp.svc.cluster.local"
 # Quick ones, in place of the playground's 3 and 10 seconds.
 PROBES = {"initialDelaySeconds": 0, "periodSeconds": 1}
-# Sends GETs one connection each, and tells of the answers: status, pod, face and colour.
+# Sends GETs over four connections at a time, each used once, and tells of the answers: status, pod, face, colour and errors.
 _CALLER = """
-import http.client, json, sys, time
+import http.client, json, sys, threading, time
 host, number, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 end = time.monotonic() + seconds if seconds else float("inf")
-for _ in range(number):
-    if time.monotonic() > end:
-        break
+tickets = iter(range(number))
+lock = threading.Lock()
+def one():
     try:
         c = http.client.HTTPConnection(host, 80, timeout=8)
         c.request("GET", "/center/?row=1&col=1", headers={"Connection": "close"})
         r = c.getresponse()
         text = r.read()
         body = json.loads(text) if r.status == 200 else {}
-        parts = [body.get(part) for part in ("smiley", "color", "errors")]
-        print(json.dumps([r.status, r.headers.get("X-Faces-Pod"), *parts]), flush=True)
         c.close()
+        return [r.status, r.headers.get("X-Faces-Pod"), *(body.get(part) for part in ("smiley", "color", "errors"))]
     except OSError as error:
-        print(json.dumps([0, None, None, None, [repr(error)]]), flush=True)
-    time.sleep(0.005)
+        return [0, None, None, None, [repr(error)]]
+def work():
+    while time.monotonic() < end:
+        with lock:
+            if next(tickets, None) is None:
+                return
+        line = json.dumps(one()) + "\\n"
+        with lock:
+            sys.stdout.write(line)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
 """
 
 
@@ -75,11 +85,13 @@ class Answer:
 
 @dataclass(slots=True)
 class Playground:
-    """`variables`: what the stand-ins need, and nothing where all is real."""
+    """`flags`, `variables`: where the programs come from that are not in the image, and what the stand-ins need."""
 
     mesh: Mesh
     engine: Engine
     certs: Path
+    real: bool
+    flags: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def group(self, name: str) -> None:
@@ -116,14 +128,13 @@ class Playground:
             **env,
         }
         given = [word for key, value in variables.items() for word in ("-e", f"{key}={value}")]
-        return [
-            "run", "--detach", "--cap-add=NET_ADMIN", f"--network={NETWORK}", f"--dns={NODE}", f"--name={name}",
-            f"--hostname={name.replace('-', '-docker-ext')}", "-v", f"{certs or self.certs}:/opt/spire/certs", *flags, *given,
-        ]  # fmt: skip
+        where = (f"--network={NETWORK}", f"--dns={NODE}", f"--name={name}", f"--hostname={name.replace('-', '-docker-ext')}")
+        mounted = ("-v", f"{certs or self.certs}:/opt/spire/certs", *self.flags)
+        return ["run", "--detach", "--cap-add=NET_ADMIN", *where, *mounted, *flags, *given]
 
-    def start(self, name: str, group: str, *, image: str = IMAGE, **options: Any) -> None:
+    def start(self, name: str, group: str, *command: str, image: str = IMAGE, **options: Any) -> None:
         self.engine.run("rm", "--force", "--volumes", name)
-        self.engine.do(*self.line(name, group, **options), image)
+        self.engine.do(*self.line(name, group, **options), image, *command)
 
     def join(self, name: str, group: str, **options: Any) -> None:
         self.start(name, group, **options)
@@ -160,16 +171,14 @@ class Playground:
         return [Answer(*json.loads(line)) for line in text.splitlines()]
 
     @contextlib.contextmanager
-    def calling(self, host: str, *, by: str = "gui-1") -> Iterator[list[Answer]]:
-        """All the while; what came of it is there afterwards."""
+    def calling(self, host: str, seconds: float, *, by: str = "gui-1") -> Iterator[list[Answer]]:
+        """So long, beside what is done meanwhile; what came of it is there afterwards."""
         answers: list[Answer] = []
-        argv = [*self.engine.command, "exec", "--user=workload", by, "python3", "-c", _CALLER, host, "1000000", "60"]
+        argv = [*self.engine.command, "exec", "--user=workload", by, "python3", "-c", _CALLER, host, "1000000", str(seconds)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={"PATH": PATH}) as process:
-            try:
-                yield answers
-            finally:
-                self.inside(by, "python3", "-c", _END, host)
-            answers += [Answer(*json.loads(line)) for line in process.stdout or ()]
+            yield answers
+            output, _ = process.communicate(timeout=60)
+        answers += [Answer(*json.loads(line)) for line in output.splitlines()]
 
     def metrics(self, name: str, *labels: str) -> float:
         """The sum of request_total over all lines with these labels."""
@@ -182,31 +191,19 @@ class Playground:
         )
 
 
-# Ends the caller of a host: the engine passes no signals on to what `exec` started.
-_END = """
-import os, pathlib, signal, sys
-for entry in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-        words = (entry / "cmdline").read_bytes().split(b"\\0")
-    except OSError:
-        continue
-    if sys.argv[1].encode() in words and b"1000000" in words:
-        os.kill(int(entry.name), signal.SIGTERM)
-"""
-
-
 def shares(answers: list[Answer], part: str) -> Counter[str]:
     return Counter(str(getattr(answer, part)) for answer in answers)
 
 
-def build_images(engine: Engine, package: Path, programs: str) -> None:
-    """docker/build, on stand-ins for its base images."""
+def build_images(engine: Engine, package: Path, programs: str, *, stand_ins: bool = False) -> None:
+    """docker/build, on stand-ins for its base images; those of the programs need the controller's libraries too."""
     found = debian.bases()
-    engine.load(found.package, "debian-package")
-    engine.load(found.controller, "debian-controller")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(engine.load, (found.package, found.controller), ("debian-package", "debian-controller")))
+    base = "debian-controller" if stand_ins else "debian-package"
     build = [
-        str(ROOT / "docker/build"), "--base", "debian-package", "--controller-base", "debian-controller",
-        "--programs", programs, "--package", str(package), "--flags", "--network=none",
+        str(ROOT / "docker/build"), "--base", base, "--controller-base", "debian-controller", "--programs", programs,
+        "--package", str(package), "--flags", "--network=none",
     ]  # fmt: skip
     environment = {**os.environ, "DOCKER": " ".join(engine.command), "DOCKER_BUILDKIT": "0"}
     done = subprocess.run(build, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
