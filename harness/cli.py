@@ -17,6 +17,7 @@ _GROUPS = {
     "join": ("harness.join_cli", "make this machine a member, by an invitation; on a failure everything is as before"),
     "leave": ("harness.leave_cli", "leave the mesh in good order: drain, stop, disable, deregister"),
     "check": ("harness.check_cli", "what is wrong with this machine and what mends it; exit code 1 when a check fails"),
+    "config": ("harness.config_cli", "check, show or import the configuration"),
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
     "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),
     "proxy": ("harness.proxy_cli", "install, list and choose versions of the Linkerd proxy"),
@@ -31,9 +32,13 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
     plan = _verb(verbs, "plan", "print what would be changed on this machine, and change nothing", _plan)
     plan.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    _verb(
+        verbs, "diff", "what `plan` would change against what is, as lines of - and +; exit code 1 when anything differs", _diff
+    )
     status = _verb(verbs, "status", "how things stand; exit code 0 when ready, 1 when not", _status)
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     status.add_argument("--wait", type=float, metavar="SECONDS", help="wait until ready, at most so long")
+    status.add_argument("-w", "--watch", action="store_true", help="again at each change, until Ctrl-C; json: one object a line")
     cordon = _verb(verbs, "cordon", "no new traffic to this machine until `meshexp uncordon`", _cordon)
     _verb(verbs, "uncordon", "traffic again, when the machine is ready", _uncordon)
     drain = _verb(verbs, "drain", "cordon, and wait until no request is open; exit code 1 when some still are", _drain)
@@ -44,8 +49,9 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     text = "remove everything that the harness ever set on this machine; needs no configuration"
     cleanup = _verb(verbs, "cleanup", text, _cleanup)
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
-    config = _verb(verbs, "config", "check or show the configuration", _config)
-    config.add_argument("what", choices=("check", "show"))
+    logs = _verb(verbs, "logs", "what the harness and the proxy have logged", _logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="and what they log from now on")
+    logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="the last N lines (default %(default)s)")
     for name, (module, text) in _GROUPS.items():
         if asked in (None, name):
             group = importlib.import_module(module)
@@ -118,6 +124,8 @@ def _plan(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from harness import status_cli
 
+    if options.watch:
+        return status_cli.watch(paths.from_environment(), options.output)
     return status_cli.run(paths.from_environment(), options.output, options.wait)
 
 
@@ -145,18 +153,16 @@ def _cleanup(options: argparse.Namespace) -> int:
     return cleanup.run(paths.from_environment(), options.after_exit)
 
 
-def _config(options: argparse.Namespace) -> int:
-    import yaml
+def _diff(_: argparse.Namespace) -> int:
+    from harness.daemon import difference
 
-    from harness import decode
-    from harness.config import load
+    return difference.run()
 
-    config = load.load(paths.from_environment(), os.environ)
-    if options.what == "show":
-        yaml.safe_dump(decode.encode(config), sys.stdout, sort_keys=False)
-    else:
-        print("the configuration is right")
-    return 0
+
+def _logs(options: argparse.Namespace) -> int:
+    from harness import logs_cli
+
+    return logs_cli.run(options.follow, options.lines)
 
 
 def _version(_: argparse.Namespace) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.paths import Paths
 
-POLL_SECONDS = 0.1
+POLL_SECONDS, WATCH_SECONDS = 0.1, 0.5
 
 
 def run(paths: Paths, output: str, wait: float | None) -> int:
@@ -40,6 +42,19 @@ def read(paths: Paths) -> dict[str, Any]:
     return dict(data)
 
 
+def watch(paths: Paths, output: str) -> int:
+    """Until Ctrl-C: anew at each change, and each second on a terminal, where times run."""
+    said = ""
+    while True:
+        data = read(paths)
+        shown = json.dumps(data) if output == "json" else text(data)
+        if shown != said:
+            clear = "\x1b[H\x1b[2J" if output != "json" and sys.stdout.isatty() else ""
+            print(f"{clear}{shown}", flush=True)
+            said = shown
+        time.sleep(WATCH_SECONDS)
+
+
 _SIGNS = {"True": "√", "False": "×", "Unknown": "…"}
 
 
@@ -57,9 +72,46 @@ def text(data: dict[str, Any]) -> str:
         lines.append(f"{sign} {condition['name']:<13} {condition['message']}")
         if condition["problem"]:
             lines.append(f"{'':16}{condition['problem']}: {condition['hint']}")
-    for name, child in data.get("children", {}).items():
-        if child["state"] != "stopped":
-            lines.append(f"child {name:<13} {child['state']}" + (f", pid {child['pid']}" if child["pid"] else ""))
+    lines += _details(data)
     if not sys.stdout.encoding.lower().startswith("utf"):
         return "\n".join(lines).encode("ascii", "replace").decode()
     return "\n".join(lines)
+
+
+def _details(data: dict[str, Any]) -> Iterator[str]:
+    """Children with their age, certificates with what is left of them, endpoints, counters."""
+    for name, child in data.get("children", {}).items():
+        if child["state"] != "stopped":
+            age = f", for {span(-left(child['since']))}" if child.get("since") else ""
+            yield f"child {name:<13} {child['state']}{age}" + (f", pid {child['pid']}" if child["pid"] else "")
+    ends = [f"{name} {span(left(end))}" for name, end in data.get("certificates", {}).items() if end]
+    if ends:
+        yield f"certificates left    {', '.join(ends)}"
+    if endpoints := data.get("endpoints"):
+        yield f"endpoints            {', '.join(_endpoint(one) for one in endpoints)}"
+    if counters := data.get("counters"):
+        words = [f"{sum(counters[kind].values())} {kind}" for kind in ("changes", "failures")]
+        yield f"since the start      {counters['cycles']} cycles, {', '.join(words)}"
+
+
+def _endpoint(one: dict[str, Any]) -> str:
+    host = f"[{one['address']}]" if ":" in one["address"] else one["address"]
+    return f"{host}:{one['port']}" + (f" ({one['name']})" if one["name"] else "")
+
+
+def left(iso: str) -> float:
+    """Seconds from now until then."""
+    return datetime.datetime.fromisoformat(iso).timestamp() - time.time()
+
+
+def span(seconds: float) -> str:
+    """In the two largest units: `3 d 4 h`, `12 min`, `40 s`."""
+    seconds = int(seconds)
+    if seconds < 0:
+        return f"-{span(-seconds)}"
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"

@@ -1,0 +1,106 @@
+"""`meshexp config check|show|import`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import decode, paths
+from harness.errors import UnavailableError, UsageError
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = subparsers.add_parser(
+        "config", help="check, show or import the configuration", description="The configuration, from all its sources."
+    )
+    what = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
+    what.add_parser("check", help="name every fault at once, with its place")
+    show = what.add_parser("show", help="the merged result, with the origin of each value")
+    show.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml")
+    importing = what.add_parser("import", help="from the JSON configuration of Buoyant's linkerd-proxy-harness")
+    importing.add_argument("file", metavar="FILE", help="usually /var/lib/linkerd/linkerd-proxy-harness.cfg")
+    importing.add_argument("--write", action="store_true", help="as harness.d/20-imported.yaml, instead of printing it")
+    return verb
+
+
+def run(options: argparse.Namespace) -> int:
+    verbs = {"check": _check, "show": _show, "import": _import}
+    return verbs[options.what](paths.from_environment(), options)
+
+
+def _check(where: paths.Paths, _: argparse.Namespace) -> int:
+    from harness.config import load
+
+    load.load(where, os.environ)
+    print("the configuration is right")
+    return 0
+
+
+def _show(where: paths.Paths, options: argparse.Namespace) -> int:
+    """Keys hold paths of secrets, never secrets: all of it may be shown."""
+    from harness.config import environment, load
+
+    config, layers = load.load_with_origins(where, os.environ)
+    encoded = decode.encode(config)
+    rows = []
+    for path, _, _ in environment.leaves():
+        value: Any = encoded
+        for name in path:
+            value = value.get(name)
+        key = ".".join(path)
+        rows.append((key, value, layers.origins.get(key) or _below(layers.origins, key) or "default"))
+    if options.output == "json":
+        print(json.dumps([{"key": key, "value": value, "origin": origin} for key, value, origin in rows], indent=2))
+        return 0
+    section = ""
+    for key, value, origin in rows:
+        head, _, name = key.rpartition(".")
+        if head != section:
+            print(_opened(section, head))
+            section = head
+        text = f"{'  ' * key.count('.')}{name}: {json.dumps(value, ensure_ascii=False)}"
+        print(f"{text:<60} # {origin}")
+    return 0
+
+
+def _opened(before: str, now: str) -> str:
+    """The lines that open the sections of `now` which are not open yet."""
+    have, want = before.split("."), now.split(".")
+    common = next((i for i, (a, b) in enumerate(zip(have, want, strict=False)) if a != b), min(len(have), len(want)))
+    return "\n".join(f"{'  ' * depth}{name}:" for depth, name in enumerate(want) if depth >= common)
+
+
+def _below(origins: dict[str, str], key: str) -> str:
+    """Of a value that is a mapping: where its own entries come from."""
+    return ", ".join(sorted({origin for name, origin in origins.items() if name.startswith(f"{key}.")}))
+
+
+def _import(where: paths.Paths, options: argparse.Namespace) -> int:
+    from harness.config import imported
+    from harness.system import files
+
+    try:
+        data = json.loads(Path(options.file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnavailableError(f"{options.file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{options.file} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{options.file} is no configuration: it must be a JSON object")
+    found = imported.read(data)
+    text = yaml.safe_dump(found.values, sort_keys=False)
+    for note in found.notes:
+        print(f"‼ {note}", file=sys.stderr)
+    if not options.write:
+        print(text, end="")
+        return 0
+    target = where.drop_ins / "20-imported.yaml"
+    files.write(target, f"# From {options.file}\n{text}", mode=0o644)
+    print(f"{target} is written; `meshexp config check`, then `systemctl reload meshexp-harness`")
+    return 0

@@ -1,0 +1,20 @@
+"""`meshexp logs`: the journal of the harness and of the proxy, in one order."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from harness.errors import UnavailableError
+
+
+def run(follow: bool, lines: int) -> int:
+    """Becomes journalctl. Raises UnavailableError where there is no journal."""
+    program = shutil.which("journalctl")
+    if program is None or not Path("/run/systemd/system").is_dir():
+        raise UnavailableError(
+            "there is no journal on this machine", "without systemd both log to the daemon's standard error: see what started it"
+        )
+    units = ("--unit=meshexp-harness.service", "--unit=meshexp-proxy.service")
+    os.execv(program, [program, *units, f"--lines={lines}", *(("--follow",) if follow else ())])  # noqa: S606
