@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
-from harness.messages import ClusterFacts, Probe, Reason, Registration, RegistrationRequest
+from harness.messages import Probe, Reason, Registration, RegistrationRequest
 from harness.specs import (
-    DnsSpec,
     EmbeddedServer,
     IdentitySpec,
     ProxySpec,
@@ -50,7 +49,6 @@ class Machine:
     never_outbound: tuple[PortRange, ...]
     """Ports that no redirect may take: SSH's, and those of the mesh itself."""
     ipv6: bool
-    dns_user: User | None = None
     spire_server: User | None = None
     spire_agent: User | None = None
     spire_addresses: tuple[IPAddress, ...] = ()
@@ -76,7 +74,6 @@ class Desired:
     """None: not yet, or not any more."""
 
     routes: tuple[Route, ...] | None = None
-    dns: DnsSpec | None = None
     identity: IdentitySpec | None = None
     registration: RegistrationSpec | None = None
     probes: tuple[Probe, ...] | None = None
@@ -89,7 +86,6 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
     proxy = _proxy(config, machine, known) if known else None
     return Desired(
         routes=routes(config, known),
-        dns=_dns(config, machine, known),
         identity=identity(config, machine, known),
         registration=_registration(config, machine, progress),
         probes=known.probes if known else None,
@@ -166,15 +162,6 @@ def routes(config: schema.Config, known: Registration | None) -> tuple[Route, ..
         for network in (*config.network.pod_cidrs, *config.network.service_cidrs, *services):
             found.setdefault(network, node)
     return tuple(sorted((Route(n, via) for n, via in found.items() if n.version == via.version), key=str))
-
-
-def _dns(config: schema.Config, machine: Machine, known: Registration | None) -> DnsSpec | None:
-    section = config.dns
-    servers = section.servers or (known.facts.dns_addresses if known else ())
-    if section.mode is schema.DnsMode.OFF or not servers:
-        return None
-    domain = section.domain or (known.facts.cluster_domain if known else ClusterFacts().cluster_domain)
-    return DnsSpec(domain, servers, section.search, section.ndots, machine.dns_user)
 
 
 def _registration(config: schema.Config, machine: Machine, progress: Progress) -> RegistrationSpec | None:

@@ -40,9 +40,9 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     want = desired(config, found, Progress(registration=registration, proxy_certified=registration is not None))
     running = files.is_locked(where.lock)
     if running:
-        chosen = [parts.routes, parts.dns, parts.redirect]
+        chosen = [parts.routes, parts.redirect]
     else:
-        chosen = [parts.routes, parts.dns, parts.identity, parts.proxy, parts.redirect]
+        chosen = [parts.routes, parts.identity, parts.proxy, parts.redirect]
     steps: list[tuple[str, Any]] = []
     for part in chosen:
         wanted = part.want(want)
