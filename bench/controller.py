@@ -65,35 +65,36 @@ class Seen:
         return find() or 0.0
 
 
-def run() -> list[Record]:
+def run(joining: int = JOINING, held: int = HELD, flips: int = FLIPS, rest: float = REST_SECONDS) -> list[Record]:
+    """The figures are named for the usual numbers; others are for trying this out."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="meshexp-bench-"))
     python = DEBIAN if shutil.which(DEBIAN) else "python3"
     made = Site(kubernetes_support.cluster(), folder, python)
     try:
         seen = Seen(made.cluster.kubeconfig())
         made.group(**_SPEC)
-        return [*_lives(made, seen), *_weight(made)]
+        return [*_lives(made, seen, joining, flips), *_weight(made, held, rest)]
     finally:
         made.close()
         shutil.rmtree(folder)
 
 
-def _lives(made: Site, seen: Seen) -> list[Record]:
+def _lives(made: Site, seen: Seen, joining: int, flips: int) -> list[Record]:
     made.start("a")
     made.start("b")
     fleet = made.fleet("a", "b")
-    joined = fleet("join", count=JOINING)
-    wait(lambda: sum(seen.ready.values()) == JOINING, 60)
+    joined = fleet("join", count=joining)
+    wait(lambda: sum(seen.ready.values()) == joining, 60)
     seconds = max(t for t, *_ in seen.changes) - joined["began"]
     delays = []
-    for number in range(FLIPS):
+    for number in range(flips):
         flip = fleet("flip", number=number, ready=False)
         delays.append(seen.when(flip["name"], False, flip["sent"]) - flip["sent"])
         flip = fleet("flip", number=number, ready=True)
         seen.when(flip["name"], True, flip["sent"])
-    silence = fleet("silence", number=JOINING - 1)
+    silence = fleet("silence", number=joining - 1)
     silent = seen.when(silence["name"], False, silence["sent"], 40) - silence["sent"]
-    failover, wrong = _failover(made, seen, fleet)
+    failover, wrong = _failover(made, seen, fleet, joining - 1)
     return [
         record("controller.join_1000_seconds", seconds, "s"),
         record("controller.readiness_ms", statistics.median(delays) * 1000, "ms"),
@@ -103,42 +104,41 @@ def _lives(made: Site, seen: Seen) -> list[Record]:
     ]
 
 
-def _failover(made: Site, seen: Seen, fleet: Callable[..., Any]) -> tuple[float, int]:
+def _failover(made: Site, seen: Seen, fleet: Callable[..., Any], connected: int) -> tuple[float, int]:
     """Until another leads and holds every machine; then a lease longer, for transitions that nobody caused."""
     before = len(seen.changes)
     made.kill("a")
     began = time.monotonic()
     wait(lambda: bool(made.replicas["b"].lines("leading")), 60)
-    wait(lambda: fleet("state")["connected"] == JOINING - 1 and fleet("state")["places"].get("0", 0) <= 1, 60)
+    wait(lambda: fleet("state")["connected"] == connected and fleet("state")["places"].get("0", 0) <= 1, 60)
     seconds = time.monotonic() - began
     time.sleep(35)
     return seconds, sum(1 for _, kind, _, ready in seen.changes[before:] if kind == "DELETED" or not ready)
 
 
-def _weight(made: Site) -> list[Record]:
+def _weight(made: Site, held: int, rest: float) -> list[Record]:
     for name in tuple(made.replicas):
         made.kill(name)
     for process in made.fleets:
         process.kill()
-    made.cluster.kubectl("-n", "faces", "delete", "externalworkloads", "--all", "--wait=false")
-    made.cluster.kubectl("-n", "meshexp", "delete", "leases", "--all", "--wait=false")
+    made.empty()
     replica = made.start("c")
     fleet = made.fleet("c")
     alone = replica.memory_mib()
-    joined = fleet("join", count=HELD)
+    joined = fleet("join", count=held)
     time.sleep(15)
     writes, cpu, began = _writes(made), _cpu(replica.process), time.monotonic()
-    time.sleep(REST_SECONDS)
+    time.sleep(rest)
     seconds = time.monotonic() - began
     used = (_cpu(replica.process) - cpu) / seconds
     rate = (_writes(made) - writes) / seconds
-    if fleet("state")["connected"] != HELD:
+    if fleet("state")["connected"] != held:
         raise RuntimeError("not every machine stayed connected")
     memory = replica.memory_mib()
     return [
         record("controller.join_5000_seconds", joined["ended"] - joined["began"], "s"),
         record("controller.rss_5000_mib", memory, "MiB"),
-        record("controller.rss_kib_per_machine", (memory - alone) * 1024 / HELD, "KiB"),
+        record("controller.rss_kib_per_machine", (memory - alone) * 1024 / held, "KiB"),
         record("controller.cores_5000", used, "cores"),
         record("controller.rest_writes_per_second", rate, "writes/s"),
     ]
