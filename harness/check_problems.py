@@ -140,3 +140,35 @@ NOT_REGISTERED = register(
     "this machine is not registered with the controller",
     "`meshexp status` says what the registration waits for",
 )
+API_UNREACHABLE = register(
+    "api-unreachable",
+    "the Kubernetes API server does not answer, or does not let us look",
+    "see that `kubectl get nodes` works with the same kubeconfig",
+)
+CRD_MISSING = register(
+    "crd-missing",
+    "a resource definition is not in the cluster",
+    "apply deploy/crds (ExternalGroup), and Linkerd's CRDs with external workloads (ExternalWorkload)",
+)
+CONTROLLER_NOT_READY = register(
+    "controller-not-ready",
+    "the autoregistration controller is not there, or not all of it is ready",
+    "`kubectl -n meshexp describe deployment meshexp-controller`, and the log of its pods, say why",
+)
+LEASE_STALE = register(
+    "lease-stale",
+    "a replica of the controller has not renewed its lease",
+    "another replica takes over its machines; if it does not come back, see its pod's log",
+    Severity.WARNING,
+)
+GROUP_INVALID = register(
+    "group-invalid",
+    "an ExternalGroup is not accepted",
+    "`kubectl describe externalgroup` has the reason; mend the manifest and apply it again",
+)
+GROUP_NOT_READY = register(
+    "group-not-ready",
+    "machines of an ExternalGroup are not ready",
+    "`kubectl meshexp get` names them with the reason; on the machine `meshexp check` says what mends it",
+    Severity.WARNING,
+)

@@ -1,0 +1,98 @@
+"""The cluster's side of `check`: definitions, the controller, its leases, the groups. Gathering is I/O, judging pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from controller import manifest, model
+from controller.kubernetes.client import Client
+from controller.model import Lease
+from controller.replicas import REPLICA
+from controller.store import NotFoundError
+from harness import check_problems as problems
+from harness.check.report import Judge, Result
+from harness.errors import HarnessError
+
+CRDS = {"externalgroups.workload.meshexp.io": "v1alpha1", "externalworkloads.workload.linkerd.io": "v1beta1"}
+STALE_SECONDS = 30.0
+"""A replica renews every 2 s; the rest is for this clock being another than the cluster's."""
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`error`: why nothing could be seen. `served`: by definition, its versions. `groups`: as they are in the cluster."""
+
+    error: str = ""
+    served: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    deployment: Object | None = None
+    leases: tuple[Lease, ...] = ()
+    groups: tuple[Object, ...] = ()
+
+
+async def gather(client: Client, namespace: str) -> Facts:
+    try:
+        served = [(name, await _versions(client, name)) for name in CRDS]
+        deployment = await _get(client, f"/apis/apps/v1/namespaces/{namespace}/deployments/meshexp-controller")
+        leases = await _items(client, f"/apis/{model.LEASE_API}/namespaces/{namespace}/leases")
+        groups = [group for api in manifest.GROUP_APIS for group in await _items(client, f"/apis/{api}/externalgroups")]
+    except HarnessError as error:
+        return Facts(error=error.message)
+    return Facts("", tuple(served), deployment, tuple(map(model.lease_from_object, leases)), tuple(groups))
+
+
+async def _versions(client: Client, name: str) -> tuple[str, ...]:
+    found = await _get(client, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
+    return tuple(v["name"] for v in found["spec"]["versions"] if v.get("served")) if found else ()
+
+
+async def _get(client: Client, path: str) -> Object | None:
+    try:
+        found: Object = await client.get(path)
+    except NotFoundError:
+        return None
+    return found
+
+
+async def _items(client: Client, path: str) -> list[Object]:
+    found = await _get(client, path)
+    return list(found["items"]) if found else []
+
+
+def judge(facts: Facts, namespace: str, wall: float) -> Iterator[Result]:
+    to = Judge("meshexp")
+    yield to.found("can query the Kubernetes API", problems.API_UNREACHABLE, filter(None, [facts.error]))
+    if facts.error:
+        return
+    served = dict(facts.served)
+    missing = [f"{name} ({version})" for name, version in CRDS.items() if version not in served.get(name, ())]
+    yield to.found("the resource definitions are there", problems.CRD_MISSING, missing)
+    yield to.found(f"the controller is ready in {namespace}", problems.CONTROLLER_NOT_READY, _deployment(facts.deployment))
+    replicas = [lease for lease in facts.leases if lease.metadata.name.startswith(REPLICA)]
+    stale = [lease for lease in replicas if wall - lease.renewed > STALE_SECONDS]
+    text = (f"{one.metadata.name}, renewed {wall - one.renewed:.0f} s ago" for one in stale)
+    yield to.found("the controller's leases are fresh", problems.LEASE_STALE, text)
+    yield to.found("the groups are accepted", problems.GROUP_INVALID, _conditions(facts.groups, "Accepted", ()))
+    yield to.found(
+        "the groups' machines are ready", problems.GROUP_NOT_READY, _conditions(facts.groups, "Ready", ("NoWorkloads",))
+    )
+
+
+def _deployment(deployment: Object | None) -> Iterator[str]:
+    if deployment is None:
+        yield "there is no Deployment meshexp-controller"
+        return
+    wanted, ready = deployment["spec"].get("replicas", 1), deployment.get("status", {}).get("readyReplicas", 0)
+    if ready < max(1, wanted):
+        yield f"{ready} of {wanted} replicas are ready"
+
+
+def _conditions(groups: tuple[Object, ...], kind: str, fine: tuple[str, ...]) -> Iterator[str]:
+    """Groups of which a condition is False, but for the reasons that are fine."""
+    for group in groups:
+        name = f"{group['metadata']['namespace']}/{group['metadata']['name']}"
+        for condition in group.get("status", {}).get("conditions", ()):
+            if condition["type"] == kind and condition["status"] == "False" and condition["reason"] not in fine:
+                yield f"{name}: {condition.get('message') or condition['reason']}"
