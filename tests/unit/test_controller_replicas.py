@@ -210,6 +210,31 @@ def test_owners_of_machines_that_are_gone_do_not_stay() -> None:
     run(body, "a", "b")
 
 
+def test_what_a_machine_says_of_its_software_is_on_its_lease_and_wakes_nobody() -> None:
+    async def body(s: Site) -> None:
+        a, b = s.worlds["a"], s.worlds["b"]
+
+        async def said() -> tuple[str, str]:
+            await settle(200)
+            lease = await s.store.leases.get(Key("meshexp", f"machine.faces.{made.name}"))
+            return lease.holder, lease.metadata.annotations.get("workload.meshexp.io/versions", "")
+
+        made = await a.join(versions={"harness": "1.0"})
+        assert await said() == ("a", "harness=1.0")
+        written = (await a.workload(made)).metadata.resource_version
+        await a.join(versions={"harness": "1.1"}, secret=made.secret)
+        assert await said() == ("a", "harness=1.1")
+        await hold(b, made)
+        assert await said() == ("b", "harness=1.1")
+        before = (await s.store.leases.list()).resource_version
+        await b.join(versions={"harness": "1.1"}, secret=made.secret)
+        await settle(200)
+        assert (await s.store.leases.list()).resource_version == before
+        assert (await a.workload(made)).metadata.resource_version == written
+
+    run(body, "a", "b")
+
+
 def test_two_machines_with_one_address_at_two_replicas_at_once() -> None:
     async def body(s: Site) -> None:
         a, b = s.worlds["a"], s.worlds["b"]
