@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
-from harness.messages import Probe, Reason, Registration, RegistrationRequest
+from harness.messages import Reason, Registration, RegistrationRequest
 from harness.specs import (
+    Check,
     EmbeddedServer,
     IdentitySpec,
     ProxySpec,
@@ -51,6 +52,7 @@ class Machine:
     ipv6: bool
     spire_server: User | None = None
     spire_agent: User | None = None
+    probe_user: User | None = None
     spire_addresses: tuple[IPAddress, ...] = ()
     """Of a remote SPIRE server: without it there is no identity, so the way there must not go through the proxy."""
 
@@ -76,7 +78,7 @@ class Desired:
     routes: tuple[Route, ...] | None = None
     identity: IdentitySpec | None = None
     registration: RegistrationSpec | None = None
-    probes: tuple[Probe, ...] | None = None
+    probes: tuple[Check, ...] | None = None
     proxy: ProxySpec | None = None
     redirect: rules.RedirectSpec | None = None
 
@@ -88,7 +90,7 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
         routes=routes(config, known),
         identity=identity(config, machine, known),
         registration=_registration(config, machine, progress),
-        probes=known.probes if known else None,
+        probes=_probes(config, machine, known) if known else None,
         proxy=proxy,
         redirect=_redirect(config, machine, known) if known and _may_redirect(config, progress) else None,
     )
@@ -203,6 +205,11 @@ def _may_redirect(config: schema.Config, progress: Progress) -> bool:
         return True
     stays = config.redirect.on_proxy_loss is schema.OnProxyLoss.CLOSED or progress.proxy_lost_seconds < OPEN_AFTER_SECONDS
     return progress.redirected and stays
+
+
+def _probes(config: schema.Config, machine: Machine, known: Registration) -> tuple[Check, ...]:
+    allowed, user = config.probes.commands, machine.probe_user
+    return tuple(Check(probe, allowed.get(probe.exec_.name), user) if probe.exec_ else Check(probe) for probe in known.probes)
 
 
 def _redirect(config: schema.Config, machine: Machine, known: Registration) -> rules.RedirectSpec:

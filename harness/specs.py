@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from harness.messages import Reason, RegistrationRequest
+from harness.messages import Probe, Reason, RegistrationRequest
 from harness.values import HostPort, IPAddress, IPNetwork, SpiffeId
 
 if TYPE_CHECKING:
@@ -113,6 +113,15 @@ class RegistrationSpec:
     request: RegistrationRequest
     svid: Svid
     readiness: Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A probe, and for one of kind exec what this machine allows under its name (nothing: None), as `user`."""
+
+    probe: Probe
+    command: tuple[str, ...] | None = None
+    user: User | None = None
 
 
 @dataclass(frozen=True, slots=True)

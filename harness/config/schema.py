@@ -179,6 +179,19 @@ class Drain:
     deadline: Duration = key("A stop gives up waiting after this time, whatever is still open.", 60.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Probes:
+    commands: dict[str, tuple[str, ...]] = mapping(
+        "What probes of kind exec may run on this machine: a list by name, the program's full path first."
+    )
+    user: str = key("System user (name or number; neither root nor the proxy's) that runs them.", "nobody")
+
+    def __post_init__(self) -> None:
+        for name, argv in self.commands.items():
+            if not argv or not argv[0].startswith("/"):
+                raise ValueError(f"commands.{name}: the first word is the program's full path")
+
+
 class LogFormat(enum.Enum):
     AUTO = "auto"  # journal fields under systemd, colour on a terminal, else json
     JSON = "json"
@@ -206,5 +219,6 @@ class Config:
     network: Network_ = section(Network_, "Routes to the cluster.")
     proxy: Proxy = section(Proxy, "The Linkerd proxy.")
     redirect: Redirect = section(Redirect, "Which traffic goes through the proxy.")
+    probes: Probes = section(Probes, "The group's probes, as far as this machine has a say in them.")
     drain: Drain = section(Drain, "Leaving in good order.")
     log: Log = section(Log, "Logging.")

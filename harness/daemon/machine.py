@@ -81,14 +81,18 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
         dns_user=_dns_user(config),
         spire_server=spire_server,
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
+        probe_user=_apart(config.probes.user, "probes.user", user) if config.probes.commands else None,
         spire_addresses=await addresses.resolved(remote) if remote else (),
     )
 
 
 def _spire_user(config: schema.Config, program: str, proxy: User) -> User:
     """A user of its own: what runs as the proxy's user gets the proxy's identity, and root everybody's."""
-    key = f"identity.spire.{program}_user"
-    user = process.find_user(getattr(config.identity.spire, f"{program}_user"), key)
+    return _apart(getattr(config.identity.spire, f"{program}_user"), f"identity.spire.{program}_user", proxy)
+
+
+def _apart(name: str, key: str, proxy: User) -> User:
+    user = process.find_user(name, key)
     if user.uid in (0, proxy.uid):
         raise ConfigError((Fault(key, "must be neither root nor the proxy's user"),))
     return user

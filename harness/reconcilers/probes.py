@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from harness import problems, tasks
 from harness.clock import Clock
 from harness.messages import Probe
+from harness.specs import Check
 from harness.status import Condition, Truth
 
 
@@ -36,7 +37,7 @@ def count(health: Health, probe: Probe, failure: str | None) -> Health:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[Check, ...] = ()
     health: tuple[Health, ...] = ()
 
     @property
@@ -47,7 +48,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    probes: tuple[Probe, ...]
+    probes: tuple[Check, ...]
 
     def __str__(self) -> str:
         return f"run {len(self.probes)} readiness probes"
@@ -56,16 +57,16 @@ class Watch:
 class Probes:
     name = "probes"
 
-    def __init__(self, check: Callable[[Probe], Awaitable[str | None]], clock: Clock, wake: Callable[[str], None]) -> None:
+    def __init__(self, check: Callable[[Check], Awaitable[str | None]], clock: Clock, wake: Callable[[str], None]) -> None:
         self._check, self._clock, self._wake = check, clock, wake
-        self._probes: tuple[Probe, ...] = ()
+        self._probes: tuple[Check, ...] = ()
         self._health: list[Health] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def observe(self) -> Observed:
         return Observed(self._probes, tuple(self._health))
 
-    def diff(self, desired: tuple[Probe, ...] | None, observed: Observed) -> tuple[Watch, ...]:
+    def diff(self, desired: tuple[Check, ...] | None, observed: Observed) -> tuple[Watch, ...]:
         return (Watch(desired or ()),) if (desired or ()) != observed.probes else ()
 
     async def apply(self, action: Watch) -> None:
@@ -73,18 +74,19 @@ class Probes:
             task.cancel()
         self._probes = action.probes
         self._health = [Health() for _ in action.probes]
-        self._tasks = [tasks.spawn(self._run(i, probe)) for i, probe in enumerate(action.probes)]
+        self._tasks = [tasks.spawn(self._run(i, check)) for i, check in enumerate(action.probes)]
 
-    async def _run(self, index: int, probe: Probe) -> None:
+    async def _run(self, index: int, check: Check) -> None:
+        probe = check.probe
         await self._clock.sleep(probe.initial_delay_seconds)
         while True:
             before = self._health[index]
-            after = self._health[index] = count(before, probe, await self._check(probe))
+            after = self._health[index] = count(before, probe, await self._check(check))
             if after.ready is not before.ready or after.why != before.why:
                 self._wake("probe result")
             await self._clock.sleep(probe.period_seconds)
 
-    def condition(self, desired: tuple[Probe, ...] | None, observed: Observed) -> Condition:
+    def condition(self, desired: tuple[Check, ...] | None, observed: Observed) -> Condition:
         if desired is None:
             return Condition("Application", Truth.UNKNOWN, "probes start with the registration")
         if any(health.last is None for health in observed.health):

@@ -7,7 +7,9 @@ import asyncio
 import httpx
 
 from harness import tasks
-from harness.messages import HttpGet, Probe, TcpSocket
+from harness.messages import Grpc, HttpGet, TcpSocket
+from harness.specs import Check
+from harness.system import probe_exec, probe_grpc
 
 
 class Checker:
@@ -21,18 +23,22 @@ class Checker:
             headers={"user-agent": "meshexp-probe"},
         )
 
-    async def check(self, probe: Probe) -> str | None:
+    async def check(self, wanted: Check) -> str | None:
         """Never raises: whatever goes wrong is the reason. Ends within the probe's timeout."""
-        found = await tasks.within(probe.timeout_seconds, self._once(probe))
-        return f"no answer within {probe.timeout_seconds:g} s" if found is None else found or None
+        seconds = wanted.probe.timeout_seconds
+        found = await tasks.within(seconds, self._once(wanted))
+        return f"no answer within {seconds:g} s" if found is None else found or None
 
-    async def _once(self, probe: Probe) -> str:
+    async def _once(self, wanted: Check) -> str:
         """Why it failed; empty when it passed."""
+        probe = wanted.probe
         if probe.http_get is not None:
             return await self._http_get(probe.http_get)
         if probe.tcp_socket is not None:
             return await _tcp_socket(probe.tcp_socket)
-        return "this version runs no probes of this kind"
+        if probe.grpc is not None:
+            return await _grpc(probe.grpc)
+        return await _exec(probe.exec_.name if probe.exec_ else "", wanted)
 
     async def _http_get(self, http_get: HttpGet) -> str:
         host = f"[{http_get.host}]" if ":" in http_get.host else http_get.host
@@ -42,6 +48,22 @@ class Checker:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return str(error) or type(error).__name__
         return "" if 200 <= response.status_code < 400 else f"GET {http_get.path} answered {response.status_code}"
+
+
+async def _grpc(target: Grpc) -> str:
+    try:
+        return await probe_grpc.check(target)
+    except OSError as error:
+        return f"{target.host}:{target.port}: {error.strerror or error}"
+
+
+async def _exec(name: str, wanted: Check) -> str:
+    if wanted.command is None or wanted.user is None:
+        return f"this machine allows no command {name}: set probes.commands.{name}"
+    try:
+        return await probe_exec.check(wanted.command, wanted.user)
+    except OSError as error:
+        return f"{name}: {error.strerror or error}"
 
 
 async def _tcp_socket(target: TcpSocket) -> str:

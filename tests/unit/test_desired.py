@@ -8,7 +8,7 @@ import pytest
 
 from harness import rules
 from harness.desired import OPEN_AFTER_SECONDS, Progress, anchors_behind, desired, readiness
-from harness.messages import ClusterFacts, PodRoute, Reason
+from harness.messages import ClusterFacts, Exec, PodRoute, Probe, Reason, TcpSocket
 from harness.specs import Route
 from harness.values import PortRange
 from tests import builders
@@ -87,6 +87,15 @@ def test_the_controllers_anchors_stand_over_the_files() -> None:
         assert want.identity.anchors_pem == want.registration.target.anchors_pem == anchors
         assert dict(want.proxy.env)["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == anchors
         assert anchors_behind(machine, known) is (anchors == "TOLD")
+
+
+def test_a_probe_of_kind_exec_runs_what_the_machine_allows_under_its_name() -> None:
+    config = builders.config(probes={"commands": {"disk": ["/usr/bin/test", "-w", "/data"]}})
+    asked = tuple(Probe(exec_=Exec(name)) for name in ("disk", "other"))
+    known, user = builders.registration(probes=(*asked, Probe(tcp_socket=TcpSocket(80)))), builders.machine().user
+    found = desired(config, builders.machine(probe_user=user), builders.progress(registration=known)).probes or ()
+    assert [check.command for check in found] == [("/usr/bin/test", "-w", "/data"), None, None]
+    assert found[0].user == user
 
 
 def test_without_a_node_there_are_no_routes() -> None:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from harness.messages import Probe, TcpSocket
 from harness.reconcilers.probes import Health, Observed, count
+from harness.specs import Check
 
 
 def probe(failures: int = 3, successes: int = 1) -> Probe:
@@ -45,4 +46,4 @@ def test_the_thresholds_are_kept(results: list[bool], failures: int, successes: 
 
 def test_a_group_without_probes_is_ready_and_a_failing_one_says_why() -> None:
     assert Observed().failing is None
-    assert Observed((probe(),), (follow([False], probe()),)).failing == "refused"
+    assert Observed((Check(probe()),), (follow([False], probe()),)).failing == "refused"
