@@ -31,6 +31,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     verb.add_argument(
         "--proxy", metavar="FILE|REFERENCE", help="take linkerd2-proxy from there, if there is none on this machine"
     )
+    verb.add_argument("--spire", metavar="FILE", help="take SPIRE's programs out of its release archive, if there are none")
     verb.add_argument("--force", action="store_true", help="over a configuration of other content; a failure brings that back")
     verb.add_argument("--wait", type=float, default=WAIT_SECONDS, metavar="SECONDS", help="for readiness (default %(default)g)")
     verb.add_argument("-o", "--output", choices=("text", "json"), default="text")
@@ -108,6 +109,9 @@ class Join:
         if self._options.proxy:
             with steps.step("install the proxy") as step:
                 step.message = self._install_proxy(undo)
+        if self._options.spire:
+            with steps.step("install SPIRE") as step:
+                step.message = self._install_spire(undo)
         with steps.step("check this machine") as step:
             step.message = self._check_machine(invitation)
         service = Service.find(self._paths)
@@ -161,6 +165,18 @@ class Join:
         with contextlib.redirect_stdout(io.StringIO()) as said:
             options.function(options)
         return said.getvalue().partition("\n")[0]
+
+    def _install_spire(self, undo: Undo) -> str:
+        from harness.join_start import new_below
+        from harness.system import spire, spire_archive
+
+        try:
+            there = [spire.find_program(None, name) for name in (spire.SERVER, spire.AGENT)]
+            return f"{', '.join(there)} are there already"
+        except UnavailableError:
+            for folder in (spire_archive.FOLDER.parent, spire_archive.FOLDER):
+                undo.add(f"what is new in {folder}", new_below(folder))
+            return ", ".join(map(str, spire_archive.install(Path(self._options.spire))))
 
     def _check_machine(self, invitation: Any) -> str:
         """What `meshexp check --pre` says of the machine as it would be. Raises UnavailableError when a check fails."""

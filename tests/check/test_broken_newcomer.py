@@ -196,10 +196,14 @@ def shared() -> Iterator[Mesh]:
 def vm(shared: Mesh) -> Iterator[Mesh]:
     """One for all; each test makes it anew what it was."""
     yield shared
+    as_before(shared)
+
+
+def as_before(vm: Mesh) -> None:
     for name in ("harness", "api", "dns"):
-        if name in shared.processes and shared.processes[name].poll() is None:
-            shared.stop(name)
-    WELL(shared)
+        if name in vm.processes and vm.processes[name].poll() is None:
+            vm.stop(name)
+    WELL(vm)
 
 
 def own_resolver(vm: Mesh) -> tuple[str, ...]:

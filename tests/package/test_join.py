@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from tests.package.test_life import installed
 from tests.spire_support import MISSING, SPIRE
 
 pytestmark = pytest.mark.skipif(not SPIRE, reason=MISSING)
-PROGRAMS = [f"--bind-ro={path}:/usr/local/bin/{name}" for name in ("spire-server", "spire-agent") if (path := on_path(name))]
+PROGRAMS = ("spire-server", "spire-agent")
 
 
 @pytest.fixture
 def vm(debian: Path) -> Iterator[Machine]:
-    with layered(debian) as root, machine(root, *PROGRAMS) as found:
+    with layered(debian) as root, machine(root) as found:
         yield found
 
 
@@ -32,6 +33,15 @@ def newcomer(vm: Machine, debs: Debs) -> str:
     installed(vm, debs).configure()
     vm.file("/etc/meshexp/harness.yaml").write_text("proxy: {path: /opt/development-proxy, shutdown_grace: 2s}\n")
     return vm.put(invite(Mesh(vm.mesh.folder, vm.mesh.node, vm.mesh.node)))
+
+
+def spire_release(vm: Machine) -> str:
+    """As the project publishes it: an archive; its path there."""
+    archive = vm.mesh.folder / "spire-1.0.0-linux-amd64-musl.tar.gz"
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        for name in PROGRAMS:
+            tar.add(str(on_path(name)), f"spire-1.0.0/bin/{name}")
+    return vm.put(archive)
 
 
 def described(vm: Machine) -> dict[str, str]:
@@ -43,7 +53,7 @@ def described(vm: Machine) -> dict[str, str]:
 def test_one_command_after_the_package(vm: Machine, debs: Debs) -> None:
     file = newcomer(vm, debs)
     before, host = described(vm), vm.dump()
-    said = vm.run("meshexp", "join", file)
+    said = vm.run("meshexp", "join", file, "--spire", spire_release(vm))
     assert re.search(r"√ start the harness \(\d+\.\d\d s\): meshexp-harness.service is enabled and runs", said), said
     assert vm.status()["phase"] == "Ready"
     vm.run("meshexp", "check", "--proxy")
@@ -60,7 +70,8 @@ def test_a_join_that_is_refused_leaves_the_unit_as_it_was(vm: Machine, debs: Deb
     file = newcomer(vm, debs)
     vm.mesh.group(admission={"requireInvitation": True})  # which knows none
     before, host = described(vm), vm.dump()
-    said = vm.run("meshexp", "join", file, check=False)
+    said = vm.run("meshexp", "join", file, "--spire", spire_release(vm), check=False)
+    assert not vm.file("/opt/spire").exists()
     assert "invitation-invalid" in said and "undo: stop the harness" in said, said
     assert described(vm) == before
     assert vm.status()["phase"] == "Waiting" and vm.show("UnitFileState", unit=UNIT)["UnitFileState"] == "enabled"
