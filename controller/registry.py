@@ -56,7 +56,7 @@ class Registry:
             raise
 
     async def _invited(self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest) -> None:
-        """An invitation is used up by the first machine that shows it, and grants nothing beyond what the group admits."""
+        """An invitation is its first user's, who may come back with it for good; it grants nothing beyond what the group admits."""
         known = self.fleet.instance(group.key, digest) is not None
         if request.invitation is None:
             if group.spec.admission.require_invitation and not known:
@@ -64,8 +64,11 @@ class Registry:
             return
         if known:
             return
-        ticket = tickets.check(group, request.invitation, identity, self.fleet.clock.wall())
-        if not await self.replicas.use(f"{group.key.namespace}.{group.key.name}.{ticket.id}", digest, ticket.expires):
+        ticket, wall = tickets.find(group, request.invitation, identity), self.fleet.clock.wall()
+        name = f"{group.key.namespace}.{group.key.name}.{ticket.id}"
+        if ticket.expires <= wall and await self.replicas.user(name) != digest:
+            raise RefusedError("invitation-invalid", f"invitation {ticket.id} has expired", "ask for a new one")
+        if not await self.replicas.use(name, digest, wall + tickets.REMEMBERED_SECONDS):
             raise RefusedError("invitation-invalid", f"invitation {ticket.id} was used by another machine", "ask for a new one")
 
     async def hold(self, identity: SpiffeId, key: Key, secret: str | None, after: str, seconds: float) -> Registration:

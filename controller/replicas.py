@@ -90,6 +90,13 @@ class Replicas:
             return (await self._leases.get(key)).holder == by
         return True
 
+    async def user(self, ticket: str) -> str | None:
+        """Who has used it. Raises TemporaryError."""
+        try:
+            return (await self._leases.get(Key(self._namespace, f"{_USED}{ticket}"))).holder
+        except NotFoundError:
+            return None
+
     async def collect(self) -> None:
         """Forgets who used what nobody can use any more. Raises TemporaryError."""
         latest = self._clock.wall() - _CLOCKS_SECONDS

@@ -10,6 +10,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,9 +23,10 @@ from harness.decode import decode
 from harness.invitation import Invitation
 from tests.controller_support import TRUST_DOMAIN, _certificate
 from tests.kubernetes.test_cluster import config_map
-from tests.kubernetes_site import SERVER_NAME, Site
+from tests.kubernetes_site import SERVER_NAME, Site, wait
 from tests.kubernetes_support import ROOT, cluster
 
+EXTERNAL_WORKLOADS = "/apis/workload.linkerd.io/v1beta1/namespaces/faces/externalworkloads"
 FACE = f"spiffe://{TRUST_DOMAIN}/face"
 
 
@@ -115,6 +117,20 @@ def test_an_invitation_lets_one_machine_in_once(site: Site) -> None:
     site.group(admission={"requireInvitation": True}, template={"ports": [{"port": 8001}]})
     text = cluster().kubectl("-n", "faces", "get", "eg", "face", "-o", "yaml")
     assert "invitation.workload.meshexp.io/" in text and made.token not in text  # applying the group again leaves it
+
+
+def test_the_machine_that_used_it_comes_back_when_it_has_long_expired(site: Site) -> None:
+    site.group(admission={"requireInvitation": True}, template={"ports": [{"port": 8000}]})
+    made = by_ca(site, "--ttl=5s")
+    site.start("a")
+    context = svid(site, made)
+    status, joined = register(site, context, invitation=made.token)
+    assert status == 201, joined
+    wait(lambda: time.time() > made.expires, 10)
+    cluster().kubectl("delete", "--raw", f"{EXTERNAL_WORKLOADS}/{joined['name']}")  # as after a stop, or a long absence
+    wait(lambda: register(site, context, invitation=made.token)[0] == 201, 10)
+    other = {"instance_id": "two", "addresses": ["10.128.0.2"]}
+    assert "expired" in register(site, context, invitation=made.token, **other)[1]["message"]
 
 
 def test_the_machines_ca_signs_for_nobody_else(site: Site) -> None:
