@@ -56,7 +56,7 @@ class Registry:
             raise
 
     async def _invited(self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest) -> None:
-        """An invitation is its first user's, who may come back with it for good; it grants nothing beyond what the group admits."""
+        """An invitation is its first user's, for good, and grants nothing beyond what the group admits."""
         known = self.fleet.instance(group.key, digest) is not None
         if request.invitation is None:
             if group.spec.admission.require_invitation and not known:
