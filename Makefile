@@ -6,7 +6,7 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 ARGS ?=
 
-.PHONY: demo test check bench docs format clean deb rpm release
+.PHONY: demo test check bench docs format clean deb rpm release images playground
 
 demo: .setup-demo
 	$(SUDO) $(PYTHON) -m demo $(ARGS)
@@ -34,6 +34,14 @@ rpm: .setup-package
 
 release: .setup-package
 	packaging/release
+
+# ARGS: docker/build's, such as --programs FOLDER
+images: deb
+	docker/build $(ARGS)
+
+# What docs/playground.md needs and, where it is all here, the whole of it; ARGS=--check only looks.
+playground:
+	@deploy/playground/walk $(ARGS)
 
 format: .setup-dev
 	$(VENV)/bin/ruff check --fix .

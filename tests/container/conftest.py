@@ -26,6 +26,17 @@ PROGRAMS = {
 }
 
 
+# What kube-proxy does on a node for those who are routed to it.
+KUBE_PROXY = f"""
+table ip kube-proxy {{
+  chain services {{
+    type nat hook prerouting priority -100
+    ip daddr {playground_module.DNS} meta l4proto {{ tcp, udp }} th dport 53 dnat to {NODE}
+  }}
+}}
+"""
+
+
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small files in the programs' place, for the images; the real ones are mounted over them, which is quicker than copying."""
@@ -52,6 +63,7 @@ def playground(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         docker.do("network", "create", *ours, NETWORK)
         certs = root_folder(mesh.cluster.folder / "certs", mesh.cluster.pki / "ta")
         mesh.cluster.name(playground_module.CONTROLLER_NAME, NODE)
+        mesh.cluster.node.do("nft", "-f", "-", given=KUBE_PROXY)
         made = Playground(mesh, docker, certs, real, *_given(real, mesh.cluster.folder / "source"))
         for group in GROUPS:
             made.group(group)

@@ -24,6 +24,7 @@ from tests.linkerd_lab_box import PATH, wait
 from tests.linkerd_lab_cluster import NODE, POD_CIDR, SERVICE_CIDR, Cluster
 from tests.mesh import ROOT
 
+DNS = "10.96.0.10"  # of the cluster's DNS Service, as --dns names it
 NAMESPACE, NETWORK, IMAGE, BASE = "faces", "mesh-exp", "faces-external-workload", "demo-external-base"
 MANIFESTS = ROOT / "deploy" / "playground"
 CONTROLLER_NAME = "meshexp-controller.meshexp.svc.cluster.local"
@@ -128,7 +129,7 @@ class Playground:
             **env,
         }
         given = [word for key, value in variables.items() for word in ("-e", f"{key}={value}")]
-        where = (f"--network={NETWORK}", f"--dns={NODE}", f"--name={name}", f"--hostname={name.replace('-', '-docker-ext')}")
+        where = (f"--network={NETWORK}", f"--dns={DNS}", f"--name={name}", f"--hostname={name.replace('-', '-docker-ext')}")
         mounted = ("-v", f"{certs or self.certs}:/opt/spire/certs", *self.flags)
         return ["run", "--detach", "--cap-add=NET_ADMIN", *where, *mounted, *flags, *given]
 

@@ -241,7 +241,7 @@ def test_a_canary_by_weights(faces: Playground) -> None:
         pytest.skip(f"{REAL}: HTTPRoutes are up to its policy controller")
     faces.join("smiley2-1", "smiley2", FACES_SERVICE="smiley", SMILEY="HeartEyes")
     assert set(shares(faces.call(FACE, 20), "smiley")) == {GRINNING}
-    route = yaml.safe_load((MANIFESTS / "smiley-route.yaml").read_text())
+    route = yaml.safe_load((MANIFESTS / "route" / "smiley-route.yaml").read_text())
     for weight in (20, 50):
         for backend, share in zip(route["spec"]["rules"][0]["backendRefs"], (100 - weight, weight), strict=True):
             backend["weight"] = share
