@@ -46,7 +46,7 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
         missing = [str(r) for r in facts.wanted if r.network in networks and not _served(r, facts.there)]
         if context.running:
             yield to.found(f"routes to the {kind} network are in place", problems.ROUTE_MISSING, missing)
-    narrow = [f"of {path.interface_mtu} bytes, none reaches {path.peer} (smaller ones do)" for path in facts.paths if path.narrow]
+    narrow = [f"of {path.mtu} bytes, none reaches {path.peer} (smaller ones do)" for path in facts.paths if path.narrow]
     yield to.found("packets of full size reach the nodes", problems.PATH_MTU, narrow)
 
 

@@ -8,8 +8,6 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from pyroute2.iproute import IPRoute
-
 from harness.values import IPAddress
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14  # linux/in.h; PROBE: do not split, whatever the kernel believes
@@ -19,10 +17,10 @@ _SMALL, _REPLY = 64, b"\0\0"
 
 @dataclass(frozen=True, slots=True)
 class Path_:
-    """`small`: whether a small echo was answered; else nothing is known. `large`: one as large as the interface allows."""
+    """`small`: whether a small echo was answered; else nothing is known. `large`: one of `mtu` bytes."""
 
     peer: IPAddress
-    interface_mtu: int = 0
+    mtu: int = 0
     small: bool = False
     large: bool = False
 
@@ -36,20 +34,20 @@ async def look(peer: IPAddress, seconds: float) -> Path_:
     if peer.version != 4:
         return Path_(peer)
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as udp:
-            udp.connect((str(peer), 9))
-            mtu = _interface_mtu(udp.getsockname()[0]) or udp.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+        mtu = _known_mtu(peer)
         small, large = await asyncio.gather(_echo(peer, _SMALL, seconds), _echo(peer, mtu - _HEADERS, seconds))
+        if small and not large and (told := _known_mtu(peer)) < mtu:  # a router has said how much passes: so TCP knows it too
+            mtu, large = told, await _echo(peer, told - _HEADERS, seconds)
     except OSError:
         return Path_(peer)
     return Path_(peer, mtu, small, large)
 
 
-def _interface_mtu(address: str) -> int:
-    """Of the interface that has the address: what the kernel knows of a path may already be less."""
-    with IPRoute() as ip:
-        found = [entry["index"] for entry in ip.get_addr(family=socket.AF_INET) if entry.get_attr("IFA_ADDRESS") == address]
-        return int(ip.get_links(found[0])[0].get_attr("IFLA_MTU")) if found else 0
+def _known_mtu(peer: IPAddress) -> int:
+    """Of the path, as far as the kernel knows: its interface's, unless a router on the way has said less."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as udp:
+        udp.connect((str(peer), 9))
+        return udp.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
 
 async def _echo(peer: IPAddress, size: int, seconds: float) -> bool:

@@ -32,7 +32,7 @@ class Broken:
 
 def is_named(broken: Broken, named: dict[str, dict[str, str]]) -> None:
     assert broken.code in named
-    assert named.keys() <= {broken.code} | broken.also
+    assert named.keys() <= {broken.code} | broken.also, sorted(named)
     found = named[broken.code]
     assert found["hint"] == f"docs/troubleshooting.md#{broken.code}" and found["remedy"] and found["error"]
 

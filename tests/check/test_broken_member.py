@@ -100,7 +100,9 @@ MACHINES = {
         "path-mtu", lambda vm: vm.node.run("ip", "link", "set", "eth0", "mtu", "1280"), ip("link set dev eth0 mtu 1280")
     ),
     "no controller": Broken("controller-unreachable", stopped("controller"), controller_again),
-    "an impostor in the controller's place": Broken("controller-untrusted", impostor("linkerd"), controller_again),
+    "an impostor in the controller's place": Broken(
+        "controller-untrusted", impostor("linkerd"), controller_again, frozenset({"controller-unreachable"})
+    ),
     "a clock an hour behind": Broken(
         "clock-skew", impostor("controller", 3600), controller_again, frozenset({"controller-unreachable"})
     ),

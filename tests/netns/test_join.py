@@ -135,7 +135,7 @@ def test_leave_keeps_the_configuration_unless_told_and_the_machine_comes_back(vm
     vm.wait_ready()
     name = vm.status()["workload"]["name"]
     done = vm.meshexp("leave", "-o", "json")
-    assert json.loads(done.stdout)["left"] is True, done.stderr
+    assert json.loads(done.stdout)["left"] is True and vm.processes["harness"].wait(10) == 0, done.stderr
     assert (vm.folder / "etc/invitation").exists() and not (vm.folder / "state/registration.json").exists()
     vm.start_daemon()
     vm.wait_ready()
