@@ -200,6 +200,27 @@ def test_a_join_that_the_controller_refuses_is_taken_back(vm: Mesh) -> None:
     assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
 
 
+@pytest.mark.parametrize("ended", ["by its own time", "by a signal"])
+def test_a_join_that_does_not_end_well_is_taken_back(vm: Mesh, ended: str) -> None:
+    file = invite(vm)  # and no controller: a warning only, it may come any time
+    host_state.dump(vm.vm.enter)
+    host, before = host_state.dump(vm.vm.enter), files(vm)
+    with waiting(vm):
+        seconds = "3" if ended == "by its own time" else "60"
+        argv = [*vm.vm.enter, sys.executable, "-s", "-m", "harness", "join", str(file), "--wait", seconds]
+        joining = subprocess.Popen(argv, env=vm.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if ended == "by a signal":
+            vm.wait(lambda: "conditions" in vm.status() and vm.condition("Routes")["status"] == "True")
+            joining.terminate()
+        said, errors = joining.communicate(timeout=60)
+        assert joining.returncode == 75, said + errors
+        assert "undo: stop the harness" in said
+        assert "not a member after 3 s: " in errors if ended == "by its own time" else "interrupted" in errors
+        assert vm.processes["harness"].wait(10) == 0
+    assert files(vm) == before
+    assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
+
+
 def test_by_https_and_by_standard_input(vm: Mesh) -> None:
     text = invite(vm).read_text()
     vm.start_controller()
