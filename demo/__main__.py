@@ -1,4 +1,4 @@
-"""`python3 -m demo [--once]`: the playground on one machine. The host is looked at before and after, and must not differ.
+"""`python3 -m demo [--once] [--real]`: the playground on one machine. The host is compared before and after, and must not differ.
 
 The outer process stays in the host's namespaces, only to compare; all else happens in namespaces of its own.
 """
@@ -33,6 +33,7 @@ MACHINES = ("face-1", "smiley-1", "color-1", "gui-1")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description="The playground on this one machine.")
     parser.add_argument("--once", action="store_true", help="check the scenario, print one JSON line, and end")
+    parser.add_argument("--real", action="store_true", help="on SPIRE, linkerd2-proxy and Linkerd's control plane, from PATH")
     parser.add_argument("--inner", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -40,6 +41,10 @@ def main() -> int:
         return 77
     if options.inner:
         return asyncio.run(inner(int(options.inner[0]), Path(options.inner[1]), options.once))
+    if options.real:
+        from demo import real
+
+        return real.run(options.once)
     return outer(options.once)
 
 

@@ -13,7 +13,7 @@ from demo.machine import APP_UID, PYTHON, Machine
 from demo.playground import Playground, environment, until
 
 # Calls face once per connection and prints one line per answer: status, and which face answered.
-_CLIENT = """
+CLIENT = """
 import http.client, sys, time
 end = time.monotonic() + float(sys.argv[2])
 pause = float(sys.argv[3])
@@ -52,7 +52,7 @@ class Scenario:
     async def call_face(self, seconds: float, pause: float = 0.02) -> list[list[str]]:
         """Requests from gui-1, one connection each: [status, pod, body] or [failed, …]."""
         client = self._playground.machines["gui-1"]
-        _, output = await client.run([PYTHON, "-c", _CLIENT, FACE, str(seconds), str(pause)], uid=APP_UID)
+        _, output = await client.run([PYTHON, "-c", CLIENT, FACE, str(seconds), str(pause)], uid=APP_UID)
         return [line.split(" ", 2) for line in output.splitlines()]
 
     async def _mutual_tls(self) -> None:

@@ -73,3 +73,21 @@ def test_it_stays_until_it_is_told_and_leaves_nothing_however_it_ends(number: si
     assert number is signal.SIGKILL or process.returncode == 0
     assert subprocess.run(["pgrep", "-f", "demo --inner"], capture_output=True, check=False).stdout == b""
     assert host_state.differences(before, host_state.dump()) == []
+
+
+def test_the_real_one_says_what_it_lacks() -> None:
+    """Where the programs that no registry carries are not to be seen."""
+    hidden = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs tmpfs /usr/local/bin && exec "$@"',
+        "sh",
+        *DEMO,
+        "--real",
+        "--once",
+    ]
+    done = subprocess.run(hidden, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+    assert done.returncode == 69
+    assert "--real needs programs that are not on PATH" in done.stderr and "linkerd2-proxy" in done.stderr
