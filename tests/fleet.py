@@ -82,11 +82,12 @@ class Machine:
     def _own_secret(self) -> dict[str, str]:
         return {"secret": self.secret} if self.secret else {}
 
-    async def report(self, ready: bool) -> float:
-        """When it was sent."""
+    async def report(self, ready: bool, cordon: str = "") -> float:
+        """When it was sent. `cordon`: an operator's reason."""
         self.sequence += 1
         sent = time.time()
-        body = {"sequence": self.sequence, "ready": ready, "reason": "Ready" if ready else "ProbeFailed"}
+        reason = "Cordoned" if cordon else "Ready" if ready else "ProbeFailed"
+        body = {"sequence": self.sequence, "ready": ready and not cordon, "reason": reason, "message": cordon}
         status, answer = await self.again("POST", self.path + "/state", lambda: body)
         assert status == 204, answer
         return sent
@@ -142,10 +143,10 @@ class Fleet:
         await asyncio.gather(*(one(machine) for machine in fresh))
         return {"began": began, "ended": time.time()}
 
-    async def flip(self, number: int, ready: bool) -> dict[str, Any]:
+    async def flip(self, number: int, ready: bool, cordon: str = "") -> dict[str, Any]:
         machine = self.machines[number]
         await self._pause(machine)
-        sent = await machine.report(ready)
+        sent = await machine.report(ready, cordon)
         machine.task = asyncio.create_task(machine.hold())
         return {"sent": sent, "name": machine.registration["name"]}
 

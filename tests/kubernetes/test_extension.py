@@ -74,6 +74,22 @@ def test_what_is_wrong_in_the_cluster_is_named(site: Site) -> None:
     assert "controller-not-ready" in named("--controller-namespace=elsewhere")
 
 
+def test_an_operators_reason_shows_in_kubectl(site: Site) -> None:
+    site.group(template={"ports": [{"port": 8000}]})
+    site.start("a")
+    vms = site.fleet("a")
+    vms("join", count=2)
+    vms("flip", number=1, ready=False, cordon="new disks")
+    path = '{.items[*].status.conditions[?(@.reason=="Cordoned")].message}'
+    kubectl = cluster().kubectl
+    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", f"jsonpath={path}") == "new disks", 10)
+    wait(lambda: "1/2" in kubectl("-n", "faces", "get", "eg", "face"), 10)
+    plugin = "import sys; from controller.admin import main; sys.exit(main())"
+    argv = [sys.executable, "-c", plugin, "get", f"--kubeconfig={cluster().kubeconfig()}"]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert "Cordoned: new disks" in shown
+
+
 def test_without_a_cluster(tmp_path: pathlib.Path) -> None:
     done = call("check", f"--kubeconfig={tmp_path}/none", "-o", "short")
     assert done.returncode == 1 and "× can query the Kubernetes API" in done.stdout and "Traceback" not in done.stderr

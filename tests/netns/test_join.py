@@ -210,7 +210,7 @@ def test_a_join_that_does_not_end_well_is_taken_back(vm: Mesh, ended: str) -> No
         argv = [*vm.vm.enter, sys.executable, "-s", "-m", "harness", "join", str(file), "--wait", seconds]
         joining = subprocess.Popen(argv, env=vm.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if ended == "by a signal":
-            vm.wait(lambda: "conditions" in vm.status() and vm.condition("Routes")["status"] == "True")
+            vm.wait(lambda: any(c["name"] == "Routes" and c["status"] == "True" for c in vm.status().get("conditions", [])))
             joining.terminate()
         said, errors = joining.communicate(timeout=60)
         assert joining.returncode == 75, said + errors
