@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
-from harness.messages import Reason, Registration, RegistrationRequest
+from harness.messages import ClusterFacts, Reason, Registration, RegistrationRequest
 from harness.specs import (
     Check,
+    DnsSpec,
     EmbeddedServer,
     IdentitySpec,
     ProxySpec,
@@ -50,6 +51,7 @@ class Machine:
     never_outbound: tuple[PortRange, ...]
     """Ports that no redirect may take: SSH's, and those of the mesh itself."""
     ipv6: bool
+    dns_user: User | None = None
     spire_server: User | None = None
     spire_agent: User | None = None
     probe_user: User | None = None
@@ -76,6 +78,7 @@ class Desired:
     """None: not yet, or not any more."""
 
     routes: tuple[Route, ...] | None = None
+    dns: DnsSpec | None = None
     identity: IdentitySpec | None = None
     registration: RegistrationSpec | None = None
     probes: tuple[Check, ...] | None = None
@@ -88,6 +91,7 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
     proxy = _proxy(config, machine, known) if known else None
     return Desired(
         routes=routes(config, known),
+        dns=_dns(config, machine, known),
         identity=identity(config, machine, known),
         registration=_registration(config, machine, progress),
         probes=_probes(config, machine, known) if known else None,
@@ -154,16 +158,37 @@ def readiness(progress: Progress, redirect_wanted: bool) -> Readiness:
 
 
 def routes(config: schema.Config, known: Registration | None) -> tuple[Route, ...]:
-    """Configured networks through the configured node; the controller's pod networks through their own nodes."""
-    node, found = config.network.node, {}
-    if known is not None:
-        for pod in known.facts.pod_routes:
-            found[pod.pod_cidr] = pod.via
-    if node is not None:
-        services = known.facts.service_cidrs if known else ()
-        for network in (*config.network.pod_cidrs, *config.network.service_cidrs, *services):
-            found.setdefault(network, node)
-    return tuple(sorted((Route(n, via) for n, via in found.items() if n.version == via.version), key=str))
+    """Configured pod networks through the configured node, the others through their own nodes; services through any of them."""
+    section, facts = config.network, known.facts if known else ClusterFacts()
+    node = () if section.node is None else (section.node,)
+    nodes = tuple(dict.fromkeys((*node, *section.spare_nodes, *(pod.via for pod in facts.pod_routes))))
+    # The controller's own address may be that of a service: the route is then the way to it.
+    found = [_route(section, network, nodes, None) for network in dict.fromkeys((*section.service_cidrs, *facts.service_cidrs))]
+    pods = dict.fromkeys(section.pod_cidrs, node) | {pod.pod_cidr: (pod.via,) for pod in facts.pod_routes}
+    found += [_route(section, network, ways, config.controller.address) for network, ways in pods.items()]
+    return tuple(sorted((route for route in found if route is not None), key=str))
+
+
+def _route(section: schema.Network_, network: IPNetwork, nodes: tuple[IPAddress, ...], beside: HostPort | None) -> Route | None:
+    """None when no node has an address of the network's family. `beside`: where the way there must not go by this route."""
+    version = network.version
+    nodes = tuple(node for node in nodes if node.version == version)
+    if not nodes:
+        return None
+    source = section.source_address if section.source_address and section.source_address.version == version else None
+    keep = tuple(own.network_address for own in _own_network(beside) if own.version == version) if beside else ()
+    return Route(
+        network, nodes[0], metric=section.route_metric, table=section.route_table, source=source, spares=nodes[1:], keep=keep
+    )
+
+
+def _dns(config: schema.Config, machine: Machine, known: Registration | None) -> DnsSpec | None:
+    section = config.dns
+    servers = section.servers or (known.facts.dns_addresses if known else ())
+    if section.mode is schema.DnsMode.OFF or not servers:
+        return None
+    domain = section.domain or (known.facts.cluster_domain if known else ClusterFacts().cluster_domain)
+    return DnsSpec(domain, servers, section.search, section.ndots, machine.dns_user)
 
 
 def _registration(config: schema.Config, machine: Machine, progress: Progress) -> RegistrationSpec | None:
@@ -226,15 +251,16 @@ def _redirect(config: schema.Config, machine: Machine, known: Registration) -> r
         ignore_inbound_ports=rules.merge_ports((*section.ignore_inbound_ports, *machine.never_inbound)),
         ignore_outbound_ports=rules.merge_ports((*section.ignore_outbound_ports, *machine.never_outbound)),
         ignore_subnets=section.ignore_subnets,
-        ignore_destinations=(*_controller_network(config), *map(ipaddress.ip_network, machine.spire_addresses)),
+        # The harness must reach the controller without the proxy.
+        ignore_destinations=(*_own_network(config.controller.address), *map(ipaddress.ip_network, machine.spire_addresses)),
         ignore_interfaces=section.ignore_interfaces,
         ipv6=section.ipv6,
     )
 
 
-def _controller_network(config: schema.Config) -> tuple[IPNetwork, ...]:
-    """The controller's own address, where it is given as an address: the harness must reach it without the proxy."""
+def _own_network(address: HostPort) -> tuple[IPNetwork, ...]:
+    """Of that one address, where it is given as an address."""
     try:
-        return (ipaddress.ip_network(config.controller.address.host),)
+        return (ipaddress.ip_network(address.host),)
     except ValueError:
         return ()

@@ -13,6 +13,7 @@ class Paths:
     config: Path = Path("/etc/meshexp")
     state: Path = Path("/var/lib/meshexp")
     run: Path = Path("/run/meshexp")
+    resolv_conf: Path = Path("/etc/resolv.conf")
 
     @property
     def harness_yaml(self) -> Path:
@@ -70,6 +71,11 @@ class Paths:
         return self.run / "proxy.json"
 
     @property
+    def dnsmasq(self) -> Path:
+        """Configuration of the dnsmasq that splits the machine's DNS where systemd-resolved does not."""
+        return self.run / "dnsmasq.conf"
+
+    @property
     def children(self) -> Path:
         """One record per child, so that `cleanup` finds orphans by pid and start time."""
         return self.run / "children"
@@ -86,4 +92,5 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Paths:
         config=Path(environ.get("MESHEXP_CONFIG_DIR", default.config)),
         state=Path(environ.get("MESHEXP_STATE_DIR", default.state)),
         run=Path(environ.get("MESHEXP_RUN_DIR", default.run)),
+        resolv_conf=Path(environ.get("MESHEXP_RESOLV_CONF", default.resolv_conf)),
     )

@@ -47,9 +47,21 @@ CONFIG_RELOAD_FAILED = register(
 )
 ROUTE_CONFLICT = register(
     "route-conflict",
-    "a route that is not ours already leads to a cluster network",
+    "a route that is not ours already leads to a cluster network, or to a part of one, or stands in our routing table",
     "remove that route, or take the network out of network.pod_cidrs or network.service_cidrs; it was left alone",
     Severity.WARNING,
+)
+ROUTE_REFUSED = register(
+    "route-refused",
+    "the route to a cluster network would hide this machine's own subnet, its gateway, a node or the controller; it is not set",
+    "give the cluster networks that do not overlap this machine's, or mend network.pod_cidrs and network.service_cidrs",
+)
+ROUTE_NODE_SILENT = register(
+    "route-node-silent",
+    "a node that service networks are reached through does not answer on its link",
+    "look at that node and its link; traffic goes through another node as long as one answers",
+    Severity.WARNING,
+    standing=True,
 )
 ROUTE_GATEWAY_UNREACHABLE = register(
     "route-gateway-unreachable",
@@ -57,6 +69,12 @@ ROUTE_GATEWAY_UNREACHABLE = register(
     "set network.node (NODE_IP) to an address of the node that this machine reaches without a router",
 )
 ROUTE_FAILED = register("route-failed", "the kernel refused a route", "see the message; `ip route` shows what is there")
+DNS_FAILED = register(
+    "dns-failed",
+    "the cluster's names are not asked of the cluster's DNS servers; all other names are asked as before",
+    "install dnsmasq-base (EL: dnsmasq); the package makes its user meshexp-dns; or set dns.mode: off",
+    Severity.WARNING,
+)
 ANCHORS_BEHIND = register(
     "anchors-behind",
     "the file controller.trust_anchors is not what the controller tells; a machine that leaves and joins has only the file",
@@ -180,5 +198,13 @@ PROBE_FAILED = register(
     "probe-failed",
     "the application's readiness probe fails",
     "the machine gets no traffic until it passes; see the message",
+)
+METRICS_NOT_EXPORTED = register(
+    "metrics-not-exported",
+    "the metrics cannot be had where the configuration says",
+    "another program may hold the port of metrics.listen; under systemd the directory of metrics.textfile must be in the unit's"
+    " ReadWritePaths=",
+    Severity.WARNING,
+    standing=True,
 )
 CORDONED = register("cordoned", "an operator has cordoned this machine", "run `meshexp uncordon`", Severity.WARNING)

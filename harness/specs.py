@@ -11,6 +11,7 @@ from harness.values import HostPort, IPAddress, IPNetwork, SpiffeId
 if TYPE_CHECKING:
     from harness.system.workload_api import Svid
 
+MAIN_TABLE = 254
 ROUTE_PROTOCOL = 0x4D  # our own rtnetlink protocol number ('M'): what `ip route` shows as proto 77 is ours, and nothing else is
 
 
@@ -22,14 +23,39 @@ class User:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
-    """A route of the main table. `via` is None for a directly connected network."""
+    """`via` is None for a directly connected network. Metric 0 is the kernel's own choice: 0 with IPv4, 1024 with IPv6."""
 
     network: IPNetwork
     via: IPAddress | None
     protocol: int = ROUTE_PROTOCOL
+    metric: int = 0
+    table: int = MAIN_TABLE
+    source: IPAddress | None = None
+    """The address that this machine's own packets have, where the kernel is not to choose."""
+    spares: tuple[IPAddress, ...] = field(default=(), compare=False)
+    """Nodes that lead there too, should `via` fail: a wish, and no part of what the kernel holds."""
+    keep: tuple[IPAddress, ...] = field(default=(), compare=False)
+    """Addresses that must be reached as before."""
+
+    def __post_init__(self) -> None:
+        if self.network.version == 6 and self.metric == 0:
+            object.__setattr__(self, "metric", 1024)
 
     def __str__(self) -> str:
-        return f"route {self.network}" + (f" via {self.via}" if self.via else "")
+        text = f"route {self.network}" + (f" via {self.via}" if self.via else "") + (f" src {self.source}" if self.source else "")
+        text += f" metric {self.metric}" if self.metric != Route(self.network, None).metric else ""
+        return text + (f" table {self.table}" if self.table != MAIN_TABLE else "")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rule:
+    """All packets of an IP version are looked up in a table of ours before the main one."""
+
+    table: int
+    version: int
+
+    def __str__(self) -> str:
+        return f"rule for IPv{self.version}: table {self.table} before main"
 
 
 @dataclass(frozen=True, slots=True)

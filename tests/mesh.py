@@ -64,7 +64,9 @@ class Mesh:
     @property
     def environment(self) -> dict[str, str]:
         names = {"CONFIG": "etc", "RUN": "run", "STATE": "state"}
-        return {**ENVIRONMENT, **{f"MESHEXP_{name}_DIR": str(self.folder / part) for name, part in names.items()}}
+        folders = {f"MESHEXP_{name}_DIR": str(self.folder / part) for name, part in names.items()}
+        # The machine's own file is the real one: these namespaces share it.
+        return {**ENVIRONMENT, **folders, "MESHEXP_RESOLV_CONF": str(self.folder / "resolv.conf")}
 
     def configure(self, **sections: Any) -> None:
         certs = self.folder / "certs"

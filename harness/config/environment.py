@@ -17,7 +17,7 @@ from harness.config import schema
 from harness.errors import Fault
 
 PREFIX = "MESHEXP_"
-_NO_KEYS = {"MESHEXP_CONFIG_DIR", "MESHEXP_STATE_DIR", "MESHEXP_RUN_DIR", "MESHEXP_DEMO"}
+_NO_KEYS = {"MESHEXP_CONFIG_DIR", "MESHEXP_STATE_DIR", "MESHEXP_RUN_DIR", "MESHEXP_RESOLV_CONF", "MESHEXP_DEMO"}
 
 
 Leaf = tuple[tuple[str, ...], Any, dataclasses.Field[Any]]

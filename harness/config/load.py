@@ -135,10 +135,11 @@ def check(config: schema.Config) -> tuple[Fault, ...]:
         if one.version == other.version and one.overlaps(other):
             faults.append(Fault(other_path, f"{other} overlaps {one} of {path}", "pod and service networks must be disjoint"))
     for path, one in named:
-        if network.node is not None and network.node in one:
-            faults.append(
-                Fault(path, f"{one} holds the node's own address {network.node}", "the route would swallow the way to the node")
-            )
+        faults += [
+            Fault(path, f"{one} holds the node's own address {node}", "the route would swallow the way to the node")
+            for node in (network.node, *network.spare_nodes)
+            if node is not None and node in one
+        ]
         if one.prefixlen == 0:
             faults.append(Fault(path, f"{one} is a default route", "name the cluster's network"))
     ports = (config.proxy.inbound_port, config.proxy.outbound_port, config.proxy.admin_port)

@@ -6,6 +6,7 @@ The loader, the environment variables, `meshexp config show` and the reference p
 from __future__ import annotations
 
 import enum
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,10 +127,55 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Network_:
-    node: Address | None = key("Address of the node that pod and service networks are reached through; no routes if unset.", None)
+    node: Address | None = key(
+        "Address of the node that pod and service networks are reached through; those that the controller tells if unset.", None
+    )
+    spare_nodes: tuple[Address, ...] = key(
+        "Nodes that service networks are reached through when `node` does not answer, before those that the controller tells.", ()
+    )
     pod_cidrs: tuple[Network, ...] = key("Pod networks, besides those that the controller tells.", ())
     service_cidrs: tuple[Network, ...] = key("Service networks, besides those that the controller tells.", ())
     mesh_cidrs: tuple[Network, ...] = key("Networks of other mesh machines, to be reached through the proxy too.", ())
+    source_address: Address | None = key(
+        "Source address of this machine's own packets to these networks, if not the kernel's choice.", None
+    )
+    route_metric: int = key("Metric of the routes; 0: the kernel's own.", 0)
+    route_table: int = key("Routing table of the routes; one that is not main (254) must be free, and is asked before main.", 254)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.route_metric < 2**32:
+            raise ValueError("route_metric must be 0 to 4294967295")
+        if not 1 <= self.route_table < 2**32 or self.route_table in (253, 255):
+            raise ValueError("route_table must be 1 to 4294967295, and neither default (253) nor local (255)")
+
+
+class DnsMode(enum.Enum):
+    AUTO = "auto"
+    RESOLVED = "resolved"
+    RESOLV_CONF = "resolv.conf"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    mode: DnsMode = key(
+        "Who asks our dnsmasq for the cluster's names; auto: systemd-resolved where names go through it, else resolv.conf.",
+        DnsMode.AUTO,
+    )
+    servers: tuple[Endpoint, ...] = key("Addresses of the cluster's DNS servers, if not what the controller tells.", ())
+    domain: str | None = key("The domain that is asked of them; the cluster's own if unset.", None)
+    search: tuple[str, ...] = key("Search domains, besides those of the machine.", ())
+    ndots: int | None = key("Option ndots of resolv.conf; systemd-resolved has none.", None)
+    user: str = key("System user (name or number) of dnsmasq.", "meshexp-dns")
+
+    def __post_init__(self) -> None:
+        for server in self.servers:
+            try:
+                ipaddress.ip_address(server.host)
+            except ValueError:
+                raise ValueError(f"servers: {server} has a name; a DNS server is given by its address") from None
+        if self.ndots is not None and not 0 <= self.ndots <= 15:
+            raise ValueError("ndots must be 0 to 15")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +258,28 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    listen: Endpoint | None = key(
+        "Where Prometheus finds them, host:port; nowhere if null. Every user of the machine may read what is on loopback.",
+        HostPort("127.0.0.1", 4192),
+    )
+    textfile: str | None = key("File for node_exporter's textfile collector, *.prom, written anew at each change.", None)
+
+    def __post_init__(self) -> None:
+        if self.textfile is not None and not (self.textfile.startswith("/") and self.textfile.endswith(".prom")):
+            raise ValueError("textfile must be a full path that ends in .prom: node_exporter reads no other")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     workload: Workload = field(metadata={"doc": "What this machine is."})
     controller: Controller = section(Controller, "The autoregistration controller.")
     identity: Identity = section(Identity, "Who this machine is: its SPIFFE identity.")
     network: Network_ = section(Network_, "Routes to the cluster.")
+    dns: Dns = section(Dns, "The cluster's names. All others are asked as before, whatever becomes of the cluster's servers.")
     proxy: Proxy = section(Proxy, "The Linkerd proxy.")
     redirect: Redirect = section(Redirect, "Which traffic goes through the proxy.")
     probes: Probes = section(Probes, "The group's probes, as far as this machine has a say in them.")
     drain: Drain = section(Drain, "Leaving in good order.")
+    metrics: Metrics = section(Metrics, "Metrics for Prometheus.")
     log: Log = section(Log, "Logging.")

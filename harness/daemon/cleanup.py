@@ -9,10 +9,13 @@ from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.clock import SystemClock
+from harness.daemon import compose
 from harness.daemon.machine import check_privileges
 from harness.errors import ConfigError, HarnessError
 from harness.paths import Paths
 from harness.reconcilers.base import Reconciler
+from harness.reconcilers.dns import Dns
 from harness.reconcilers.proxy import NAME as PROXY
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.routes import Routes
@@ -48,7 +51,8 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
         return 0
     redirect = Redirect(await asyncio.to_thread(redirect_backend.detect))
     # The redirect first: from then on the proxy holds no traffic.
-    reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect, Routes(Netlink()))
+    routes = Routes(Netlink(), SystemClock(), lambda reason: None)
+    reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect, _dns(paths), routes)
     for reconciler in reconcilers:
         try:
             for action in reconciler.diff(None, await reconciler.observe()):
@@ -65,6 +69,12 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
     for left in (paths.status, paths.known_registration, paths.proxy):
         left.unlink(missing_ok=True)
     return 1 if failed else 0
+
+
+def _dns(paths: Paths) -> Dns:
+    clock = SystemClock()
+    runners = Units() if Path("/run/systemd/system").is_dir() else process.Processes(paths.children, lambda name, line: None)
+    return compose.dns(paths, runners, "", clock, lambda reason: None)
 
 
 async def _try(what: str, step: Awaitable[object]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,17 @@ from harness.daemon.head_start import HeadStart
 from harness.desired import Desired
 from harness.paths import Paths
 from harness.reconcilers.base import Reconciler
+from harness.reconcilers.controller_calls import Calls, Counted
+from harness.reconcilers.dns import Dns
+from harness.reconcilers.dns_resolv_conf import ResolvConf
+from harness.reconcilers.dns_resolved import ResolvedFront
 from harness.reconcilers.probes import Probes
 from harness.reconcilers.proxy import Proxy
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
-from harness.specs import ProxySpec, RegistrationSpec
-from harness.system import proxy_binary, redirect_backend, units
+from harness.specs import ProxySpec, RegistrationSpec, Route
+from harness.system import proxy_binary, redirect_backend, resolved, units
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
@@ -42,12 +46,15 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Parts:
     routes: Part
+    dns: Part
     identity: Part
     registration: Part
     probes: Part
     proxy: Part
     redirect: Part
     redirect_changes: Callable[[], AsyncIterator[str]]
+    watch_nodes: Callable[[tuple[Route, ...] | None], Awaitable[None]]
+    calls: Mapping[str, Calls]
     tell: Callable[[RegistrationSpec], Awaitable[None]]
     adopt: Callable[[int], Awaitable[bool]]
     stale: Callable[[ProxySpec | None], bool]
@@ -58,28 +65,44 @@ class Parts:
     @property
     def up(self) -> tuple[Part, ...]:
         """The ExternalWorkload must exist before the proxy starts; the redirect is the last thing in."""
-        return self.routes, self.identity, self.registration, self.probes, self.proxy, self.redirect
+        return self.routes, self.dns, self.identity, self.registration, self.probes, self.proxy, self.redirect
 
 
 async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: HeadStart) -> Parts:
     wake = begun.wakes
     detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
-    redirect = Redirect(detected)
-    keeper = RegistrationKeeper(ControlPlane(), paths.registration, clock, wake, paths.invitation)
+    redirect, routes = Redirect(detected), Routes(Netlink(), clock, wake)
+    counted = Counted(ControlPlane(), clock)
+    keeper = RegistrationKeeper(counted, paths.registration, clock, wake, paths.invitation)
     # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
     runners = Units() if units.own_unit() else begun.processes
+    names = dns(paths, runners, await _front(config.dns.mode, paths), clock, wake)
     proxy = Proxy(runners, LoopbackAdmin(), proxy_binary.problem_of, paths.proxy, clock, wake)
     return Parts(
-        routes=Part(Routes(Netlink()), lambda d: d.routes),
+        routes=Part(routes, lambda d: d.routes),
+        dns=Part(names, lambda d: d.dns),
         identity=Part(begun.identity, lambda d: d.identity),
         registration=Part(keeper, lambda d: d.registration),
         probes=Part(Probes(Checker().check, clock, wake), lambda d: d.probes),
         proxy=Part(proxy, lambda d: d.proxy),
         redirect=Part(redirect, lambda d: d.redirect),
         redirect_changes=redirect.changes,
+        watch_nodes=routes.watch,
+        calls=counted.calls,
         tell=keeper.tell,
         adopt=proxy.adopt,
         stale=proxy.stale,
         restart_proxy=proxy.restart,
-        release=(proxy.release, keeper.release),
+        release=(proxy.release, keeper.release, names.release),
     )
+
+
+def dns(paths: Paths, runners: Any, chosen: str, clock: Clock, wake: Callable[[str], None]) -> Dns:
+    fronts = ResolvConf(paths.resolv_conf, paths.run / "resolv.conf"), ResolvedFront(resolved.Resolved(Netlink()))
+    return Dns(runners, fronts, chosen, paths.dnsmasq, clock, wake)
+
+
+async def _front(mode: schema.DnsMode, paths: Paths) -> str:
+    if mode is schema.DnsMode.AUTO:
+        return ResolvedFront.name if await resolved.in_use(paths.resolv_conf) else ResolvConf.name
+    return ResolvedFront.name if mode is schema.DnsMode.RESOLVED else ResolvConf.name

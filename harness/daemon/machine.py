@@ -64,7 +64,8 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
     spire_server = _spire_user(config, "server", user) if mode is schema.IdentityMode.LOCAL else None
     in_spire = mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT)
     remote = config.identity.agent.server_address if mode is schema.IdentityMode.AGENT else None
-    excluded = await asyncio.to_thread(redirect_exclusions.exclusions, config.proxy.admin_port)
+    own = (config.proxy.admin_port, *((config.metrics.listen.port,) if config.metrics.listen else ()))
+    excluded = await asyncio.to_thread(redirect_exclusions.exclusions, own)
     return Machine(
         user=user,
         hostname=hostname,
@@ -78,6 +79,7 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
+        dns_user=_dns_user(config),
         spire_server=spire_server,
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
         probe_user=_apart(config.probes.user, "probes.user", user) if config.probes.commands else None,
@@ -95,6 +97,14 @@ def _apart(name: str, key: str, proxy: User) -> User:
     if user.uid in (0, proxy.uid):
         raise ConfigError((Fault(key, "must be neither root nor the proxy's user"),))
     return user
+
+
+def _dns_user(config: schema.Config) -> User | None:
+    """None where there is no such user: systemd-resolved needs none, and without names the mesh still works by addresses."""
+    try:
+        return process.find_user(config.dns.user, "dns.user")
+    except ConfigError:
+        return None
 
 
 def proxy_in_use(paths: Paths) -> Path:

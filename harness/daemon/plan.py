@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from harness import paths
@@ -13,24 +14,43 @@ from harness.config import load
 from harness.daemon import head_start, machine
 from harness.daemon.compose import compose
 from harness.desired import Progress, desired
+from harness.problems import Problem, Severity
+from harness.reconcilers import routes
 from harness.system import files
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """What is in the way, and stays as it is."""
+
+    message: str
+    problem: Problem
+
+    def __str__(self) -> str:
+        return f"{'×' if self.problem.severity is Severity.ERROR else '‼'} {self.message} ({self.problem.hint})"
 
 
 def run(output: str) -> int:
     machine.check_privileges()
-    steps = [(part, str(action)) for part, action in asyncio.run(actions(paths.from_environment()))]
+    steps = asyncio.run(actions(paths.from_environment()))
     if output == "json":
-        print(json.dumps([{"part": part, "action": action} for part, action in steps], indent=2))
+        print(json.dumps([_record(part, action) for part, action in steps], indent=2))
     else:
         for part, action in steps:
-            print(action if "\n" in action else f"# {part}: {action}")
+            print(action if "\n" in str(action) else f"# {part}: {action}")
         if not steps:
             print("# nothing to do")
     return 0
 
 
+def _record(part: str, action: Any) -> dict[str, str]:
+    if isinstance(action, Objection):
+        return {"part": part, "problem": action.problem.code, "message": action.message, "hint": action.problem.hint}
+    return {"part": part, "action": str(action)}
+
+
 async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
-    """By part, in the order in which they would be applied."""
+    """By part, in the order in which they would be applied; before them what is in the way."""
     config = load.load(where, os.environ)
     found = await machine.look(config, where)
     clock = SystemClock()
@@ -40,10 +60,11 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     want = desired(config, found, Progress(registration=registration, proxy_certified=registration is not None))
     running = files.is_locked(where.lock)
     if running:
-        chosen = [parts.routes, parts.redirect]
+        chosen = [parts.routes, parts.dns, parts.redirect]
     else:
-        chosen = [parts.routes, parts.identity, parts.proxy, parts.redirect]
-    steps: list[tuple[str, Any]] = []
+        chosen = [parts.routes, parts.dns, parts.identity, parts.proxy, parts.redirect]
+    said = routes.objections(want.routes or (), await parts.routes.reconciler.observe())
+    steps: list[tuple[str, Any]] = [(parts.routes.name, Objection(c.message, c.problem)) for c in said if c.problem]
     for part in chosen:
         wanted = part.want(want)
         if wanted is not None:

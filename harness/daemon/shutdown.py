@@ -1,4 +1,4 @@
-"""The order down: not ready → drain → redirect off → proxy → leave → identity → routes. Each step ends, whatever fails."""
+"""The order down: not ready → drain → redirect off → proxy → leave → identity → dns → routes. Each step ends, whatever fails."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ async def go_down(config: schema.Config, machine: Machine, parts: Parts, progres
     await _remove(parts.proxy, log, left)
     await _remove(parts.registration, log, LEAVE_SECONDS)
     await _remove(parts.identity, log)
+    await _remove(parts.dns, log)
     await _remove(parts.routes, log)
 
 

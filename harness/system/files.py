@@ -29,6 +29,26 @@ def write(path: Path, text: str, *, mode: int) -> None:
         raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def overwrite(path: Path, text: str) -> None:
+    """New content in the same file, for one that others own: its inode, mode, links and bind mounts stay. There is no moment in
+    which it is empty."""
+    try:
+        with path.open("r+b") as file:
+            content = text.encode(errors="surrogateescape")
+            file.write(content)
+            file.truncate(len(content))
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def text(path: Path) -> str | None:
+    """What is in `path`; None when it is not there or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+
+
 def write_json(path: Path, data: Any, *, mode: int) -> None:
     write(path, json.dumps(data, indent=2, sort_keys=True) + "\n", mode=mode)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
@@ -13,9 +14,15 @@ from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from harness.errors import PermissionError_, TemporaryError, UnavailableError
-from harness.specs import Route
+from harness.specs import ROUTE_PROTOCOL, Route, Rule
+from harness.values import IPAddress
 
-TABLE_MAIN = 254
+TABLE_LOCAL = 255
+RULE_PRIORITY = 32077  # before main's 32766; the number is the mark of our routes
+NUD_INCOMPLETE, NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_FAILED = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+NTF_USE = 0x01
+# Reserved for interfaces that need some address (RFC 7600, section 6). systemd-resolved passes over a link without one.
+DUMMY_ADDRESS = "192.0.0.8"
 T = TypeVar("T")
 
 
@@ -24,14 +31,36 @@ class Netlink:
         self._lock = asyncio.Lock()
 
     async def routes(self) -> tuple[Route, ...]:
-        """All unicast routes of the main table, ours and others'."""
+        """All unicast routes, ours and others'."""
         return await self._call(_list_routes)
 
-    async def add(self, route: Route) -> None:
-        await self._call(lambda ip: _change(ip, "add", route))
+    async def rules(self) -> frozenset[Rule]:
+        """Ours only."""
+        return await self._call(_list_rules)
 
-    async def delete(self, route: Route) -> None:
-        await self._call(lambda ip: _change(ip, "del", route))
+    async def change(self, verb: str, what: Route | Rule) -> None:
+        """`verb`: add, replace or delete."""
+        verb = "del" if verb == "delete" else verb
+        await self._call(lambda ip: _change(ip, verb, what) if isinstance(what, Route) else _change_rule(ip, verb, what))
+
+    async def silent(self) -> frozenset[IPAddress]:
+        """Addresses that the kernel looked for on their link without finding them: for 3 s, or since it last did."""
+        return await self._call(lambda ip: frozenset(_neighbours(ip, NUD_FAILED | NUD_INCOMPLETE)))
+
+    async def ask(self, nodes: tuple[IPAddress, ...]) -> None:
+        """Has the kernel look for each on its link: it asks three times, one second apart."""
+        await self._call(lambda ip: _ask(ip, nodes))
+
+    async def link_index(self, name: str) -> int | None:
+        """None when there is no such link."""
+        return await self._call(lambda ip: next(iter(ip.link_lookup(ifname=name)), None))
+
+    async def add_link(self, name: str) -> int:
+        """The index of a link of that name, which is up, has an address, and leads nowhere; made unless it is there."""
+        return await self._call(lambda ip: _add_link(ip, name))
+
+    async def delete_link(self, name: str) -> None:
+        await self._call(lambda ip: [ip.link("del", index=index) for index in ip.link_lookup(ifname=name)])
 
     async def _call(self, function: Callable[[Any], T]) -> T:
         async with self._lock:
@@ -57,28 +86,88 @@ def _list_routes(ip: Any) -> tuple[Route, ...]:
 
 def _routes(ip: Any) -> Iterator[Route]:
     for family, every in ((socket.AF_INET, "0.0.0.0/0"), (socket.AF_INET6, "::/0")):
-        for message in ip.get_routes(family=family, table=TABLE_MAIN):
-            if message["type"] != 1:  # RTN_UNICAST
+        for message in ip.get_routes(family=family):
+            attribute, table = message.get_attr, message.get_attr("RTA_TABLE") or message["table"]
+            if message["type"] != 1 or table == TABLE_LOCAL:  # RTN_UNICAST
                 continue
-            destination, gateway = message.get_attr("RTA_DST"), message.get_attr("RTA_GATEWAY")
-            network = ipaddress.ip_network(f"{destination}/{message['dst_len']}") if destination else ipaddress.ip_network(every)
-            yield Route(network, ipaddress.ip_address(gateway) if gateway else None, message["proto"])
+            hops = [hop.get_attr("RTA_GATEWAY") for hop in attribute("RTA_MULTIPATH") or ()]
+            gateway = attribute("RTA_GATEWAY") or next((hop for hop in hops if hop), None)
+            network = ipaddress.ip_network(f"{attribute('RTA_DST')}/{message['dst_len']}" if attribute("RTA_DST") else every)
+            source = attribute("RTA_PREFSRC") if message["proto"] == ROUTE_PROTOCOL else None
+            via, own = (ipaddress.ip_address(text) if text else None for text in (gateway, source))
+            yield Route(network, via, message["proto"], attribute("RTA_PRIORITY") or 0, table, own)
 
 
 def _change(ip: Any, verb: str, route: Route) -> None:
-    arguments = {"dst": str(route.network), "proto": route.protocol, "table": TABLE_MAIN}
+    arguments = {"dst": str(route.network), "proto": route.protocol, "table": route.table, "priority": route.metric}
     if route.via is not None:
         arguments["gateway"] = str(route.via)
-    with _tolerating(17 if verb == "add" else 3):  # EEXIST, ESRCH: somebody was faster, and the world is as wanted
+    if route.source is not None:
+        arguments["prefsrc"] = str(route.source)
+    with _tolerating(errno.ESRCH if verb == "del" else errno.EEXIST):  # somebody was faster, and the world is as wanted
         ip.route(verb, family=_family(route.network.version), **arguments)
 
 
+def _list_rules(ip: Any) -> frozenset[Rule]:
+    found = ((version, rule) for version in (4, 6) for rule in ip.get_rules(family=_family(version)))
+    ours = ((version, rule) for version, rule in found if rule.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL)
+    return frozenset(Rule(rule.get_attr("FRA_TABLE"), version) for version, rule in ours)
+
+
+def _change_rule(ip: Any, verb: str, rule: Rule) -> None:
+    with _tolerating(errno.ENOENT if verb == "del" else errno.EEXIST):
+        ip.rule(verb, family=_family(rule.version), table=rule.table, priority=RULE_PRIORITY, protocol=ROUTE_PROTOCOL)
+
+
+def _neighbours(ip: Any, state: int) -> Iterator[IPAddress]:
+    for version in (4, 6):
+        for neighbour in ip.get_neighbours(family=_family(version)):
+            if neighbour["state"] & state:
+                yield ipaddress.ip_address(neighbour.get_attr("NDA_DST"))
+
+
+def _ask(ip: Any, nodes: tuple[IPAddress, ...]) -> None:
+    for node in nodes:
+        with _tolerating(errno.ENETUNREACH, errno.ENOENT):  # its link, or its entry, has just gone: the next round sees that
+            _ask_one(ip, node)
+
+
+def _ask_one(ip: Any, node: IPAddress) -> None:
+    family = _family(node.version)
+    way = next(iter(ip.route("get", family=family, dst=str(node))))
+    if way.get_attr("RTA_GATEWAY"):
+        return
+    entry = {"family": family, "dst": str(node), "ifindex": way.get_attr("RTA_OIF")}
+    states = [n["state"] for n in ip.get_neighbours(family=family) if n.get_attr("NDA_DST") == str(node)]
+    if any(state & (NUD_REACHABLE | NUD_STALE | NUD_DELAY) for state in states):
+        ip.neigh("change", state=NUD_PROBE, **entry)
+    elif not any(state & (NUD_PROBE | NUD_INCOMPLETE) for state in states):
+        ip.neigh("add", flags=NTF_USE, state=0, **entry)
+
+
+def _add_link(ip: Any, name: str) -> int:
+    if not ip.link_lookup(ifname=name):
+        try:
+            ip.link("add", ifname=name, kind="dummy")
+        except NetlinkError as error:
+            if error.code != errno.EOPNOTSUPP:
+                raise
+            ip.link("add", ifname=name, kind="veth", peer={"ifname": f"{name}-0"})  # kernels without the dummy module
+    for index in ip.link_lookup(ifname=f"{name}-0"):
+        ip.link("set", index=index, state="up")
+    (index,) = ip.link_lookup(ifname=name)
+    ip.link("set", index=index, state="up")
+    with _tolerating(errno.EEXIST):
+        ip.addr("add", index=index, address=DUMMY_ADDRESS, prefixlen=32)
+    return int(index)
+
+
 @contextlib.contextmanager
-def _tolerating(code: int) -> Iterator[None]:
+def _tolerating(*codes: int) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
-        if error.code != code:
+        if error.code not in codes:
             raise
 
 

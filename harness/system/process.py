@@ -22,12 +22,14 @@ from pathlib import Path
 from harness.errors import ConfigError, Fault, UnavailableError
 from harness.specs import User
 
+_CAPABILITIES = {"net_bind_service": 10}  # linux/capability.h
 MAX_LINE_BYTES = 8192  # journald's own default for one line is 48 KiB; no proxy line comes near this
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`piped`: stdout is read by the caller instead of being logged. `stop_seconds`: what it may take to end by itself."""
+    """`piped`: stdout is read by the caller instead of being logged. `stop_seconds`: what it may take to end by itself.
+    `capabilities`: names as setpriv(1) has them, which the child keeps where this process holds them."""
 
     name: str
     argv: tuple[str, ...]
@@ -35,6 +37,7 @@ class Command:
     user: User | None = None
     piped: bool = False
     stop_seconds: float = 10.0
+    capabilities: tuple[str, ...] = ()
 
 
 def python_module(name: str, module: str, *arguments: str, user: User | None = None, piped: bool = False) -> Command:
@@ -164,15 +167,15 @@ class Processes:
         prefix: list[str] = ["setpriv", "--pdeathsig", "KILL", "--no-new-privs"]
         if command.user is not None:
             user = command.user
+            kept = ",".join(["-all", *(f"+{name}" for name in command.capabilities if holds(name))])
             prefix += [
-                "--reuid",
-                str(user.uid),
-                "--regid",
-                str(user.gid),
+                f"--reuid={user.uid}",
+                f"--regid={user.gid}",
                 "--clear-groups",
-                "--inh-caps=-all",
-                "--bounding-set=-all",
+                f"--inh-caps={kept}",
+                f"--bounding-set={kept}",
             ]
+            prefix += [f"--ambient-caps={kept}"] if "+" in kept else []
         if not os.access(command.argv[0], os.X_OK):
             raise UnavailableError(f"{command.argv[0]} is not there or not executable", f"it is needed to run {command.name}")
         process = await asyncio.create_subprocess_exec(
@@ -192,6 +195,13 @@ class Processes:
         child = Child(command, process, record)
         child.log_output(self._on_line)
         return child
+
+
+def holds(capability: str) -> bool:
+    """Whether this process may do that, and so may give it to a child."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    return bool(effective >> _CAPABILITIES[capability] & 1)
 
 
 def start_time(pid: int) -> int | None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import TemporaryError, UnavailableError
+from harness.system import files
 from harness.system.process import Command
 
 ANSWER_SECONDS = 20.0
@@ -40,6 +41,11 @@ async def show(unit: str, *properties: str) -> dict[str, str]:
     """Properties of a unit; empty values where it does not exist."""
     _, text = await _run("systemctl", "show", unit, "--property", ",".join(properties))
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+_FAMILIES = "AF_INET AF_INET6 AF_UNIX"
+# What it is, and what it may open sockets of; dnsmasq looks for the machine's own addresses.
+_SORTS = {"proxy": ("Linkerd proxy", _FAMILIES), "dns": ("split DNS", f"{_FAMILIES} AF_NETLINK")}
 
 
 class UnitChild:
@@ -113,17 +119,32 @@ class Units:
         return UnitChild(name, unit, pid) if pid and found.get("ActiveState") in ("active", "activating", "reloading") else None
 
 
+async def overwrite(path: Path, text: str, scratch: Path) -> None:
+    """As files.overwrite. Where the unit's own mounts forbid it, systemd has it done outside: whoever renames another file onto
+    `path`, as dhclient does, takes it out of ReadWritePaths= of every running unit."""
+    if os.access(path, os.W_OK) or own_unit() is None:
+        files.overwrite(path, text)
+        return
+    files.write(scratch, text, mode=0o644)
+    code, output = await _run("systemd-run", "--quiet", "--wait", "--collect", "cp", "--no-preserve=all", str(scratch), str(path))
+    scratch.unlink(missing_ok=True)
+    if code:
+        raise UnavailableError(f"{path} cannot be written: {output.strip()}")
+
+
 def _properties(command: Command) -> dict[str, str]:
+    what, families = _SORTS[command.name]
     user = {"User": str(command.user.uid), "Group": str(command.user.gid)} if command.user else {}
     return {
         **user,
-        "Description": "Linkerd proxy, started by meshexp-harness",
+        "Description": f"The {what} of this machine, started by meshexp-harness",
         "Type": "exec",
         "SyslogIdentifier": f"meshexp-{command.name}",
         "TimeoutStopSec": f"{command.stop_seconds:g}s",
         "LimitNOFILE": "1048576",
         "NoNewPrivileges": "yes",
-        "CapabilityBoundingSet": "",
+        "CapabilityBoundingSet": " ".join(f"CAP_{name.upper()}" for name in command.capabilities),
+        "AmbientCapabilities": " ".join(f"CAP_{name.upper()}" for name in command.capabilities),
         "ProtectSystem": "strict",
         "ProtectHome": "yes",
         "PrivateTmp": "yes",
@@ -131,7 +152,7 @@ def _properties(command: Command) -> dict[str, str]:
         "ProtectKernelTunables": "yes",
         "ProtectKernelModules": "yes",
         "ProtectControlGroups": "yes",
-        "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
+        "RestrictAddressFamilies": families,
         "RestrictNamespaces": "yes",
         "LockPersonality": "yes",
         "MemoryDenyWriteExecute": "yes",

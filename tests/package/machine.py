@@ -155,6 +155,9 @@ class Machine:
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.run("meshexp", "status", "-o", "json", check=False)))
 
+    def condition(self, name: str) -> dict[str, Any]:
+        return next(dict(c) for c in self.status()["conditions"] if c["name"] == name)
+
     def wait_ready(self, seconds: float = 60.0) -> None:
         self.wait(lambda: bool((status := self.status()).get("phase") == "Ready" and status.get("ready")), seconds)
 

@@ -17,8 +17,10 @@ SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "iptables", "nftables",
 # The package's own dependencies, so that it is installed without a network, and what it suggests.
 DEPENDENCIES = (
     "libnftables1", "python3-h2", "python3-httpx", "python3-pyroute2", "python3-structlog", "python3-systemd", "python3-yaml",
-    "python3-cryptography", "python3-iptables",
+    "python3-cryptography", "python3-iptables", "dnsmasq-base",
 )  # fmt: skip
+# Only downloaded, into /opt, for the tests that install them: these have no network.
+DOWNLOADS = ("systemd-standalone-sysusers", "systemd-resolved")
 TESTS = ("rpm", "man-db", "bash-completion")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # Not the test run's own PYTHON*: with PYTHONPYCACHEPREFIX, dpkg's py3clean would look for compiled files in another place.
@@ -42,7 +44,7 @@ def cache() -> Path:
 def archive(suite: str) -> Path:
     """The archive of a Debian with systemd and our dependencies; made by the first who asks, which takes a minute or two."""
     packages = (*SYSTEM, *DEPENDENCIES, *TESTS)
-    name = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+    name = hashlib.sha256(" ".join((*packages, *DOWNLOADS)).encode()).hexdigest()[:12]
     found = cache() / f"{suite}-{name}.tar.zst"
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as lock:
@@ -57,12 +59,11 @@ def _make(suite: str, packages: tuple[str, ...], to: Path) -> None:
         root = Path(folder) / "root"
         sh("debootstrap", "--variant=minbase", suite, str(root), MIRROR, timeout=1200)
         shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-        # What is downloaded only is for the test without systemd; the tests have no network.
         script = f"""
             export DEBIAN_FRONTEND=noninteractive
             apt-get update -q=2
             apt-get install -q=2 -y --no-install-recommends {" ".join(packages)}
-            cd /opt && apt-get download -q=2 systemd-standalone-sysusers
+            cd /opt && apt-get download -q=2 {" ".join(DOWNLOADS)}
             apt-get clean
             rm -f /etc/resolv.conf /etc/machine-id /var/log/*.log /var/log/apt/*
             touch /etc/machine-id

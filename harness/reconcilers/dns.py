@@ -1,0 +1,150 @@
+"""The cluster's names. A dnsmasq of our own asks the cluster's servers; a front makes the machine ask it: systemd-resolved where
+names go through that, else resolv.conf.
+
+It fails open: no other name depends on the cluster's servers, and a dead dnsmasq refuses at once. Under systemd it is a unit of
+its own, as the proxy is, and outlives a restart of the daemon. Why also with systemd-resolved: that sends a link's questions out
+of that very link, so that servers which are reached by another one have to be asked by somebody else.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness import dns_text, problems
+from harness.clock import Clock
+from harness.specs import DnsSpec, User
+from harness.status import Condition, Truth
+from harness.supervisor import ChildState, State, Supervised
+from harness.system import files
+from harness.system.process import Command
+
+NAME = "dns"
+STOP_GRACE = 2.0
+
+
+class Front(Protocol):
+    """`listen`: where dnsmasq is to be found by it. What there is of it is known by looking, not by memory."""
+
+    name: str
+    listen: str
+
+    async def observe(self) -> Any: ...
+    def diff(self, desired: DnsSpec | None, observed: Any) -> tuple[Any, ...]: ...
+    async def apply(self, action: Any) -> None: ...
+    def upstream(self, observed: Any) -> tuple[str, ...]:
+        """Servers that dnsmasq is to ask for all other names; none where it is not asked for these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`conf`: what dnsmasq was started with; `program`: where it is, if it is installed."""
+
+    program: str | None
+    conf: str
+    child: ChildState
+    now: float
+    fronts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    program: str
+    conf: str
+    user: User
+
+    def __str__(self) -> str:
+        return f"start dnsmasq as uid {self.user.uid}, which asks the cluster's servers"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    def __str__(self) -> str:
+        return "stop dnsmasq"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    front: str
+    action: Any
+
+    def __str__(self) -> str:
+        return str(self.action)
+
+
+Action = Start | Stop | Change
+
+
+class Dns:
+    """`chosen` is the name of the front in use; what another one has of ours goes."""
+
+    name = "dns"
+
+    def __init__(
+        self, runners: Any, fronts: tuple[Front, ...], chosen: str, conf: Path, clock: Clock, wake: Callable[[str], None]
+    ) -> None:
+        self._runners, self._conf, self._clock = runners, conf, clock
+        self._fronts, self._chosen = {front.name: front for front in fronts}, chosen
+        self._dnsmasq: Supervised[Any] = Supervised(runners, clock, wake)
+        self._looked = False
+
+    async def observe(self) -> Observed:
+        if not self._looked:
+            self._looked = True
+            if (running := await self._runners.find(NAME)) is not None:
+                self._dnsmasq.adopt(running)
+        fronts = {name: await front.observe() for name, front in self._fronts.items()}
+        program = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/sbin:/bin")
+        return Observed(program, files.text(self._conf) or "", self._dnsmasq.state, self._clock.now(), fronts)
+
+    def diff(self, desired: DnsSpec | None, observed: Observed) -> tuple[Action, ...]:
+        wanted = desired if desired is not None and desired.user is not None and observed.program is not None else None
+        changes = [
+            Change(name, action)
+            for name, front in self._fronts.items()
+            for action in front.diff(wanted if name == self._chosen else None, observed.fronts[name])
+        ]
+        if wanted is None or wanted.user is None or observed.program is None:
+            return (*changes, *((Stop(),) if observed.child.state is not State.STOPPED else ()))
+        front = self._fronts[self._chosen]
+        conf = dns_text.dnsmasq_conf(front.listen, front.upstream(observed.fronts[self._chosen]), wanted)
+        start = Start(observed.program, conf, wanted.user)
+        if observed.child.alive:
+            return (*changes, *((Stop(), start) if conf != observed.conf else ()))
+        return (*changes, *((start,) if observed.now >= observed.child.retry_at else ()))
+
+    async def apply(self, action: Action) -> None:
+        match action:
+            case Start(program, conf, user):
+                files.write(self._conf, conf, mode=0o644)
+                argv = program, f"--conf-file={self._conf}"
+                port_53 = ("net_bind_service",)
+                await self._dnsmasq.start(Command(NAME, argv, user=user, stop_seconds=STOP_GRACE, capabilities=port_53))
+                self._dnsmasq.ready()
+            case Stop():
+                await self._dnsmasq.stop(STOP_GRACE)
+                self._conf.unlink(missing_ok=True)
+            case Change(front, what):
+                await self._fronts[front].apply(what)
+
+    def release(self) -> None:
+        """Lets dnsmasq outlive this process, where it is a unit."""
+        self._dnsmasq.release()
+
+    def condition(self, desired: DnsSpec | None, observed: Observed) -> Condition:
+        """Always True: who reaches the mesh by addresses needs no names, and all others are asked as before."""
+        if desired is None:
+            return Condition("Names", Truth.TRUE, "left alone: no DNS servers of the cluster are known, or dns.mode is off")
+        faults = {
+            "dnsmasq is not installed (dnsmasq-base; EL: dnsmasq)": observed.program is None,
+            "the user of dnsmasq (dns.user) does not exist": desired.user is None,
+            "dnsmasq does not run": not observed.child.alive,
+            f"{self._chosen} does not ask it": bool(self._fronts[self._chosen].diff(desired, observed.fronts[self._chosen])),
+        }
+        if fault := next((text for text, is_so in faults.items() if is_so), None):
+            return Condition("Names", Truth.TRUE, f"{desired.domain} is not asked of the cluster: {fault}", problems.DNS_FAILED)
+        servers = ", ".join(map(str, desired.servers))
+        return Condition("Names", Truth.TRUE, f"{desired.domain} is asked of {servers}, by {self._chosen} and dnsmasq")

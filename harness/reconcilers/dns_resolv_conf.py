@@ -1,0 +1,44 @@
+"""The front of split DNS where no systemd-resolved runs: /etc/resolv.conf names our server, and then those that were there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import dns_text
+from harness.specs import DnsSpec
+from harness.system import files, units
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """`front`: with our server in it, else as it was before."""
+
+    text: str
+    front: bool
+
+    def __str__(self) -> str:
+        return f"put {dns_text.LISTEN} first in resolv.conf" if self.front else "put resolv.conf back as it was"
+
+
+class ResolvConf:
+    name = "resolv.conf"
+    listen = dns_text.LISTEN
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self._path, self._scratch = path, scratch
+
+    async def observe(self) -> str:
+        return files.text(self._path) or ""
+
+    def diff(self, desired: DnsSpec | None, observed: str) -> tuple[Write, ...]:
+        before = dns_text.original(observed)
+        text = before if desired is None else dns_text.resolv_conf(before, desired)
+        return (Write(text, desired is not None),) if text != observed else ()
+
+    async def apply(self, action: Write) -> None:
+        """UnavailableError when it cannot be written; it is not made where there is none."""
+        await units.overwrite(self._path, action.text, self._scratch)
+
+    def upstream(self, observed: str) -> tuple[str, ...]:
+        return dns_text.servers(dns_text.original(observed))

@@ -1,0 +1,99 @@
+"""systemd-resolved through its D-Bus interface (org.freedesktop.resolve1(5)), by busctl, and the link that carries our server.
+
+resolved asks a link's servers for the link's domains. The link is our own, since those of others have owners; at its address our
+dnsmasq listens. When the link goes, resolved forgets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.errors import TemporaryError, UnavailableError
+from harness.system.netlink import Netlink
+
+LINK = "meshexp-dns"
+ANSWER_SECONDS = 5.0
+_NAME, _PATH = "org.freedesktop.resolve1", "/org/freedesktop/resolve1"
+_LINK = f"{_NAME}.Link"
+_STUB = "127.0.0.53"
+_FAMILIES = {4: 2, 6: 10}  # AF_INET, AF_INET6
+
+
+async def in_use(resolv_conf: Path) -> bool:
+    """Whether this machine's names go through a systemd-resolved that runs."""
+    try:
+        text = resolv_conf.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    through = any(line.split()[:2] == ["nameserver", _STUB] for line in text.splitlines())
+    with contextlib.suppress(UnavailableError, TemporaryError):
+        bus = "org.freedesktop.DBus"
+        return through and (await _busctl("call", bus, "/", bus, "NameHasOwner", "s", _NAME))["data"] == [True]
+    return False
+
+
+class Resolved:
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+
+    async def link(self) -> int | None:
+        """The index of our link."""
+        return await self._netlink.link_index(LINK)
+
+    async def told(self, index: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What resolved has for the link: servers, and domains (`~` before those that are for routing only)."""
+        digits = str(index)
+        path = f"{_PATH}/link/_{ord(digits[0]):x}{digits[1:]}"  # sd_bus_path_encode(3): a first digit is escaped
+        try:
+            servers, domains = [(await _busctl("get-property", _NAME, path, _LINK, name))["data"] for name in ("DNS", "Domains")]
+        except (UnavailableError, TemporaryError):
+            return (), ()  # resolved has been started anew, or does not run
+        return (
+            tuple(str(ipaddress.ip_address(bytes(address))) for _, address in servers),
+            tuple(("~" if route_only else "") + name for name, route_only in domains),
+        )
+
+    async def install(self, server: str, domains: tuple[str, ...]) -> None:
+        """UnavailableError with what the kernel or resolved said."""
+        index = str(await self._netlink.add_link(LINK))
+        address = ipaddress.ip_address(server)
+        packed = [str(len(address.packed)), *map(str, address.packed)]
+        await _manager("SetLinkDNS", "ia(iay)", index, "1", str(_FAMILIES[address.version]), *packed)
+        pairs = [(name.removeprefix("~"), "true" if name.startswith("~") else "false") for name in domains]
+        await _manager("SetLinkDomains", "ia(sb)", index, str(len(pairs)), *itertools.chain.from_iterable(pairs))
+        # All other names go on as before, also while the cluster's servers are dead; and nothing is asked by multicast here.
+        await _manager("SetLinkDefaultRoute", "ib", index, "false")
+        await _manager("SetLinkLLMNR", "is", index, "no")
+
+    async def remove(self) -> None:
+        await self._netlink.delete_link(LINK)
+
+
+async def _manager(method: str, *words: str) -> None:
+    await _busctl("call", _NAME, _PATH, f"{_NAME}.Manager", method, *words)
+
+
+async def _busctl(*words: str) -> dict[str, Any]:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "busctl", "--json=short", *words,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise UnavailableError("busctl is not installed") from None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise TemporaryError(f"D-Bus gives no answer within {ANSWER_SECONDS:g} s") from None
+    if process.returncode:
+        raise UnavailableError(f"systemd-resolved: {errors.decode(errors='replace').strip()}")
+    return dict(json.loads(output)) if output.strip() else {}

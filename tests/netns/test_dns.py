@@ -1,0 +1,131 @@
+"""Split DNS by dnsmasq on a real machine's resolver: the cluster's names by the cluster, all others as before, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import dns_text
+from tests.mesh import NODE, Mesh, mesh
+
+pytestmark = pytest.mark.root
+LOOKUPS = Path(__file__).with_name("lookups.py")
+BEFORE = f"# by dhclient\nsearch example.org\nnameserver {NODE}\noptions timeout:1 attempts:2\n"
+DNS_UID = "2151"
+
+
+def serve(vm: Mesh, name: str, port: int, *records: str) -> None:
+    argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", f"--port={port}", f"--listen-address={NODE}"]
+    argv += ["--bind-interfaces", "--no-resolv", "--no-hosts", "--user=root", "--pid-file", *records]
+    vm.start(name, vm.node, *argv)
+    vm.wait(lambda: f"{NODE}:{port}" in vm.node.run("ss", "-lnuH"))
+
+
+@pytest.fixture
+def vm() -> Iterator[Mesh]:
+    dns = {"servers": [f"{NODE}:1053"], "user": DNS_UID, "search": ["faces.svc.cluster.local"]}
+    with mesh(dns=dns) as found:
+        (found.folder / "resolv.conf").write_text(BEFORE)
+        serve(found, "foreign", 53, "--address=/example.org/192.0.2.7")
+        start_cluster_dns(found)
+        found.start_controller()
+        found.start_daemon()
+        found.wait_ready()
+        yield found
+
+
+def start_cluster_dns(vm: Mesh) -> None:
+    serve(
+        vm, "cluster-dns", 1053, "--address=/cluster.local/10.42.0.9",
+        "--srv-host=_http._tcp.face.faces.svc.cluster.local,a.face.faces.svc.cluster.local,8000",
+    )  # fmt: skip
+
+
+def resolv(vm: Mesh) -> str:
+    return (vm.folder / "resolv.conf").read_text()
+
+
+def look_up(vm: Mesh, number: int, threads: int = 1) -> subprocess.Popen[str]:
+    return vm.vm.start(sys.executable, str(LOOKUPS), str(vm.folder / "resolv.conf"), str(number), str(threads))
+
+
+def counted(process: subprocess.Popen[str]) -> dict[str, Any]:
+    return dict(json.loads(process.communicate(timeout=120)[0]))
+
+
+def ask(vm: Mesh, transport: str, name: str, kind: str) -> str:
+    script = (
+        f"import dns.message, dns.query; question = dns.message.make_query('{name}', '{kind}');"
+        f"print(dns.query.{transport}(question, '{dns_text.LISTEN}', 5).answer[0])"
+    )
+    return vm.vm.run(sys.executable, "-c", script)
+
+
+def dnsmasq(vm: Mesh) -> int:
+    record = vm.folder / "run" / "children" / "dns.json"
+    return int(json.loads(record.read_text())["pid"]) if record.exists() else 0
+
+
+def test_names_are_split_and_a_stop_puts_all_back(vm: Mesh) -> None:
+    assert "cluster.local is asked of" in vm.condition("Names")["message"]
+    assert counted(look_up(vm, 100)) == {
+        "foreign": 98,
+        "foreign_failed": 0,
+        "cluster": 2,
+        "cluster_failed": 0,
+        "slowest": pytest.approx(0, abs=2),
+    }
+    status = Path(f"/proc/{dnsmasq(vm)}/status").read_text()
+    assert f"Uid:\t{DNS_UID}" in status and "CapEff:\t0000000000000400" in status, "a user of its own, and port 53"
+    assert "8000 a.face.faces.svc.cluster.local." in ask(vm, "udp", "_http._tcp.face.faces.svc.cluster.local", "SRV")
+    assert ask(vm, "tcp", "face.faces.svc.cluster.local", "A").endswith("10.42.0.9\n")
+    assert vm.stop("harness") == 0
+    assert resolv(vm) == BEFORE
+    assert not Path(f"/proc/{dnsmasq(vm)}/cmdline").exists() or dnsmasq(vm) == 0
+
+
+def test_killed_it_fails_open_and_cleanup_puts_all_back(vm: Mesh) -> None:
+    vm.processes["harness"].kill()
+    vm.processes["harness"].wait()
+    assert resolv(vm) != BEFORE
+    found = counted(look_up(vm, 100))
+    assert (found["foreign_failed"], found["cluster_failed"]) == (0, 2)
+    assert found["slowest"] < 1, "a dead server refuses at once"
+    assert vm.meshexp("cleanup").returncode == 0
+    assert resolv(vm) == BEFORE
+
+
+def test_somebody_else_writes_the_file(vm: Mesh) -> None:
+    """A lease that is renewed: the new servers are asked, and are what a stop leaves."""
+    again = BEFORE.replace("by dhclient", "by dhclient again")
+    (vm.folder / "resolv.conf").write_text(again)
+    vm.processes["harness"].send_signal(signal.SIGUSR2)
+    vm.wait(lambda: "127.0.0.77" in resolv(vm))
+    assert counted(look_up(vm, 50))["cluster_failed"] == 0
+    assert vm.stop("harness") == 0
+    assert resolv(vm) == again
+
+
+def test_ten_thousand_look_ups_through_faults(vm: Mesh) -> None:
+    looking = look_up(vm, 10_000, 20)
+    vm.processes["cluster-dns"].send_signal(signal.SIGSTOP)  # dead, but the port is there: questions wait
+    vm.wait(lambda: looking.poll() is None)
+    before = dnsmasq(vm)
+    os.kill(before, signal.SIGKILL)
+    vm.wait(lambda: dnsmasq(vm) not in (0, before))
+    vm.processes["cluster-dns"].kill()
+    vm.processes["cluster-dns"].wait()
+    assert looking.poll() is None, "all of it happened meanwhile"
+    found = counted(looking)
+    assert (found["foreign"], found["foreign_failed"]) == (9800, 0)
+    assert found["cluster_failed"] > 0, "the fault was one"
+    start_cluster_dns(vm)
+    vm.wait(lambda: counted(look_up(vm, 1))["cluster_failed"] == 0)

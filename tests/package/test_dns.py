@@ -1,0 +1,92 @@
+"""Split DNS on a booted machine, from within the sandboxed unit: by dnsmasq, and by systemd-resolved, the real one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mesh import NODE
+from tests.netns.test_dns import BEFORE, serve, start_cluster_dns
+from tests.package.conftest import Debs
+from tests.package.machine import CHECKOUT, UNIT, Machine, machine
+from tests.package.root import layered
+
+DNSMASQ = "meshexp-dns.service"
+
+
+@pytest.fixture
+def vm(debian: Path, debs: Debs) -> Iterator[Machine]:
+    with layered(debian) as root, machine(root) as found:
+        serve(found.mesh, "foreign", 53, "--address=/example.org/192.0.2.7")
+        start_cluster_dns(found.mesh)
+        found.boot()
+        found.file("/etc/resolv.conf").write_text(BEFORE)
+        found.apt("install", found.put(debs.present))
+        yield found
+
+
+def joined(vm: Machine) -> None:
+    vm.configure(dns={"servers": [f"{NODE}:1053"]})
+    vm.run("systemctl", "reload-or-restart", UNIT)
+    vm.wait_ready()
+
+
+def look_up(vm: Machine, number: int = 50, threads: int = 4) -> dict[str, Any]:
+    """How many of foreign and cluster names failed."""
+    found = json.loads(vm.run("/usr/bin/python3", f"{CHECKOUT}/tests/netns/lookups.py", str(number), str(threads)))
+    return {kind: found[f"{kind}_failed"] for kind in ("foreign", "cluster")}
+
+
+def test_dnsmasq_outlives_a_restart_and_goes_with_the_package(vm: Machine) -> None:
+    joined(vm)
+    assert "by resolv.conf" in vm.condition("Names")["message"]
+    assert look_up(vm) == {"foreign": 0, "cluster": 0}
+    before = vm.pid(DNSMASQ)
+    vm.run("systemctl", "restart", UNIT)
+    vm.wait_ready()
+    assert vm.pid(DNSMASQ) == before, "no question was lost"
+    # As dhclient and NetworkManager do: another file in its place, which the unit's own mounts do not know.
+    vm.file("/etc/resolv.conf.new").write_text(BEFORE)
+    vm.run("mv", "/etc/resolv.conf.new", "/etc/resolv.conf")
+    vm.run("systemctl", "kill", "--kill-whom=main", "--signal=USR2", UNIT)
+    vm.wait(lambda: "127.0.0.77" in vm.file("/etc/resolv.conf").read_text())
+    vm.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
+    vm.wait_ready()
+    assert look_up(vm) == {"foreign": 0, "cluster": 0}
+    vm.pull_the_plug()
+    vm.boot()
+    vm.wait_ready()
+    assert look_up(vm) == {"foreign": 0, "cluster": 0}
+    vm.apt("purge", "meshexp-harness")
+    assert vm.file("/etc/resolv.conf").read_text() == BEFORE
+    assert vm.pid(DNSMASQ) == 0
+
+
+def test_systemd_resolved(vm: Machine) -> None:
+    # dbus reads its policy before the package has made the user.
+    vm.run("sh", "-ec", "dpkg --install /opt/systemd-resolved_*.deb; systemctl reload dbus; systemctl restart systemd-resolved")
+    vm.wait(lambda: "127.0.0.53" in vm.run("cat", "/etc/resolv.conf"))
+    vm.run("resolvectl", "dns", "eth0", NODE)
+    stub = vm.file("/etc/resolv.conf").readlink()
+    links = vm.run("ip", "-br", "link")
+    joined(vm)
+    assert "by systemd-resolved" in vm.condition("Names")["message"]
+    assert look_up(vm) == {"foreign": 0, "cluster": 0}
+    assert "~cluster.local" in vm.run("resolvectl", "domain", "meshexp-dns")
+    vm.run("resolvectl", "revert", "meshexp-dns")
+    vm.run("systemctl", "kill", "--kill-whom=main", "--signal=USR2", UNIT)
+    vm.wait(lambda: "~cluster.local" in vm.run("resolvectl", "domain", "meshexp-dns"))
+    vm.run("systemctl", "restart", "systemd-resolved")
+    vm.run("resolvectl", "dns", "eth0", NODE)
+    vm.run("systemctl", "kill", "--kill-whom=main", "--signal=USR2", UNIT)
+    vm.wait(lambda: look_up(vm) == {"foreign": 0, "cluster": 0})
+    vm.mesh.processes["cluster-dns"].kill()
+    assert look_up(vm)["foreign"] == 0, "a dead cluster DNS breaks no other name"
+    vm.run("systemctl", "stop", UNIT)
+    assert vm.run("ip", "-br", "link") == links
+    assert vm.file("/etc/resolv.conf").readlink() == stub
+    assert look_up(vm)["foreign"] == 0
