@@ -11,14 +11,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import decode
 from harness.errors import ConfigError, HarnessError, UnavailableError
-from harness.invitation import Invitation
 from harness.paths import Paths
 from harness.system import files
 from harness.system import spire_certificate as certificates
+
+if TYPE_CHECKING:
+    from harness.invitation import Invitation
 
 CERTS, OWN = Path("/opt/spire/certs"), Path("/etc/meshexp")
 ROOT_KEY = (
@@ -83,6 +84,10 @@ def _mounted(certs: Path) -> Setup:
 
 
 def _read(path: Path) -> Invitation:
+    # Most containers have none, and every import here delays the daemon.
+    from harness import decode
+    from harness.invitation import Invitation
+
     try:
         return decode.decode(Invitation, json.loads(path.read_text(encoding="utf-8")), source=str(path))
     except OSError as error:
