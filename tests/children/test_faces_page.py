@@ -20,7 +20,8 @@ import pytest
 from tests.unit.test_faces import faces
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (`./setup neighbours` installs Debian's)")
+if CHROMIUM is None:
+    pytest.skip("no chromium here (`./setup neighbours` installs Debian's)", allow_module_level=True)
 CELL, GAP, BORDER, SIZE = 128, 8, 4, 4
 GOOD, FAILED, GREY, LATCHED = "#66CCEE", "#AA3377", "#BBBBBB", "#CCBB44"
 Answer = tuple[int, dict[str, object]]

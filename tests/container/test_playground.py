@@ -6,6 +6,7 @@ All in one module: they share one cluster and one set of images, and later scena
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from harness import __version__
+from tests.container import engine
 from tests.container.color_pod import color_pod
 from tests.container.conftest import PROGRAMS
 from tests.container.playground import (
@@ -26,6 +28,9 @@ from tests.container.playground import (
 )
 from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import TRUST_DOMAIN
+
+if os.geteuid() != 0 or engine.MISSING:
+    pytest.skip(engine.WHY if engine.MISSING else "containers need root", allow_module_level=True)
 
 FACE, SMILEY, COLOR = (f"{name}.{NAMESPACE}.svc.cluster.local" for name in ("face", "smiley", "color"))
 GRINNING, HEART_EYES, BLUE, GREEN = "&#x1F603;", "&#x1F60D;", "#66CCEE", "#228833"
