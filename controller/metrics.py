@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from controller.fleet import Fleet
 from controller.replicas import Replicas
 
-_HELP = {
+FAMILIES = {
     "meshexp_controller_requests_total": ("counter", "Answers by call and code."),
     "meshexp_controller_workloads": ("gauge", "ExternalWorkloads of this controller by group and readiness."),
     "meshexp_controller_held_requests": ("gauge", "Machines that wait for a change."),
@@ -44,7 +44,7 @@ class Metrics:
 
 
 def _family(name: str, values: Iterable[tuple[str, int]]) -> Iterable[str]:
-    kind, text = _HELP[name]
+    kind, text = FAMILIES[name]
     yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
     for labels, value in values:
         yield f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"

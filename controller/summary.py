@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from controller import model
 from controller.manifest import ExternalGroup, GroupStatus
 from controller.model import Condition, ExternalWorkload
-from harness.messages import Probe
 
 
 def group_status(group: ExternalGroup, workloads: Iterable[ExternalWorkload], wall: float) -> GroupStatus | None:
@@ -25,7 +24,7 @@ def group_status(group: ExternalGroup, workloads: Iterable[ExternalWorkload], wa
         f"{ready}/{len(members)}",
         ready,
         len(members),
-        ", ".join(map(_probe, group.probes)) or "none",
+        ", ".join(map(str, group.probes)) or "none",
         tuple(
             _condition(group.status, name, good, reason, text[:1024], generation, wall) for name, good, reason, text in verdicts
         ),
@@ -52,13 +51,3 @@ def _reason(members: tuple[ExternalWorkload, ...], ready: int) -> tuple[str, str
 def _why(workload: ExternalWorkload) -> str:
     condition = workload.status.condition(model.READY)
     return condition.reason if condition is not None and condition.reason else "Starting"
-
-
-def _probe(probe: Probe) -> str:
-    if probe.http_get is not None:
-        return f"{probe.http_get.scheme.lower()} :{probe.http_get.port}{probe.http_get.path}"
-    if probe.tcp_socket is not None:
-        return f"tcp :{probe.tcp_socket.port}"
-    if probe.grpc is not None:
-        return f"grpc :{probe.grpc.port}"
-    return f"exec {probe.exec_.name}" if probe.exec_ is not None else "none"

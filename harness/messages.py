@@ -90,6 +90,16 @@ class Probe:
         if self.failure_threshold < 1 or self.success_threshold < 1:
             raise ValueError("failureThreshold and successThreshold must be at least 1")
 
+    def __str__(self) -> str:
+        """Short, for people and as a label: `http :8000/ready`, `exec NAME`."""
+        if self.http_get is not None:
+            return f"{self.http_get.scheme.lower()} :{self.http_get.port}{self.http_get.path}"
+        if self.tcp_socket is not None:
+            return f"tcp :{self.tcp_socket.port}"
+        if self.grpc is not None:
+            return f"grpc :{self.grpc.port}"
+        return f"exec {self.exec_.name}" if self.exec_ is not None else "none"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkloadPort:

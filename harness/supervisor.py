@@ -41,13 +41,15 @@ class Event(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """`exits`: unplanned exits since the last stable run. `retry_at`: earliest moment of the next start (Clock.now)."""
+    """`exits`: unplanned exits since the last stable run; `restarts`: since the daemon's start. `retry_at`: earliest moment of
+    the next start (Clock.now)."""
 
     state: State = State.STOPPED
     since: float = 0.0
     exits: int = 0
     retry_at: float = 0.0
     last_exit: int | None = None
+    restarts: int = 0
 
     @property
     def alive(self) -> bool:
@@ -69,13 +71,13 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
             stable = child.state is State.RUNNING and now - child.since >= STABLE_SECONDS
             exits = 1 if stable else child.exits + 1
             delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (exits - 1))
-            return ChildState(State.BACKOFF, now, exits, now + delay, exit_code)
+            return ChildState(State.BACKOFF, now, exits, now + delay, exit_code, child.restarts + 1)
         case ((State.STARTING | State.RUNNING), Event.STOP):
             return replace(child, state=State.STOPPING, since=now)
         case State.STOPPING, Event.EXITED:
-            return ChildState(State.STOPPED, now, last_exit=exit_code)
+            return ChildState(State.STOPPED, now, last_exit=exit_code, restarts=child.restarts)
         case State.BACKOFF, Event.STOP:
-            return ChildState(State.STOPPED, now, last_exit=child.last_exit)
+            return ChildState(State.STOPPED, now, last_exit=child.last_exit, restarts=child.restarts)
     return child
 
 

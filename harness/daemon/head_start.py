@@ -59,11 +59,13 @@ class HeadStart:
     wakes: Wakes
     registration: Registration | None
     """What a daemon before this one was told."""
+    began: float
+    """Clock.now() then."""
 
 
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
     wakes, processes = Wakes(), process.Processes(paths.children, log_line)
-    return HeadStart(found, processes, Identity(processes, Spire(paths), clock, wakes), wakes, _known(paths))
+    return HeadStart(found, processes, Identity(processes, Spire(paths), clock, wakes), wakes, _known(paths), clock.now())
 
 
 def _known(paths: Paths) -> Registration | None:

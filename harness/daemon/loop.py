@@ -14,6 +14,7 @@ from harness.clock import Clock
 from harness.config import load, schema
 from harness.daemon import machine, shutdown
 from harness.daemon.compose import Part, compose
+from harness.daemon.export import Exporter
 from harness.daemon.head_start import HeadStart
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
@@ -33,13 +34,15 @@ class Daemon:
         self._begun, self.wake = begun, begun.wakes
         self._stopping = self._reload = self._restart_proxy = False
         self._failures: dict[str, str] = {}
+        self._right: dict[str, object] = {}
         self._reload_fault = ""
         self._bug: BaseException | None = None
         self._progress = Progress()
         self._proxy_seen = clock.now()
         self._restart_after = 0.0
         self._log = structlog.get_logger().bind(component="harness")
-        self._publisher = Publisher(paths, clock, self._log)
+        self._exporter = Exporter()
+        self._publisher = Publisher(paths, clock, self._log, self._exporter, begun.began)
         self._counters = Counters()
 
     async def run(self) -> int:
@@ -194,6 +197,8 @@ class Daemon:
                     self._log.info(str(action).partition("\n")[0], part=part.name)
                     self._log.debug("action", text=str(action))
                     self._counters.changes[part.name] += 1
+                    if wanted is not None and self._right.get(part.name) == wanted:
+                        self._counters.repairs[part.name] += 1
                     await reconciler.apply(action)
                 observed = await reconciler.observe()
         except HarnessError as error:
@@ -201,6 +206,7 @@ class Daemon:
             observed, failure = await reconciler.observe(), error
         self._note_failure(part.name, failure)
         condition = reconciler.condition(wanted, observed)
+        self._right[part.name] = wanted if condition.truth is Truth.TRUE and condition.problem is None else None
         if part is self._parts.redirect:
             self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)
         if failure is not None and condition.problem is None:
@@ -222,6 +228,9 @@ class Daemon:
         if anchors_behind(self._machine, self._progress.registration):
             behind = problems.ANCHORS_BEHIND
             conditions = (*conditions, Condition("Anchors", Truth.TRUE, "told by the controller", behind))
+        if self._exporter.fault:
+            unseen = Condition("Metrics", Truth.TRUE, self._exporter.fault, problems.METRICS_NOT_EXPORTED)
+            conditions = (*conditions, unseen)
         redirect_off = want.redirect is None and self._progress.proxy_certified
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(
@@ -234,6 +243,7 @@ class Daemon:
             self._log.info("restarting: proxy, rules, routes and registration stay for the next daemon")
             for release in self._parts.release:
                 release()
+            self._exporter.close()
             await shutdown.hand_over(self._parts, self._log)
             return
         systemd.notify(STOPPING=1, STATUS="Draining")
@@ -241,6 +251,7 @@ class Daemon:
         await self._look()
         await self._publish(self._publisher.said, desired(self.config, self._machine, self._progress))
         await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
+        self._exporter.withdraw()
         for left in (self._paths.status, self._paths.known_registration):
             left.unlink(missing_ok=True)
         self._log.info("stopped")

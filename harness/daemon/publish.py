@@ -8,6 +8,7 @@ from harness import status
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Parts
+from harness.daemon.export import Exporter
 from harness.daemon.snapshot import Counters, Observed, snapshot
 from harness.desired import Machine, Progress
 from harness.paths import Paths
@@ -20,8 +21,9 @@ from harness.system import files, systemd
 class Publisher:
     """Remembers what it said last: only changes are logged."""
 
-    def __init__(self, paths: Paths, clock: Clock, log: Any) -> None:
-        self._paths, self._clock, self._log = paths, clock, log
+    def __init__(self, paths: Paths, clock: Clock, log: Any, exporter: Exporter, began: float) -> None:
+        self._paths, self._clock, self._log, self._exporter, self._began = paths, clock, log, exporter, began
+        self._joined_seconds: float | None = None
         self._phase, self._since, self._was_ready = Phase.STARTING, clock.wall(), False
         self.said: tuple[Condition, ...] = ()
 
@@ -37,7 +39,8 @@ class Publisher:
         counters: Counters,
     ) -> None:
         phase = status.phase(conditions, was_ready=self._was_ready, stopping=stopping)
-        self._was_ready = self._was_ready or phase is Phase.READY
+        if phase is Phase.READY and not self._was_ready:
+            self._was_ready, self._joined_seconds = True, round(self._clock.now() - self._began, 3)
         if phase is not self._phase:
             self._phase, self._since = phase, self._clock.wall()
             self._log.info("phase", phase=phase.text)
@@ -47,6 +50,7 @@ class Publisher:
         look = await self._observed(parts, counters)
         data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, look)
         files.write_json(self._paths.status, data, mode=0o644)
+        await self._exporter.export(config.metrics, data)
 
     def _log_changes(self, conditions: tuple[Condition, ...]) -> None:
         before = {c.name: c for c in self.said}
@@ -63,6 +67,7 @@ class Publisher:
         identity = await parts.identity.reconciler.observe()
         proxy = await parts.proxy.reconciler.observe()
         registration = await parts.registration.reconciler.observe()
+        probes = await parts.probes.reconciler.observe()
         children: dict[str, tuple[int | None, ChildState]] = {
             "identity": (None, identity.stream),
             "workload-api": (None, identity.server),
@@ -77,4 +82,14 @@ class Publisher:
             "signing": signing.ends if signing else 0.0,
         }
         boot = self._clock.wall() - self._clock.now()
-        return Observed(children, ends, registration.reported, counters, boot)
+        return Observed(
+            children=children,
+            ends=ends,
+            reported=registration.reported,
+            counters=counters,
+            probes=tuple(zip(probes.probes, probes.health, strict=True)),
+            calls=parts.calls,
+            boot=boot,
+            began=self._began,
+            joined_seconds=self._joined_seconds,
+        )

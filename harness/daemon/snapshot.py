@@ -5,36 +5,48 @@ from __future__ import annotations
 import datetime
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
-from harness import __version__
+from harness import __version__, proxy_release
 from harness.config import schema
 from harness.desired import Machine
 from harness.messages import Registration
-from harness.specs import Readiness
+from harness.reconcilers.controller_calls import Calls
+from harness.reconcilers.probes import Health
+from harness.specs import Check, Readiness
 from harness.status import Condition, Phase
 from harness.supervisor import ChildState
 
 
 @dataclass(slots=True)
 class Counters:
-    """Since the daemon's start; `changes` and `failures` by part."""
+    """Since the daemon's start, by part. `repairs`: changes to what had been right, while nobody wanted another."""
 
     cycles: int = 0
     changes: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`ends`: epoch seconds, 0 where there is none. `boot`: the epoch second at which Clock.now() was 0."""
+    """`ends`: epoch seconds, 0 where there is none. `boot`: the epoch second at which Clock.now() was 0.
+
+    `began`: Clock.now() at the start. `joined_seconds`: from then until it was Ready for the first time.
+    """
 
     children: dict[str, tuple[int | None, ChildState]]
     ends: dict[str, float]
     reported: Readiness | None
     counters: Counters
+    probes: tuple[tuple[Check, Health], ...]
+    calls: Mapping[str, Calls]
     boot: float
+    began: float
+    joined_seconds: float | None
 
 
 def snapshot(
@@ -50,10 +62,13 @@ def snapshot(
     return {
         "schema": 1,
         "version": __version__,
+        "proxy_version": _release(machine.proxy_path),
         "pid": os.getpid(),
         "phase": phase.text,
         "phase_number": phase.number,
         "since": _iso(since),
+        "started": _iso(look.boot + look.began),
+        "joined_seconds": look.joined_seconds,
         "ready": readiness.ready,
         "reason": readiness.reason.value,
         "message": readiness.message,
@@ -69,10 +84,16 @@ def snapshot(
         "children": {name: _child(pid, state, look.boot) for name, (pid, state) in look.children.items()},
         "certificates": {name: _iso(end) if end else None for name, end in look.ends.items()},
         "endpoints": _endpoints(machine, registration),
+        "probes": [
+            {"probe": str(check.probe), "passing": health.ready, "passed": health.passed, "failed": health.failed}
+            for check, health in look.probes
+        ],
+        "calls": {name: _calls(calls) for name, calls in look.calls.items()},
         "reported": {"ready": look.reported.ready, "reason": look.reported.reason.value} if look.reported else None,
         "counters": {
             "cycles": look.counters.cycles,
             "changes": dict(look.counters.changes),
+            "repairs": dict(look.counters.repairs),
             "failures": dict(look.counters.failures),
         },
     }
@@ -80,7 +101,22 @@ def snapshot(
 
 def _child(pid: int | None, state: ChildState, boot: float) -> dict[str, Any]:
     since = _iso(boot + state.since) if state.alive else None
-    return {"pid": pid, "state": state.state.value, "exits": state.exits, "since": since}
+    return {"pid": pid, "state": state.state.value, "exits": state.exits, "restarts": state.restarts, "since": since}
+
+
+def _calls(calls: Calls) -> dict[str, Any]:
+    answered_at = _iso(calls.answered_at) if calls.answered_at else None
+    return {
+        "answered": calls.answered, "failed": calls.failed, "seconds": round(calls.seconds, 6), "answered_at": answered_at
+    }  # fmt: skip
+
+
+def _release(path: str) -> str | None:
+    """Of a proxy that `meshexp proxy install` brought, by its path; nobody else's says it without being run."""
+    try:
+        return str(proxy_release.parse(PurePath(path).parent.name))
+    except ValueError:
+        return None
 
 
 def _endpoints(machine: Machine, registration: Registration | None) -> list[dict[str, Any]]:

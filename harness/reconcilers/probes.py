@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness import problems, tasks
 from harness.clock import Clock
@@ -15,12 +15,14 @@ from harness.status import Condition, Truth
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Where one probe stands. Not ready until it has passed; `run` counts equal results in a row."""
+    """Where one probe stands. Not ready until it has passed; `run` counts equal results in a row, `passed` and `failed` all."""
 
     ready: bool = False
     last: bool | None = None
     run: int = 0
     why: str = "not checked yet"
+    passed: int = 0
+    failed: int = 0
 
 
 def count(health: Health, probe: Probe, failure: str | None) -> Health:
@@ -32,7 +34,8 @@ def count(health: Health, probe: Probe, failure: str | None) -> Health:
         ready = True
     elif not passed and (run >= probe.failure_threshold or not health.ready):
         ready = False
-    return replace(health, ready=ready, last=passed, run=run, why=failure or "")
+    passes, failures = health.passed + passed, health.failed + (not passed)
+    return Health(ready, passed, run, failure or "", passes, failures)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,12 @@ class Exclusions:
     outbound: tuple[PortRange, ...]
 
 
-def exclusions(admin_port: int, root: Path = Path("/")) -> Exclusions:
-    """What to merge into `ignore_inbound_ports` and `ignore_outbound_ports`; `root` holds etc and proc."""
+def exclusions(own: Iterable[int], root: Path = Path("/")) -> Exclusions:
+    """What to merge into `ignore_inbound_ports` and `ignore_outbound_ports`; `own`: what the harness and its proxy are asked at,
+    by others than peers. `root` holds etc and proc.
+    """
     return Exclusions(
-        merge_ports((*ssh_ports(root), *_ranges({*MESH_INBOUND, admin_port}))),
+        merge_ports((*ssh_ports(root), *_ranges({*MESH_INBOUND, *own}))),
         _ranges({SSH, *MESH_OUTBOUND}),
     )
 

@@ -33,7 +33,7 @@ def process(root: Path, pid: int, name: str, *inodes: int) -> None:
 
 
 def test_the_usual_machine(root: Path) -> None:
-    found = redirect_exclusions.exclusions(4199, root)
+    found = redirect_exclusions.exclusions((4199,), root)
     assert found.inbound == ports("22", "4190-4191", "4199", "4567-4568")
     assert found.outbound == ports("22", "4567-4568")
 

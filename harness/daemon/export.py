@@ -1,0 +1,57 @@
+"""The snapshot as metrics, to Prometheus and to node_exporter; what hinders it is told, and holds nothing else up."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from harness import metrics_text
+from harness.config import schema
+from harness.errors import UnavailableError
+from harness.system import files
+from harness.system.metrics_server import MetricsServer
+
+
+class Exporter:
+    """`fault`: why the metrics cannot be had where the configuration says; empty when they can."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, Any] = {}
+        self._server = MetricsServer(lambda: metrics_text.render(self._data))
+        self._file: Path | None = None
+        self.fault = ""
+
+    async def export(self, config: schema.Metrics, data: dict[str, Any]) -> None:
+        """Rendered when somebody asks; into the file at each call, so that its age shows whether the daemon lives."""
+        self._data = data
+        file = Path(config.textfile) if config.textfile else None
+        faults = []
+        if self._file not in (None, file):
+            self._unlink()
+        try:
+            await self._server.listen(config.listen)
+        except UnavailableError as error:
+            faults.append(error.message)
+        try:
+            if file is not None:
+                self._file = file
+                files.write(file, metrics_text.render(data), mode=0o644)
+        except UnavailableError as error:
+            faults.append(f"metrics.textfile: {error.message}")
+        self.fault = "; ".join(faults)
+
+    def close(self) -> None:
+        """The file stays: another daemon goes on with it."""
+        self._server.close()
+
+    def withdraw(self) -> None:
+        """A machine that has left has no metrics."""
+        self.close()
+        self._unlink()
+
+    def _unlink(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.unlink()
+        self._file = None

@@ -1,0 +1,123 @@
+"""The metrics in Prometheus' text form, out of the snapshot that is also status.json: nothing is counted twice. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+FAMILIES = {
+    "meshexp_build_info": ("gauge", "Always 1; the versions of the harness and, where it is known, of linkerd2-proxy."),
+    "meshexp_workload_info": ("gauge", "Always 1; what this machine is in the mesh."),
+    "meshexp_phase": ("gauge", "1 for the phase that the machine is in, 0 for the others."),
+    "meshexp_ready": ("gauge", "1 while peers are to send traffic here."),
+    "meshexp_start_time_seconds": ("gauge", "When the daemon began, in epoch seconds."),
+    "meshexp_join_duration_seconds": ("gauge", "From the daemon's start until it was Ready for the first time."),
+    "meshexp_condition": ("gauge", "1 for the status (true, false, unknown) that the condition has, 0 for the others."),
+    "meshexp_problem": ("gauge", "1 for each known problem that there is; its code is an anchor in docs/troubleshooting.md."),
+    "meshexp_child_up": ("gauge", "1 while the child runs, and has become ready."),
+    "meshexp_child_restarts_total": ("counter", "Exits of the child that nobody asked for; after each it is started again."),
+    "meshexp_certificate_expiry_timestamp_seconds": (
+        "gauge",
+        "The end, in epoch seconds, of: svid (the machine's), proxy (the one it shows), signing (SPIRE's CA on this machine).",
+    ),
+    "meshexp_cycles_total": ("counter", "Looks at the whole."),
+    "meshexp_changes_total": ("counter", "Changes that were made to a part."),
+    "meshexp_repairs_total": ("counter", "The changes among them to what had been right, while nobody wanted another."),
+    "meshexp_failures_total": ("counter", "Changes of a part that failed."),
+    "meshexp_probe_passing": ("gauge", "1 while the readiness probe passes, by its thresholds."),
+    "meshexp_probe_checks_total": ("counter", "Results of the readiness probe, each time it was made."),
+    "meshexp_controller_call_duration_seconds": (
+        "summary",
+        "Answered calls to the controller, and their time. register and state are round trips; a hold renews the lease, and"
+        " waits for news.",
+    ),
+    "meshexp_controller_call_failures_total": ("counter", "Calls to the controller that were refused or not answered."),
+    "meshexp_controller_last_answer_timestamp_seconds": ("gauge", "When the controller last answered, in epoch seconds."),
+}
+PARTS = ("routes", "dns", "identity", "registration", "probes", "proxy", "redirect")
+"""Those that have changed nothing yet are there with 0, so that the first change is an increase."""
+PHASES, STATUSES = ("Starting", "Ready", "Degraded", "Draining"), ("True", "False", "Unknown")
+Sample = tuple[str, Mapping[str, object], object]
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """`data`: a snapshot; without one there is nothing to say."""
+    if not data:
+        return ""
+    by_family: dict[str, list[str]] = {name: [] for name in FAMILIES}
+    for name, labels, value in _samples(data):
+        family = next(f for f in (name, name.rpartition("_")[0]) if f in FAMILIES)
+        by_family[family].append(f"{name}{_labels(labels)} {_number(value)}\n")
+    return "".join(_family(name, lines) for name, lines in by_family.items() if lines)
+
+
+def _family(name: str, lines: Iterable[str]) -> str:
+    kind, text = FAMILIES[name]
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n{''.join(lines)}"
+
+
+def _samples(data: Mapping[str, Any]) -> Iterator[Sample]:
+    workload = {name: data["workload"][name] or "" for name in ("namespace", "group", "name", "hostname", "identity")}
+    yield "meshexp_build_info", {"version": data["version"], "proxy_version": data["proxy_version"] or ""}, 1
+    yield "meshexp_workload_info", workload, 1
+    yield from (("meshexp_phase", {"phase": phase}, phase == data["phase"]) for phase in PHASES)
+    yield "meshexp_ready", {}, data["ready"]
+    yield "meshexp_start_time_seconds", {}, _epoch(data["started"])
+    if data["joined_seconds"] is not None:
+        yield "meshexp_join_duration_seconds", {}, data["joined_seconds"]
+    yield from _conditions(data["conditions"])
+    for name, child in data["children"].items():
+        yield "meshexp_child_up", {"child": name}, child["state"] == "running"
+        yield "meshexp_child_restarts_total", {"child": name}, child["restarts"]
+    for name, end in data["certificates"].items():
+        if end is not None:
+            yield "meshexp_certificate_expiry_timestamp_seconds", {"certificate": name}, _epoch(end)
+    yield from _counters(data["counters"])
+    for probe in data["probes"]:
+        label = {"probe": probe["probe"]}
+        yield "meshexp_probe_passing", label, probe["passing"]
+        yield "meshexp_probe_checks_total", {**label, "result": "passed"}, probe["passed"]
+        yield "meshexp_probe_checks_total", {**label, "result": "failed"}, probe["failed"]
+    yield from _calls(data["calls"])
+
+
+def _conditions(conditions: Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
+    for found in conditions:
+        for status in STATUSES:
+            yield "meshexp_condition", {"condition": found["name"], "status": status.lower()}, found["status"] == status
+        if found["problem"]:
+            yield "meshexp_problem", {name: found[name] for name in ("problem", "severity")}, 1
+
+
+def _counters(counters: Mapping[str, Any]) -> Iterator[Sample]:
+    yield "meshexp_cycles_total", {}, counters["cycles"]
+    for kind in ("changes", "repairs", "failures"):
+        for part in PARTS:
+            yield f"meshexp_{kind}_total", {"part": part}, counters[kind].get(part, 0)
+
+
+def _calls(calls: Mapping[str, Mapping[str, Any]]) -> Iterator[Sample]:
+    for name, found in calls.items():
+        yield "meshexp_controller_call_duration_seconds_sum", {"call": name}, found["seconds"]
+        yield "meshexp_controller_call_duration_seconds_count", {"call": name}, found["answered"]
+        yield "meshexp_controller_call_failures_total", {"call": name}, found["failed"]
+    answers = [_epoch(found["answered_at"]) for found in calls.values() if found["answered_at"]]
+    if answers:
+        yield "meshexp_controller_last_answer_timestamp_seconds", {}, max(answers)
+
+
+def _labels(labels: Mapping[str, object]) -> str:
+    return "{" + ",".join(f'{name}="{_escaped(str(value))}"' for name, value in labels.items()) + "}" if labels else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _number(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _epoch(when: str) -> float:
+    return datetime.datetime.fromisoformat(when).timestamp()

@@ -1,0 +1,59 @@
+"""The calls to the controller, counted: how many, how they ended, and how long they took."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from harness.clock import Clock
+from harness.errors import HarnessError
+from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.reconcilers.registration import Controller
+from harness.specs import Target
+from harness.system.workload_api import Svid
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Calls:
+    """Of one kind. `seconds`: of those that were answered, all together. `answered_at`: epoch seconds of the last, 0 before."""
+
+    answered: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    answered_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Counted:
+    """Satisfies registration.Controller; `calls` by the names that the controller's own metrics have."""
+
+    controller: Controller
+    clock: Clock
+    calls: dict[str, Calls] = field(default_factory=lambda: {name: Calls() for name in ("register", "hold", "state", "leave")})
+
+    async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
+        return await self._count("register", self.controller.register(target, svid, request))
+
+    async def watch(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Registration:
+        return await self._count("hold", self.controller.watch(target, svid, registration, secret))
+
+    async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
+        await self._count("state", self.controller.report(target, svid, registration, secret, report))
+
+    async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None:
+        await self._count("leave", self.controller.leave(target, svid, registration, secret))
+
+    async def _count(self, name: str, call: Coroutine[Any, Any, T]) -> T:
+        calls, began = self.calls[name], self.clock.now()
+        try:
+            answer = await call
+        except HarnessError:
+            calls.failed += 1
+            raise
+        calls.answered += 1
+        calls.seconds += self.clock.now() - began
+        calls.answered_at = self.clock.wall()
+        return answer

@@ -1,0 +1,72 @@
+"""Answers GET /metrics, and nothing else. One request a connection, within bounds: it is there for a scrape every few seconds.
+
+By asyncio alone: prometheus_client (Debian's python3-prometheus-client) would keep a second account of what the snapshot has,
+a thread, and http.server with all that it imports, some 3 MiB in a daemon that has aiohttp for no other purpose either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from harness.errors import UnavailableError
+from harness.values import HostPort
+
+SECONDS = 5.0
+MOST_CONNECTIONS, MOST_BYTES = 8, 8192
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class MetricsServer:
+    """`text`: what /metrics says at the moment it is asked."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+        self._server: asyncio.Server | None = None
+        self._open = 0
+        self.where: HostPort | None = None
+
+    async def listen(self, where: HostPort | None) -> None:
+        """There and no longer elsewhere; None: nowhere. Raises UnavailableError."""
+        if where == self.where:
+            return
+        self.close()
+        if where is not None:
+            try:
+                self._server = await asyncio.start_server(self._serve, where.host, where.port, limit=MOST_BYTES)
+            except OSError as error:
+                raise UnavailableError(f"metrics.listen: cannot listen on {where}: {error.strerror}") from None
+        self.where = where
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = self.where = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._open <= MOST_CONNECTIONS:
+                async with asyncio.timeout(SECONDS):
+                    writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
+                    await writer.drain()
+        except (OSError, EOFError, asyncio.LimitOverrunError):
+            pass  # whoever asked has gone, was too slow, or speaks something else
+        finally:
+            self._open -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _answer(self, request: bytes) -> bytes:
+        method, _, rest = request.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if path != b"/metrics":
+            status, kind, body = "404 Not Found", "text/plain", b"/metrics\n"
+        elif method not in (b"GET", b"HEAD"):
+            status, kind, body = "405 Method Not Allowed", "text/plain", b"GET\n"
+        else:
+            status, kind, body = "200 OK", CONTENT_TYPE, self._text().encode()
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        return head.encode() + (b"" if method == b"HEAD" else body)
