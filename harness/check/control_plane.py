@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from harness import check_problems as problems
 from harness.check.context import Context
 from harness.check.report import Judge, Result
+from harness.errors import HarnessError
 from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Problem
+from harness.system import process
 from harness.system.tls_look import Seen, look
 
 SECONDS = 1.0
@@ -28,15 +30,23 @@ class Facts:
 
 async def gather(context: Context) -> Facts:
     """The controller is asked for its time when there is an SVID to ask with; it answers nobody without one."""
-    controller, anchors = context.config.controller, context.anchors_pem
+    controller, anchors, uid = context.config.controller, context.anchors_pem, _proxy_uid(context)
     others = [context.destination, context.policy]
     first, *seen = await asyncio.gather(
-        look(controller.address, controller.identity, anchors, SECONDS, context.svid),
-        *(look(*other, anchors, SECONDS) for other in others if other is not None),
+        look(controller.address, controller.identity, anchors, SECONDS, context.svid, uid),
+        *(look(*other, anchors, SECONDS, None, uid) for other in others if other is not None),
     )
     rest = iter(seen)
     destination, policy = (next(rest) if other is not None else None for other in others)
     return Facts(first, destination, policy)
+
+
+def _proxy_uid(context: Context) -> int | None:
+    """Nobody's, without such a user: there is no redirect then either."""
+    try:
+        return process.find_user(context.config.proxy.user).uid
+    except HarnessError:
+        return None
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import email.utils
+import os
 import re
+import socket
 import ssl
 import time
 from dataclasses import dataclass
@@ -41,17 +44,21 @@ class Seen:
         return not self.refused and not self.untrusted
 
 
-async def look(address: HostPort, name: str, anchors_pem: str, seconds: float, svid: Svid | None = None) -> Seen:
-    """Never raises: what goes wrong is the answer. With an SVID an HTTP request is made, for the peer's clock."""
+async def look(
+    address: HostPort, name: str, anchors_pem: str, seconds: float, svid: Svid | None = None, uid: int | None = None
+) -> Seen:
+    """Never raises: what goes wrong is the answer. With an SVID an HTTP request is made, for the peer's clock.
+
+    `uid`: whose connection it is to the firewall: the proxy's own is not redirected to the proxy.
+    """
     try:
         context = client_context(svid, anchors_pem, name) if svid else server_context(anchors_pem, name)
     except HarnessError as error:
         return Seen(address, name, untrusted=error.message)
     try:
         async with asyncio.timeout(seconds):
-            reader, writer = await asyncio.open_connection(
-                address.host.rstrip("."), address.port, ssl=context, server_hostname=name
-            )
+            connected = await _connect(address, uid)
+            reader, writer = await asyncio.open_connection(sock=connected, ssl=context, server_hostname=name)
     except ssl.SSLCertVerificationError as error:
         early = error.verify_code == 9  # X509_V_ERR_CERT_NOT_YET_VALID
         return Seen(address, name, untrusted=error.verify_message, early=early)
@@ -65,6 +72,40 @@ async def look(address: HostPort, name: str, anchors_pem: str, seconds: float, s
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         skew = await _skew(reader, writer, name, seconds) if svid else None
         return Seen(address, name, not_after=der.validity(certificate)[1], skew=skew)
+
+
+async def _connect(address: HostPort, uid: int | None) -> socket.socket:
+    """By the first address that answers. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host.rstrip("."), address.port, type=socket.SOCK_STREAM)
+    last = OSError("the name has no address")
+    for family, kind, protocol, _, target in found:
+        made = _socket_of(uid, family, kind, protocol)
+        try:
+            await loop.sock_connect(made, target)
+        except OSError as error:
+            made.close()
+            last = error
+        except asyncio.CancelledError:
+            made.close()
+            raise
+        else:
+            return made
+    raise last
+
+
+def _socket_of(uid: int | None, *kind: int) -> socket.socket:
+    """A socket is its maker's for good, to the firewall too. setfsuid(2) is this thread's alone, and only for this moment."""
+    libc = ctypes.CDLL(None)
+    if uid is not None:
+        libc.setfsuid(uid)
+    try:
+        made = socket.socket(*kind)
+    finally:
+        if uid is not None:
+            libc.setfsuid(os.geteuid())
+    made.setblocking(False)
+    return made
 
 
 async def _skew(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, seconds: float) -> float | None:
