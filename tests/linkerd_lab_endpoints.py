@@ -21,12 +21,16 @@ class Endpoints:
         self._cluster = cluster
         self._selector = f"&labelSelector=kubernetes.io/service-name%3D{service}" if service else ""
         self.seen: list[tuple[float, set[str]]] = []
+        self._slices: dict[str, set[str]] = {}
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        """The API server ends a watch when it likes; the next begins with how things are."""
+        """The API server ends a watch when it likes; the next begins with how things are in its cache.
+
+        Without a version it would first wait for the cache to be as new as all of etcd, which a quiet resource's need not become.
+        """
         node, keys = self._cluster.node, self._cluster.pki
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?watch=true{self._selector}"
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?watch=true&resourceVersion=0{self._selector}"
         call = ("curl", "-sSN", "--cacert", f"{keys}/kube.crt", "--cert", f"{keys}/admin.crt", "--key", f"{keys}/admin.key")
         while node.holder.poll() is None:
             with subprocess.Popen([*node.enter, *call, f"{API}{path}"], stdout=subprocess.PIPE, text=True) as process:
@@ -34,9 +38,12 @@ class Endpoints:
                     self._read(json.loads(line))
 
     def _read(self, event: Mapping[str, Any]) -> None:
-        found = event["object"].get("endpoints") or ()
+        if event["type"] == "ERROR":  # that watch is over
+            return
+        name, found = event["object"]["metadata"]["name"], event["object"].get("endpoints") or ()
         ready = {e["addresses"][0] for e in found if e["conditions"]["ready"]} if event["type"] != "DELETED" else set()
-        self.seen.append((time.time(), ready))
+        self._slices[name] = ready
+        self.seen.append((time.time(), set().union(*self._slices.values())))
 
     def when_ready(self, address: str, after: float) -> float:
         def found() -> float | None:
@@ -44,3 +51,6 @@ class Endpoints:
 
         wait(lambda: found() is not None, 40, lambda: f"{address}: {self.seen[-5:]}", 0.01)
         return found() or 0.0
+
+    def ready_at(self, moment: float) -> set[str]:
+        return [ready for when, ready in self.seen if when <= moment][-1]

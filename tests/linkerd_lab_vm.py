@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ class Vm:
             seconds,
             lambda: f"{self.name}: {json.dumps(self.status(), indent=1)}\n{self.box.log('harness')[-6000:]}",
         )
+
+    def logged(self, text: str) -> float:
+        """When the harness last logged a line that begins so; epoch seconds."""
+        lines = (json.loads(line) for line in self.box.log("harness").splitlines() if line.startswith("{"))
+        return max(datetime.fromisoformat(line["ts"]).timestamp() for line in lines if line["msg"].startswith(text))
 
     def child(self, name: str) -> int | None:
         """The process id, as inside."""

@@ -8,6 +8,7 @@ import pytest
 
 from tests.linkerd.conftest import SMILEY, Mesh
 from tests.linkerd_lab_box import wait
+from tests.linkerd_lab_endpoints import Endpoints
 
 pytestmark = pytest.mark.root
 RATE = 100.0
@@ -29,10 +30,12 @@ def test_a_proxy_is_started_anew(mesh: Mesh) -> None:
 
 
 def test_one_leaves_and_comes_back(mesh: Mesh) -> None:
-    name = mesh.one.status()["workload"]["name"]
+    """Its peers hear of it before its proxy stops; the graceful end of a proxy alone would lose a request now and then."""
+    name, seen = mesh.one.status()["workload"]["name"], Endpoints(mesh.lab.cluster, "smiley")
     with mesh.client.load(SMILEY, RATE) as load:
         time.sleep(1)
         assert mesh.one.leave() == 0
+        assert seen.ready_at(mesh.one.logged("stop the proxy")) == {mesh.other.address}
         assert mesh.one.address not in mesh.lab.workloads()
         assert mesh.lab.endpoints("smiley") == {mesh.other.address: True}
         time.sleep(1)
