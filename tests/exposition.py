@@ -1,4 +1,4 @@
-"""Prometheus' text form, read as strictly as it is written down, and the names in PromQL expressions."""
+"""Prometheus' text form, read as strictly as it is written down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 PROMTOOL = shutil.which("promtool")
 _SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(\{(?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*\})? (-?[0-9.e+]+)')
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\n"])*)"')
-_METRIC = re.compile(r"\b(?:meshexp|process|up)_?[a-z0-9_]*\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,3 @@ def lint(text: str) -> None:
             [PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True, check=False, timeout=30
         )
         assert found.returncode == 0, found.stdout + found.stderr
-
-
-def used(expression: str) -> set[str]:
-    """The metrics of ours that a PromQL expression reads."""
-    return {name for name in _METRIC.findall(expression) if name.startswith("meshexp_")}

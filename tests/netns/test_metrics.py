@@ -15,17 +15,18 @@ from harness import metrics_text
 from tests import exposition
 from tests.exposition import Metrics
 from tests.mesh import VM, Mesh, mesh
+from tests.namespaces import Namespace
 
 ASK = "import sys, urllib.request as r; sys.stdout.buffer.write(r.urlopen(sys.argv[1], timeout=5).read())"
 
 
-def get(vm: Mesh, url: str = "http://127.0.0.1:4192/metrics") -> str:
-    argv = [*vm.vm.enter, sys.executable, "-s", "-c", ASK, url]
+def get(where: Namespace, url: str = "http://127.0.0.1:4192/metrics") -> str:
+    argv = [*where.enter, sys.executable, "-s", "-c", ASK, url]
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20).stdout
 
 
 def scrape(vm: Mesh) -> Metrics:
-    return exposition.read(get(vm))
+    return exposition.read(get(vm.vm))
 
 
 def wait(vm: Mesh, name: str, least: float, **labels: str) -> None:
@@ -47,7 +48,7 @@ def test_every_family_is_there_and_none_besides(vm: Mesh) -> None:
     assert vm.meshexp("cordon", "--reason", 'a "new" disk').returncode == 0
     vm.wait(lambda: bool(vm.condition("Cordoned")))
     wait(vm, "meshexp_controller_call_duration_seconds_count", 2, call="state")
-    text = get(vm)
+    text = get(vm.vm)
     assert vm.meshexp("uncordon").returncode == 0
     exposition.lint(text)
     found = exposition.read(text)
@@ -94,10 +95,10 @@ def test_repairs_and_restarts_count(vm: Mesh) -> None:
 def test_only_get_metrics_and_only_here(vm: Mesh) -> None:
     for path in ("", "/status.json", "/metrics/x"):
         with pytest.raises(subprocess.CalledProcessError) as caught:
-            get(vm, f"http://127.0.0.1:4192/{path.lstrip('/')}")
+            get(vm.vm, f"http://127.0.0.1:4192/{path.lstrip('/')}")
         assert "404" in caught.value.stderr
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        get(vm, f"http://{VM}:4192/metrics")
+        get(vm.vm, f"http://{VM}:4192/metrics")
     assert "refused" in caught.value.stderr
 
 
@@ -111,7 +112,7 @@ def test_nonsense_and_slowness_cost_nothing(vm: Mesh) -> None:
         "try:\n s.sendall(b'x' * 1_000_000)\n assert s.recv(1) == b''\nexcept ConnectionError: pass\n"
     )
     subprocess.run([*vm.vm.enter, sys.executable, "-s", "-c", code], check=True, timeout=20)
-    vm.wait(lambda: bool(get(vm)))
+    vm.wait(lambda: bool(get(vm.vm)))
     assert vm.processes["harness"].poll() is None
 
 
@@ -124,9 +125,9 @@ def test_the_textfile_follows_and_goes_with_the_daemon(vm: Mesh) -> None:
     vm.configure(metrics={"textfile": str(other), "listen": f"{VM}:4199"})
     vm.processes["harness"].send_signal(signal.SIGHUP)
     vm.wait(lambda: other.exists() and not file.exists())
-    assert "meshexp_ready" in get(vm, f"http://{VM}:4199/metrics")
+    assert "meshexp_ready" in get(vm.vm, f"http://{VM}:4199/metrics")
     with pytest.raises(subprocess.CalledProcessError):
-        get(vm)
+        get(vm.vm)
     rules = vm.meshexp("redirect", "show").stdout
     assert vm.stop("harness") == 0
     assert not other.exists()
