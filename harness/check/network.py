@@ -10,9 +10,10 @@ from harness import check_problems as problems
 from harness.check.context import Context, address_of
 from harness.check.report import Judge, Result
 from harness.desired import routes
-from harness.problems import ROUTE_CONFLICT, ROUTE_GATEWAY_UNREACHABLE
-from harness.reconcilers.routes import Observed
-from harness.specs import Route
+from harness.problems import ROUTE_CONFLICT, ROUTE_GATEWAY_UNREACHABLE, ROUTE_REFUSED
+from harness.reconcilers import route_clashes as clashes
+from harness.reconcilers.routes import NODES_ASKED, Observed
+from harness.specs import MAIN_TABLE, Route
 from harness.system import path_mtu
 from harness.system.netlink import Netlink
 from harness.values import IPAddress
@@ -29,7 +30,9 @@ class Facts:
 
 async def gather(context: Context) -> Facts:
     wanted = routes(context.config, context.registration)
-    peers: set[IPAddress] = {route.via for route in wanted if route.via is not None}
+    peers: set[IPAddress] = {
+        node for route in wanted for node in (route.via, *route.spares[: NODES_ASKED - 1]) if node is not None
+    }
     controller = address_of(context.config.controller.address)
     peers |= {controller} if controller is not None else set()
     paths = await asyncio.gather(*(path_mtu.look(peer, ECHO_SECONDS) for peer in sorted(peers, key=str)))
@@ -42,6 +45,9 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     reasons = [f"{', '.join(gateways)} is on no link of this machine"] if gateways else []
     yield to.found("the nodes are on links of this machine", ROUTE_GATEWAY_UNREACHABLE, reasons)
     yield to.found("no route of others leads to the cluster's networks", ROUTE_CONFLICT, conflicts(facts))
+    hidden = ((route, clashes.hidden(route, facts.wanted, facts.there)) for route in facts.wanted)
+    refused = [f"{route.network} would hide {what}" for route, what in hidden if what]
+    yield to.found("no route to the cluster hides what this machine needs", ROUTE_REFUSED, refused)
     for kind, networks in _kinds(context):
         missing = [str(r) for r in facts.wanted if r.network in networks and not _served(r, facts.there)]
         if context.running:
@@ -58,15 +64,11 @@ def _kinds(context: Context) -> Iterator[tuple[str, frozenset[object]]]:
 
 def _served(wanted: Route, there: tuple[Route, ...]) -> bool:
     """By our route, or by another's to the same network, which is a conflict and said as such."""
-    return any(route.network == wanted.network for route in there)
+    return any(route.network == wanted.network and route.table in (MAIN_TABLE, wanted.table) for route in there)
 
 
 def conflicts(facts: Facts) -> Iterator[str]:
-    """Routes of others to a cluster network or to a part of one: they take its traffic."""
-    for route in facts.there:
-        for wanted in facts.wanted:
-            if route.protocol == wanted.protocol or route.network.version != wanted.network.version:
-                continue
-            inside = route.network.subnet_of(wanted.network)  # type: ignore[arg-type]
-            if inside and route.via != wanted.via:
-                yield f"{route} (proto {route.protocol}) takes traffic for {wanted.network}"
+    """Others' routes to the same network through the same node do no harm."""
+    for other, text in clashes.conflicts(facts.wanted, facts.there):
+        if not any(other.network == route.network and other.via in (route.via, *route.spares) for route in facts.wanted):
+            yield text

@@ -26,11 +26,13 @@ def run() -> int:
 async def _lines(where: paths.Paths) -> list[str]:
     lines: list[str] = []
     for part, action in await plan.actions(where):
+        if isinstance(action, plan.Objection):
+            continue
         if not lines or f"# {part}" not in lines:
             lines.append(f"# {part}")
         match action:
-            case routes.Change(verb, route):
-                lines.append(f"{'-' if verb is routes.Verb.DELETE else '+'} {route}")
+            case routes.Change(verb, what):
+                lines.append(f"{'-' if verb is routes.Verb.DELETE else '+'} {what}")
             case redirect.Apply() | redirect.Remove():
                 lines += _rules(await _there(action.kind), getattr(action, "rules", ()))
             case _:

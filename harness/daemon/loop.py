@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -128,11 +129,16 @@ class Daemon:
             await self._prepare_restart()
         want = desired(self.config, self._machine, self._progress)
         conditions = [await self._reconcile(part, want) for part in self._parts.up]
+        await self._watch_nodes(want)
         await self._look()
         if desired(self.config, self._machine, self._progress) != want:
             self.wake("the next step is possible")
         await self._publish(tuple(conditions), want)
         systemd.notify(WATCHDOG=1)
+
+    async def _watch_nodes(self, want: Desired) -> None:
+        with contextlib.suppress(HarnessError):  # the routes' own condition has said it
+            await self._parts.watch_nodes(want.routes)
 
     async def _prepare_restart(self) -> None:
         """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""

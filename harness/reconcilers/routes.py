@@ -1,91 +1,186 @@
-"""Routes to the cluster's networks. Ours carry our own protocol number; others' are never touched."""
+"""Routes to the cluster's networks. Ours carry our own protocol number; others' are never touched.
+
+A network that several nodes lead to goes through the first that answers: the kernel is asked every second to look for them on
+their links (ARP, neighbour discovery). A node that was silent is gone back to when it has answered for a while.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from harness import problems
-from harness.specs import ROUTE_PROTOCOL, Route
+from harness import problems, tasks
+from harness.clock import Clock
+from harness.errors import HarnessError
+from harness.reconcilers import route_clashes as clashes
+from harness.specs import MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule
 from harness.status import Condition, Truth
 from harness.values import IPAddress
+
+ASK_SECONDS = 1.0
+STEADY_SECONDS = 10.0
+NODES_ASKED = 4  # of a cluster's many: more would be asked by every machine every second, for nothing
 
 
 class Verb(enum.Enum):
     ADD = "add"
+    REPLACE = "replace"
     DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     verb: Verb
-    route: Route
+    what: Route | Rule
 
     def __str__(self) -> str:
-        return f"{self.verb.value} {self.route}"
+        return f"{self.verb.value} {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All routes of the main table."""
+    """All routes, ours and others', and our rules.
+
+    `silent`: addresses that do not answer on their link. `unsteady`: those that did not until a moment ago.
+    """
 
     routes: tuple[Route, ...]
+    rules: frozenset[Rule] = frozenset()
+    silent: frozenset[IPAddress] = frozenset()
+    unsteady: frozenset[IPAddress] = frozenset()
 
     @property
     def ours(self) -> frozenset[Route]:
         return frozenset(r for r in self.routes if r.protocol == ROUTE_PROTOCOL)
 
-    def conflicts(self, desired: tuple[Route, ...]) -> tuple[Route, ...]:
-        """Routes of others that already lead to a network that we want."""
-        wanted = {r.network for r in desired}
-        return tuple(r for r in self.routes if r.protocol != ROUTE_PROTOCOL and r.network in wanted)
+    def candidates(self, route: Route) -> tuple[IPAddress, ...]:
+        """Its nodes that are on a link of this machine."""
+        on_link = [r.network for r in self.routes if r.via is None and r.table == MAIN_TABLE]
+        nodes = (node for node in (route.via, *route.spares) if node is not None)
+        return tuple(node for node in nodes if any(node in network for network in on_link))[:NODES_ASKED]
+
+    def through(self, route: Route) -> Route:
+        """`route` through the node that is to be used now."""
+        present = {r.via for r in self.ours if r.network == route.network}
+
+        def rank(node: IPAddress) -> tuple[int, bool]:
+            standing = 2 if node in self.silent else 1 if node in self.unsteady else 0
+            return standing, bool(standing) and node not in present
+
+        return replace(route, via=min(self.candidates(route), key=rank, default=route.via))
+
+    def wanted(self, desired: tuple[Route, ...]) -> frozenset[Route]:
+        """What can be set: neither refused, nor others', nor without a node on a link."""
+        blocked = clashes.blocked(desired, self.routes)
+        able = (r for r in desired if r not in blocked and self.candidates(r) and not clashes.hidden(r, desired, self.routes))
+        return frozenset(map(self.through, able))
 
     def unreachable(self, desired: tuple[Route, ...]) -> tuple[IPAddress, ...]:
         """Gateways that are wanted and lie on no directly connected network."""
-        on_link = [r.network for r in self.routes if r.via is None]
-        gateways = {r.via for r in desired if r.via is not None}
-        return tuple(sorted((g for g in gateways if not any(g in network for network in on_link)), key=str))
+        return tuple(sorted({r.via for r in desired if r.via is not None and not self.candidates(r)}, key=str))
+
+
+def objections(desired: tuple[Route, ...], observed: Observed) -> tuple[Condition, ...]:
+    """What is to be said before anything is set, the worst first."""
+    said = []
+    hidden = [(route, clashes.hidden(route, desired, observed.routes)) for route in desired]
+    if refused := [f"{route.network} would hide {what}" for route, what in hidden if what]:
+        said.append(Condition("Routes", Truth.FALSE, "; ".join(refused), problems.ROUTE_REFUSED))
+    if unreachable := observed.unreachable(desired):
+        text = f"{', '.join(map(str, unreachable))} is on no link of this machine"
+        said.append(Condition("Routes", Truth.FALSE, text, problems.ROUTE_GATEWAY_UNREACHABLE))
+    if conflicts := dict.fromkeys(text for _, text in clashes.conflicts(desired, observed.routes)):
+        said.append(Condition("Routes", Truth.TRUE, f"left alone, not ours: {'; '.join(conflicts)}", problems.ROUTE_CONFLICT))
+    return tuple(said)
 
 
 class RouteTable(Protocol):
     async def routes(self) -> tuple[Route, ...]: ...
-    async def add(self, route: Route) -> None: ...
-    async def delete(self, route: Route) -> None: ...
+    async def rules(self) -> frozenset[Rule]: ...
+    async def change(self, verb: str, what: Route | Rule) -> None: ...
+    async def silent(self) -> frozenset[IPAddress]:
+        """Addresses that the kernel looked for on their link, and found nobody."""
+
+    async def ask(self, nodes: tuple[IPAddress, ...]) -> None:
+        """Has the kernel look for them again."""
 
 
 class Routes:
     name = "routes"
 
-    def __init__(self, table: RouteTable) -> None:
-        self._table = table
+    def __init__(self, table: RouteTable, clock: Clock, wake: Callable[[str], None]) -> None:
+        self._table, self._clock, self._wake = table, clock, wake
+        self._heard_not: dict[IPAddress, float] = {}
+        self._nodes: tuple[IPAddress, ...] = ()
+        self._watch: asyncio.Task[None] | None = None
 
     async def observe(self) -> Observed:
-        return Observed(await self._table.routes())
+        return Observed(await self._table.routes(), await self._table.rules(), *await self._listen())
+
+    async def _listen(self) -> tuple[frozenset[IPAddress], frozenset[IPAddress]]:
+        """Who is silent now, and who was until a moment ago."""
+        silent, now = await self._table.silent(), self._clock.now()
+        self._heard_not |= dict.fromkeys(silent, now)
+        self._heard_not = {node: when for node, when in self._heard_not.items() if now - when < STEADY_SECONDS}
+        return silent, frozenset(self._heard_not) - silent
 
     def diff(self, desired: tuple[Route, ...] | None, observed: Observed) -> tuple[Change, ...]:
-        wanted = set(desired or ())
-        taken = {r.network for r in observed.conflicts(desired or ())}
-        unreachable = observed.unreachable(desired or ())
-        missing = {r for r in wanted - observed.ours if r.network not in taken and r.via not in unreachable}
-        deletions = [Change(Verb.DELETE, r) for r in sorted(observed.ours - wanted, key=str)]
-        return (*deletions, *(Change(Verb.ADD, r) for r in sorted(missing, key=str)))
+        wanted = observed.wanted(desired or ())
+        there = {(r.network, r.table, r.metric) for r in observed.ours}
+        set_ = {r: Verb.REPLACE if (r.network, r.table, r.metric) in there else Verb.ADD for r in wanted - observed.ours}
+        replaced = {(r.network, r.table, r.metric) for r in set_}
+        gone = {r for r in observed.ours - wanted if (r.network, r.table, r.metric) not in replaced}
+        rules = frozenset(Rule(r.table, r.network.version) for r in wanted if r.table != MAIN_TABLE)
+        return (
+            *(Change(Verb.DELETE, rule) for rule in sorted(observed.rules - rules)),
+            *(Change(Verb.DELETE, r) for r in sorted(gone, key=str)),
+            *(Change(set_[r], r) for r in sorted(set_, key=str)),
+            *(Change(Verb.ADD, rule) for rule in sorted(rules - observed.rules)),
+        )
 
     async def apply(self, action: Change) -> None:
-        await (self._table.add if action.verb is Verb.ADD else self._table.delete)(action.route)
+        await self._table.change(action.verb.value, action.what)
+
+    async def watch(self, desired: tuple[Route, ...] | None) -> None:
+        """Looks after the nodes of networks that have several, and wakes when one falls silent or is steady again."""
+        observed = await self.observe()
+        several = (nodes for route in desired or () if len(nodes := observed.candidates(route)) > 1)
+        self._nodes = tuple(sorted({node for nodes in several for node in nodes}, key=str))
+        if self._nodes and self._watch is None:
+            self._watch = tasks.spawn(self._look_after())
+        elif not self._nodes and self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    async def _look_after(self) -> None:
+        before = None
+        while True:
+            try:
+                await self._table.ask(self._nodes)
+                await self._clock.sleep(ASK_SECONDS)
+                silent, unsteady = await self._listen()
+            except HarnessError:
+                await self._clock.sleep(ASK_SECONDS)  # the cycle meets the same, and says so
+                continue
+            state = (silent & set(self._nodes), unsteady & set(self._nodes))
+            if before is not None and state != before:
+                self._wake("a node's answer")
+            before = state
 
     def condition(self, desired: tuple[Route, ...] | None, observed: Observed) -> Condition:
         desired = desired or ()
-        if unreachable := observed.unreachable(desired):
-            gateways = ", ".join(map(str, unreachable))
-            return Condition(
-                "Routes", Truth.FALSE, f"{gateways} is on no link of this machine", problems.ROUTE_GATEWAY_UNREACHABLE
-            )
-        conflicts = observed.conflicts(desired)
-        missing = {r for r in set(desired) - observed.ours if r.network not in {c.network for c in conflicts}}
-        if missing:
+        said = objections(desired, observed)
+        if said and said[0].truth is Truth.FALSE:
+            return said[0]
+        if missing := observed.wanted(desired) - observed.ours:
             return Condition("Routes", Truth.FALSE, f"{len(missing)} of {len(desired)} routes are missing", problems.ROUTE_FAILED)
-        if conflicts:
-            there = ", ".join(f"{r} (proto {r.protocol})" for r in conflicts)
-            return Condition("Routes", Truth.TRUE, f"left alone, not ours: {there}", problems.ROUTE_CONFLICT)
+        if said:
+            return said[0]
+        nodes = {node for route in desired if route.spares for node in observed.candidates(route)}
+        if silent := sorted(map(str, nodes & observed.silent)):
+            text = f"{len(desired)} routes in place; no answer from {', '.join(silent)}"
+            return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
         return Condition("Routes", Truth.TRUE, f"{len(desired)} routes in place" if desired else "no routes configured")

@@ -142,7 +142,7 @@ def _ask_one(ip: Any, node: IPAddress) -> None:
     if any(state & (NUD_REACHABLE | NUD_STALE | NUD_DELAY) for state in states):
         ip.neigh("change", state=NUD_PROBE, **entry)
     elif not any(state & (NUD_PROBE | NUD_INCOMPLETE) for state in states):
-        ip.neigh("add", flags=NTF_USE, state=0, **entry)
+        ip.neigh("replace", flags=NTF_USE, state=0, **entry)
 
 
 def _add_link(ip: Any, name: str) -> int:

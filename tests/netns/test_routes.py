@@ -15,6 +15,7 @@ from tests.namespaces import Namespace, connect, namespace
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import asyncio, ipaddress, json, sys
+from harness.clock import SystemClock
 from harness.specs import Route
 from harness.errors import HarnessError
 from harness.reconcilers.routes import Routes
@@ -22,7 +23,7 @@ from harness.system.netlink import Netlink
 
 async def main(wanted):
     desired = tuple(Route(ipaddress.ip_network(n), ipaddress.ip_address(v)) for n, v in wanted) if wanted is not None else None
-    routes = Routes(Netlink())
+    routes = Routes(Netlink(), SystemClock(), lambda reason: None)
     said, errors = [], []
     for action in routes.diff(desired, await routes.observe()):
         said.append(str(action))
