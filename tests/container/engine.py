@@ -79,8 +79,8 @@ def engine(pid: int) -> Iterator[Engine]:
             wait(lambda: made.run("version")[0] == 0, 40, lambda: (made.folder / "log").read_text()[-3000:], 0.1)
             yield made
         finally:
-            for container in made.run("ps", "--quiet")[1].split():
-                made.run("rm", "--force", "--volumes", container)
+            if containers := made.run("ps", "--quiet")[1].split():
+                made.run("rm", "--force", "--volumes", *containers)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from tests.container.playground import (
     shares,
 )
 from tests.linkerd_lab_box import wait
-from tests.linkerd_lab_cluster import TRUST_DOMAIN
+from tests.linkerd_lab_cluster import NODE, TRUST_DOMAIN
+from tests.linkerd_lab_vm import ENVIRONMENT
 
 if os.geteuid() != 0 or engine.MISSING:
     pytest.skip(engine.WHY if engine.MISSING else "containers need root", allow_module_level=True)
@@ -223,6 +225,24 @@ def test_a_second_face_joins_by_an_intermediate_and_is_balanced_over_and_leaves_
     assert shares(answers, "pod")["face-docker-ext2"] > 3
     assert (code, seconds < 10) == (0, True)
     assert address not in faces.mesh.workloads()
+
+
+def test_an_invitation_is_all_that_a_container_needs(faces: Playground) -> None:
+    """Neither a key of the mesh nor a variable: group, routes, controller and identity are in the file."""
+    if not faces.real:
+        pytest.skip(f"{REAL}: an invitation carries an intermediate for SPIRE")
+    cluster, certs = faces.mesh.cluster, faces.mesh.cluster.folder / "invited"
+    certs.mkdir()
+    cluster.node.do(
+        sys.executable, "-s", "-m", "controller", "invite", "--group=smiley2", f"--namespace={NAMESPACE}", f"--ca={faces.certs}",
+        f"--controller={NODE}:8081", f"--kubeconfig={cluster.folder}/admin.kubeconfig", f"--output={certs}/smiley2.invitation",
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    nothing = dict.fromkeys(("WORKLOAD_NAME", "WORKLOAD_NAMESPACE", "NODE_IP", "POD_CIDR", "SVC_CIDR"), "")
+    faces.join("smiley2-1", "smiley2", certs=certs, FACES_SERVICE="smiley", SMILEY="HeartEyes", **nothing)
+    assert "warning" not in faces.engine.do("logs", "smiley2-1").splitlines()[1]
+    assert {a.smiley for a in faces.call(f"smiley2.{NAMESPACE}.svc.cluster.local", 5)} == {HEART_EYES}
+    faces.stop("smiley2-1")
 
 
 def test_color_goes_from_pod_to_machine(faces: Playground) -> None:
