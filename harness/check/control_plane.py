@@ -14,7 +14,7 @@ from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Probl
 from harness.system import process
 from harness.system.tls_look import Seen, look
 
-SECONDS = 1.0
+SECONDS = 3.0
 SKEW_SECONDS = 5.0
 """SPIRE's certificates are valid from 10 s before they are made; beyond that the two refuse one another."""
 

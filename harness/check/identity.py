@@ -27,7 +27,7 @@ from harness.system.spire_certificate import Certificate
 from harness.system.workload_api import Failed, Frame
 from harness.system.workload_api_client import FailureKind
 
-SVID_SECONDS = 1.5
+SVID_SECONDS = 3.0
 ANCHOR_SECONDS = 60 * 86400.0
 DAY = 86400.0
 

@@ -14,7 +14,7 @@ from harness.system import dns_query
 from harness.system.dns_query import Answer, Kind
 from harness.values import HostPort, IPAddress
 
-SECONDS = 1.0
+SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)

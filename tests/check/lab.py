@@ -85,6 +85,7 @@ def machine(**sections: Any) -> Iterator[Mesh]:
             serve_tls(vm, name, port)
         vm.start_controller()
         serve_application(vm)
+        vm.wait(lambda: ":8081" in vm.node.run("ss", "-ltnH") and ":8000" in vm.vm.run("ss", "-ltnH"))
         yield vm
 
 
