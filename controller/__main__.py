@@ -33,6 +33,7 @@ _FLAGS = {
     "trust-domain": "the SPIFFE trust domain of the clients",
     "listen": "host:port for machines",
     "health-listen": "host:port for /healthz, /readyz and /metrics, without TLS",
+    "fleet-listen": "host:port for the fleet's page, without TLS or login: keep it on loopback; none if unset",
     "groups": "directory of ExternalGroup manifests, read again when it changes",
     "facts": "YAML file: what machines are told of the cluster",
     "kubeconfig": "for --kubernetes outside a pod",

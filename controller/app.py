@@ -20,6 +20,7 @@ from controller.config import ControllerConfig
 from controller.connection import Connection
 from controller.credentials import Credentials
 from controller.fleet import Fleet
+from controller.fleet_page import FleetPage
 from controller.folder import Folder
 from controller.health import Health
 from controller.kubernetes.cluster import Cluster
@@ -43,7 +44,7 @@ _BACKLOG = 1024
 
 
 class Controller:
-    """`address` and `health_address` are where it really listens, also when the configured port was 0.
+    """`address`, `health_address` and `fleet_address` are where it really listens, also when the configured port was 0.
 
     `cluster`: where facts come from besides the configuration.
     """
@@ -52,7 +53,7 @@ class Controller:
         self, config: ControllerConfig, store: Store, clock: Clock, dial: Dial = tcp_dial, cluster: Cluster | None = None
     ) -> None:
         self.config, self.store = config, store
-        self.address, self.health_address = config.listen, config.health_listen
+        self.address, self.health_address, self.fleet_address = config.listen, config.health_listen, config.fleet_listen
         self.replicas = Replicas(store.leases, clock, config.replica or socket.gethostname(), config.namespace)
         self.fleet = Fleet(clock, config.times, configuration.load_facts(config), self.replicas.holds)
         self._registry = Registry(store, self.fleet, config.trust_domain, self.replicas)
@@ -82,6 +83,9 @@ class Controller:
             await asyncio.wait((ready, self._work), return_when=asyncio.FIRST_COMPLETED)
             if self._work.done():
                 self._work.result()
+            if self.config.fleet_listen is not None:
+                page = web.Server(FleetPage(self.fleet, self.replicas), access_log=None)
+                self.fleet_address = await self._listen(page, self.config.fleet_listen, None)
             api = web.Server(Api(self._registry, self._metrics, self.config.hold))
             self.address = await self._listen(api, self.config.listen, ready.result())
             self._health.listening = True

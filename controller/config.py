@@ -26,6 +26,7 @@ class ControllerConfig:
     before it is taken from `facts`, and without files certificate and anchors are Linkerd's.
     `service_account`, `namespace`: the controller's own; without `namespace` it is that of the account or of the kubeconfig.
     `identity_token`: a token of the account for the audience identity.l5d.io.
+    `fleet_listen`: where the fleet's page is, to whoever reaches it; nowhere if unset.
     """
 
     tls_cert: str = ""
@@ -41,6 +42,7 @@ class ControllerConfig:
     writes_per_second: float = 200.0
     listen: Endpoint = HostPort("0.0.0.0", 8081)  # noqa: S104  (machines outside the cluster are its clients)
     health_listen: Endpoint = HostPort("127.0.0.1", 9995)
+    fleet_listen: Endpoint | None = None
     replica: str = ""
     namespace: str = ""
     groups: str = ""

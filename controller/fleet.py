@@ -23,13 +23,17 @@ from harness.values import IPAddress, SpiffeId
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One of our workloads. `waiter` ends the held answer of its machine; there is at most one."""
+    """One of our workloads. `waiter` ends the held answer of its machine; there is at most one.
+
+    `certificate_until`: epoch seconds, of the one that the machine showed last, to this replica; 0 when it never did.
+    """
 
     workload: ExternalWorkload
     member: Membership
     sequence: int = -1
     report: StateReport | None = None
     waiter: asyncio.Future[None] | None = None
+    certificate_until: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -190,6 +194,11 @@ class Fleet:
                 self._adopt(record)
             elif record.key in self.leases:
                 self.leases.drop(record.key)
+
+    def certified(self, key: Key, until: float) -> None:
+        """Its machine has shown a certificate that ends then."""
+        if (record := self.records.get(key)) is not None:
+            record.certificate_until = until
 
     def has_verdict(self, record: Record) -> bool:
         """Whether anything is known that its Ready condition should follow; until then it stays as it is."""

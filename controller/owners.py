@@ -42,6 +42,9 @@ class Owners:
     def known(self) -> frozenset[Key]:
         return frozenset(self._stored)
 
+    def leases(self) -> tuple[Lease, ...]:
+        return tuple(self._stored.values())
+
     # what this replica wants the store to say
 
     def claim(self, machine: Key, versions: str) -> bool:

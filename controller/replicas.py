@@ -76,6 +76,10 @@ class Replicas:
     def owned(self) -> frozenset[Key]:
         return self._owners.known()
 
+    def leases(self) -> tuple[Lease, ...]:
+        """All that the store has, as far as this replica has seen."""
+        return *self._stored.values(), *self._owners.leases()
+
     def others(self) -> Share:
         """What the other living replicas hear."""
         leases = (self._stored.get(REPLICA + name) for name in self._alive - {self.name})

@@ -88,6 +88,7 @@ class Api:
         registration = await self._registry.hold(
             peer.identity, _given(target), _secret(request), after, min(self._hold_seconds, left)
         )
+        self._registry.fleet.certified(_given(target), peer.expires)
         return self._told(registration, 200)
 
     def _told(self, registration: Registration, status: int) -> web.Response:
@@ -96,6 +97,7 @@ class Api:
     async def _state(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         report = await _body(request, StateReport)
         await self._registry.report(peer.identity, _given(target), _secret(request), report)
+        self._registry.fleet.certified(_given(target), peer.expires)
         return web.Response(status=204)
 
     async def _leave(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:

@@ -134,6 +134,7 @@ def test_the_charts_values() -> None:
     assert "ServiceMonitor" in render("--set=serviceMonitor.enabled=true")
     one = [document["kind"] for document in documents(render("--set=replicas=1,networkPolicy.enabled=false"))]
     assert "PodDisruptionBudget" not in one and "NetworkPolicy" not in one
+    assert "fleet_listen" not in render() and "fleet_listen: 127.0.0.1:9996" in render("--set=fleetPage.enabled=true")
     facts = render('--set-json=facts={"serviceCIDRs":["10.43.0.0/16"],"podRoutes":[{"podCIDR":"10.42.0.0/24","via":"10.9.0.1"}]}')
     data = next(d for d in documents(facts) if d["kind"] == "ConfigMap")["data"]["facts.yaml"]
     assert yaml.safe_load(data) == {
