@@ -1,4 +1,4 @@
-"""`meshexp logs`: the journal of the harness and of the proxy, in one order."""
+"""`meshexp logs`: the journal of the harness, of the proxy and of the split DNS, in one order."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def run(follow: bool, lines: int) -> int:
         raise UnavailableError(
             "there is no journal on this machine", "without systemd both log to the daemon's standard error: see what started it"
         )
-    units = ("--unit=meshexp-harness.service", "--unit=meshexp-proxy.service")
+    units = (f"--unit=meshexp-{name}.service" for name in ("harness", "proxy", "dns"))
     os.execv(program, [program, *units, f"--lines={lines}", *(("--follow",) if follow else ())])  # noqa: S606

@@ -296,4 +296,5 @@ def test_the_unit_is_sandboxed_and_right(vm: Machine, debs: Debs) -> None:
     assert int(re.search(r"CapBnd:\t(\w+)", status)[1], 16).bit_count() <= 8  # type: ignore[index]
     entries = [json.loads(line) for line in vm.run("journalctl", "-u", UNIT, "-o", "json", "--no-pager").splitlines()]
     assert any(entry.get("MESHEXP_PART") == "proxy" for entry in entries), "journal fields"
+    assert {"meshexp-harness[", "meshexp-proxy["} <= set(re.findall(r"meshexp-\w+\[", vm.run("meshexp", "logs")))
     assert uid_of(vm, "meshexp-proxy") == int(vm.run("stat", "-c", "%u", f"/proc/{vm.pid(PROXY)}"))
