@@ -119,7 +119,7 @@ def test_the_agents_socket_vanishes(joined: Machine) -> None:
     joined.vm.processes["harness"].send_signal(signal.SIGHUP)  # any reason to look; the timer is one within 15 s
     joined.wait_replaced("spire-agent", before)
     joined.ready()
-    assert ID in joined.fetch(PROXY_UID)
+    joined.vm.wait(lambda: ID in joined.fetch(PROXY_UID))
 
 
 def lose(what: str, vm: Machine) -> None:
