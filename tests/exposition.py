@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 
 PROMTOOL = shutil.which("promtool")
-_SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(\{(?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*\})? (-?[0-9.e+]+)')
+_SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(\{(?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*\})? (-?[0-9.e+-]+)')
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\n"])*)"')
 
 
@@ -33,7 +33,7 @@ def read(text: str) -> Metrics:
     families: dict[str, str] = {}
     samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     helped = family = ""
-    for line in text.splitlines():
+    for line in text.split("\n")[:-1]:
         if line.startswith("# HELP "):
             helped = line.split(" ", 3)[2]
         elif line.startswith("# TYPE "):

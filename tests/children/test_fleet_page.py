@@ -15,13 +15,16 @@ import aiohttp
 import pytest
 
 from controller import rendering
+from controller.app import Controller
+from controller.embedded_store import EmbeddedStore
 from controller.fleet_page import MOST_VIEWERS, FleetPage
 from controller.model import Key
 from controller.rendering import Membership
+from harness.clock import SystemClock
 from harness.values import HostPort, parse_spiffe_id
 from tests.browser import CHROMIUM, Page, page
-from tests.children.test_controller_server import FACE, LOOPBACK, REQUEST, Site, path_of, report, secret_of, site
-from tests.controller_support import Client
+from tests.children.test_controller_server import FACE, LOOPBACK, REQUEST, Site, config, path_of, report, secret_of, site
+from tests.controller_support import Authority, Client, group
 
 MACHINES = 1000
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
@@ -189,7 +192,9 @@ def test_what_it_costs(tmp_path: Path) -> None:
         assert len(json.loads(first[6:])["rows"]) == MACHINES == len(rows)
         news = json.loads(second[6:])
         assert [row["hostname"] for row in news["rows"]] == ["host-0001"] and not news["all"] and not news["gone"]
-        print(f"{MACHINES} rows in {spent * 1e3:.1f} ms of processor time; {len(first)} bytes at first, {len(second)} for a change")
+        print(
+            f"{MACHINES} rows in {spent * 1e3:.1f} ms of processor time; {len(first)} bytes at first, {len(second)} for a change"
+        )
         assert spent < 0.2 and len(first) < 1_000_000 and len(second) < 1000
 
     run(tmp_path, body)
@@ -232,3 +237,35 @@ def test_nowhere_unless_asked_for(tmp_path: Path) -> None:
                 assert answer.status == 404
 
     asyncio.run(main())
+
+
+def test_each_replica_shows_all_and_who_is_silent(tmp_path: Path) -> None:
+    """What a machine's certificate is, only the replica knows that hears it."""
+
+    async def main() -> None:
+        authority, clock = Authority(tmp_path), SystemClock()
+        store = EmbeddedStore(clock)
+        await store.buoyant_groups.create(group("face"))
+        settings = [config(authority, replica=name, lease=1.0, expiry=600.0) for name in ("a", "b")]
+        async with Controller(settings[0], store, clock) as a, Controller(settings[1], store, clock) as b, asyncio.timeout(60):
+            pages = [FleetPage(one.fleet, one.replicas) for one in (a, b)]
+            context = authority.client(authority.issue("face", FACE))
+            async with await Client.connect(a.address, context) as client:
+                await joined(client, 1, "host-0001")
+                at_a, at_b = [await row(shown, lambda r: r["ready"] and r["heard_by"] == "a") for shown in pages]
+            assert at_a["certificate_until"] and not at_b["certificate_until"]
+            assert {**at_a, "certificate_until": ""} == at_b and at_b["last_seen"] == ""
+            at_a, at_b = [await row(shown, lambda r: r["reason"] == "Unreachable") for shown in pages]
+            assert at_a["ready"] is at_b["ready"] is False and at_a["heard_by"] == at_b["heard_by"] == ""
+            assert at_a["last_seen"] == at_b["last_seen"] != ""
+
+    asyncio.run(main())
+
+
+async def row(shown: FleetPage, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Of the only machine, once it is as `wanted`."""
+    while True:
+        for text in shown.rows().values():
+            if wanted(found := json.loads(text)):
+                return dict(found)
+        await asyncio.sleep(0.05)

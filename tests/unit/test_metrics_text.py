@@ -1,0 +1,49 @@
+"""The text form of the metrics, of a snapshot with anything in it that a name could be."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import metrics_text
+from tests import exposition
+
+
+def snapshot(name: str, number: float = 0.5) -> dict[str, Any]:
+    when = "2026-11-24T20:00:00.250+00:00"
+    return {
+        "version": name, "proxy_version": None, "phase": "Ready", "ready": True, "started": when, "joined_seconds": None,
+        "workload": {"namespace": "faces", "group": "face", "name": None, "hostname": name, "identity": None},
+        "conditions": [{"name": "Routes", "status": "Unknown", "problem": None, "severity": None}],
+        "children": {"proxy": {"state": "starting", "restarts": 3}},
+        "certificates": {"svid": when, "signing": None},
+        "probes": [{"probe": name, "passing": False, "passed": 1, "failed": 2}],
+        "calls": {"state": {"answered": 4, "failed": 0, "seconds": number, "answered_at": None}},
+        "counters": {"cycles": 7, "changes": {"redirect": 2}, "repairs": {}, "failures": {}},
+    }  # fmt: skip
+
+
+@given(st.text(st.characters(blacklist_categories=("Cs",))), st.floats(0, 1e12))
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_name_has_in_it_there_is_one_sample_of_it(name: str, number: float) -> None:
+    text = metrics_text.render(snapshot(name, number))
+    found = exposition.read(text)
+    escaped = re.sub(r'([\\"])', r"\\\1", name).replace("\n", "\\n")
+    assert found.value("meshexp_probe_passing", probe=escaped) == 0
+    assert found.value("meshexp_controller_call_duration_seconds_sum", call="state") == number
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    text = metrics_text.render(snapshot("x"))
+    exposition.lint(text)
+    found = exposition.read(text)
+    for name in ("meshexp_join_duration_seconds", "meshexp_controller_last_answer_timestamp_seconds", "meshexp_problem"):
+        assert name not in found.families
+    assert found.value("meshexp_certificate_expiry_timestamp_seconds", certificate="signing") is None
+    assert found.value("meshexp_certificate_expiry_timestamp_seconds", certificate="svid") == 1795550400.25
+    assert found.value("meshexp_condition", condition="Routes", status="unknown") == 1
+    assert found.value("meshexp_changes_total", part="routes") == 0, "so that the first is an increase"
+    assert metrics_text.render({}) == ""
