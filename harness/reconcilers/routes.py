@@ -7,6 +7,7 @@ their links (ARP, neighbour discovery). A node that was silent is gone back to w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,13 +45,17 @@ class Change:
 class Observed:
     """All routes, ours and others', and our rules.
 
-    `silent`: addresses that do not answer on their link. `unsteady`: those that did not until a moment ago.
+    `silent`: addresses that do not answer on their link. `unsteady`: those that did not until a moment ago. `sought`: those that
+    the kernel has just begun to look for, which says nothing yet.
     """
 
     routes: tuple[Route, ...]
     rules: frozenset[Rule] = frozenset()
     silent: frozenset[IPAddress] = frozenset()
     unsteady: frozenset[IPAddress] = frozenset()
+    sought: frozenset[IPAddress] = frozenset()
+    deaf: str = ""
+    """Why nodes cannot be asked."""
 
     @property
     def ours(self) -> frozenset[Route]:
@@ -67,7 +72,8 @@ class Observed:
         present = {r.via for r in self.ours if r.network == route.network}
 
         def rank(node: IPAddress) -> tuple[int, bool]:
-            standing = 2 if node in self.silent else 1 if node in self.unsteady else 0
+            silent = node in self.silent or (node in self.sought and bool(present) and node not in present)
+            standing = 2 if silent else 1 if node in self.unsteady else 0
             return standing, bool(standing) and node not in present
 
         return replace(route, via=min(self.candidates(route), key=rank, default=route.via))
@@ -101,8 +107,8 @@ class RouteTable(Protocol):
     async def routes(self) -> tuple[Route, ...]: ...
     async def rules(self) -> frozenset[Rule]: ...
     async def change(self, verb: str, what: Route | Rule) -> None: ...
-    async def silent(self) -> frozenset[IPAddress]:
-        """Addresses that the kernel looked for on their link, and found nobody."""
+    async def silent(self) -> tuple[frozenset[IPAddress], frozenset[IPAddress]]:
+        """Addresses that the kernel looked for on their link and found nobody at; those that it is looking for."""
 
     async def ask(self, nodes: tuple[IPAddress, ...]) -> None:
         """Has the kernel look for them again."""
@@ -115,17 +121,19 @@ class Routes:
         self._table, self._clock, self._wake = table, clock, wake
         self._heard_not: dict[IPAddress, float] = {}
         self._nodes: tuple[IPAddress, ...] = ()
+        self._deaf = ""
         self._watch: asyncio.Task[None] | None = None
 
     async def observe(self) -> Observed:
-        return Observed(await self._table.routes(), await self._table.rules(), *await self._listen())
+        return Observed(await self._table.routes(), await self._table.rules(), *await self._listen(), self._deaf)
 
-    async def _listen(self) -> tuple[frozenset[IPAddress], frozenset[IPAddress]]:
-        """Who is silent now, and who was until a moment ago."""
-        silent, now = await self._table.silent(), self._clock.now()
+    async def _listen(self, waited: bool = False) -> tuple[frozenset[IPAddress], frozenset[IPAddress], frozenset[IPAddress]]:
+        """Who is silent now, who was until a moment ago, and who is sought. `waited`: there was time to answer."""
+        (failed, sought), now = await self._table.silent(), self._clock.now()
+        silent = failed | (sought if waited else sought & self._heard_not.keys())
         self._heard_not |= dict.fromkeys(silent, now)
         self._heard_not = {node: when for node, when in self._heard_not.items() if now - when < STEADY_SECONDS}
-        return silent, frozenset(self._heard_not) - silent
+        return silent, frozenset(self._heard_not) - silent, sought - silent
 
     def diff(self, desired: tuple[Route, ...] | None, observed: Observed) -> tuple[Change, ...]:
         wanted = observed.wanted(desired or ())
@@ -156,19 +164,20 @@ class Routes:
             self._watch = None
 
     async def _look_after(self) -> None:
-        before = None
+        before: tuple[object, ...] = (set(), set(), "")
         while True:
             try:
                 await self._table.ask(self._nodes)
-                await self._clock.sleep(ASK_SECONDS)
-                silent, unsteady = await self._listen()
-            except HarnessError:
-                await self._clock.sleep(ASK_SECONDS)  # the cycle meets the same, and says so
-                continue
-            state = (silent & set(self._nodes), unsteady & set(self._nodes))
-            if before is not None and state != before:
-                self._wake("a node's answer")
-            before = state
+                self._deaf = ""
+            except HarnessError as error:
+                self._deaf = error.message
+            await self._clock.sleep(ASK_SECONDS)
+            with contextlib.suppress(HarnessError):  # the cycle meets the same, and says so
+                nodes, (silent, unsteady, _) = set(self._nodes), await self._listen(waited=True)
+                state = silent & nodes, unsteady & nodes, self._deaf
+                if state != before:
+                    self._wake("a node's answer")
+                before = state
 
     def condition(self, desired: tuple[Route, ...] | None, observed: Observed) -> Condition:
         desired = desired or ()
@@ -182,5 +191,8 @@ class Routes:
         nodes = {node for route in desired if route.spares for node in observed.candidates(route)}
         if silent := sorted(map(str, nodes & observed.silent)):
             text = f"{len(desired)} routes in place; no answer from {', '.join(silent)}"
+            return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
+        if nodes and observed.deaf:
+            text = f"{len(desired)} routes in place; the nodes cannot be asked: {observed.deaf}"
             return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
         return Condition("Routes", Truth.TRUE, f"{len(desired)} routes in place" if desired else "no routes configured")

@@ -43,9 +43,9 @@ class Netlink:
         verb = "del" if verb == "delete" else verb
         await self._call(lambda ip: _change(ip, verb, what) if isinstance(what, Route) else _change_rule(ip, verb, what))
 
-    async def silent(self) -> frozenset[IPAddress]:
-        """Addresses that the kernel looked for on their link without finding them: for 3 s, or since it last did."""
-        return await self._call(lambda ip: frozenset(_neighbours(ip, NUD_FAILED | NUD_INCOMPLETE)))
+    async def silent(self) -> tuple[frozenset[IPAddress], frozenset[IPAddress]]:
+        """Addresses that the kernel looked for on their link for 3 s without finding them; those that it is looking for."""
+        return await self._call(lambda ip: (frozenset(_neighbours(ip, NUD_FAILED)), frozenset(_neighbours(ip, NUD_INCOMPLETE))))
 
     async def ask(self, nodes: tuple[IPAddress, ...]) -> None:
         """Has the kernel look for each on its link: it asks three times, one second apart."""
