@@ -64,6 +64,36 @@ def test_the_controllers_facts_become_routes_and_networks() -> None:
     assert {pods, ipaddress.ip_network("10.96.0.0/12")} <= set(want.redirect.outbound_networks)
 
 
+def test_services_go_through_any_node_and_pods_through_their_own() -> None:
+    config = builders.config(
+        controller={"address": "10.9.0.1:8081"},
+        network={
+            "node": "10.9.0.1",
+            "spare_nodes": ["10.9.0.5"],
+            "pod_cidrs": ["10.42.0.0/24"],
+            "service_cidrs": ["10.43.0.0/16"],
+        }
+        | {"route_metric": 7, "route_table": 177, "source_address": "10.9.0.66"},
+    )
+    told = ((f"10.44.{i}.0/24", f"10.9.0.{i}") for i in (7, 1))
+    pods = tuple(PodRoute(ipaddress.ip_network(cidr), ipaddress.ip_address(via)) for cidr, via in told)
+    known = builders.registration(
+        facts=ClusterFacts(pod_routes=(*pods, PodRoute(ipaddress.ip_network("fd44::/64"), ipaddress.ip_address("fd09::7"))))
+    )
+    found = {
+        str(route.network): route
+        for route in desired(config, builders.machine(), builders.progress(registration=known)).routes or ()
+    }
+    ways = {network: " ".join(map(str, (route.via, *route.spares))) for network, route in found.items()}
+    assert ways == {
+        "10.42.0.0/24": "10.9.0.1", "10.43.0.0/16": "10.9.0.1 10.9.0.5 10.9.0.7",
+        "10.44.1.0/24": "10.9.0.1", "10.44.7.0/24": "10.9.0.7", "fd44::/64": "fd09::7",
+    }  # fmt: skip
+    service, pod, ipv6 = found["10.43.0.0/16"], found["10.44.7.0/24"], found["fd44::/64"]
+    assert (service.keep, [str(address) for address in pod.keep]) == ((), ["10.9.0.1"]), "a service may be the controller's"
+    assert [(r.metric, r.table, str(r.source)) for r in (service, ipv6)] == [(7, 177, "10.9.0.66"), (7, 177, "None")]
+
+
 def test_the_redirect_takes_the_groups_ports_and_never_ssh_or_the_controller() -> None:
     config = builders.config(redirect={"ports": [9000], "ignore_inbound_ports": ["7000-7010"]})
     redirect = desired(config, builders.machine(), builders.progress()).redirect
