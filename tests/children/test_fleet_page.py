@@ -172,6 +172,12 @@ async def changes_arrive(seen: Page, client: Client, machines: list[dict[str, An
     await joined(client, MACHINES + 1, "newcomer")
     await seen.until(f"{SHOWN}.some(r => r.cells[3].textContent === 'newcomer')")
     assert await seen.evaluate(FOCUSED) == "host-0979"
+    await seen.evaluate("document.querySelectorAll('th button')[7].click()")
+    await seen.until(f"{SHOWN}[0].cells[7].textContent === 'no'")
+    await seen.evaluate(f"{SHOWN}.find(r => r.cells[3].textContent === 'host-0008').focus()")
+    await told(client, machines[7], 2, ready=False)
+    await seen.until("document.activeElement.rowIndex < 120")
+    assert await seen.evaluate(FOCUSED) == "host-0008", "the row has moved, and the focus with it"
 
 
 def test_what_it_costs(tmp_path: Path) -> None:
