@@ -142,6 +142,9 @@ def _properties(command: Command) -> dict[str, str]:
         "SyslogIdentifier": f"meshexp-{command.name}",
         "TimeoutStopSec": f"{command.stop_seconds:g}s",
         "LimitNOFILE": "1048576",
+        # Far above what either takes at rest: a leak ends there, and not with the machine.
+        "MemoryMax": "1G",
+        "TasksMax": "512",
         "NoNewPrivileges": "yes",
         "CapabilityBoundingSet": " ".join(f"CAP_{name.upper()}" for name in command.capabilities),
         "AmbientCapabilities": " ".join(f"CAP_{name.upper()}" for name in command.capabilities),

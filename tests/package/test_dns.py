@@ -45,6 +45,7 @@ def test_dnsmasq_outlives_a_restart_and_goes_with_the_package(vm: Machine) -> No
     joined(vm)
     assert "by resolv.conf" in vm.condition("Names")["message"]
     assert look_up(vm) == {"foreign": 0, "cluster": 0}
+    assert vm.show("MemoryMax", "TasksMax", unit=DNSMASQ) == {"MemoryMax": str(1 << 30), "TasksMax": "512"}
     before = vm.pid(DNSMASQ)
     vm.run("systemctl", "restart", UNIT)
     vm.wait_ready()
