@@ -148,7 +148,7 @@ def test_a_decompression_bomb_ends() -> None:
             pass
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"no tar" * 1000, gzip.compress(b"no tar" * 1000)], ids=["empty", "byte", "text", "gzip"])
+@pytest.mark.parametrize("data", [b"", b"x", b"no tar" * 1000, gzip.compress(b"no tar" * 1000)], ids=range(4))
 def test_a_layer_that_is_no_archive_is_said_to_be_none(data: bytes) -> None:
     blobs = Blobs()
     with pytest.raises(UnavailableError, match="no tar archive"):
