@@ -45,8 +45,7 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     reasons = [f"{', '.join(gateways)} is on no link of this machine"] if gateways else []
     yield to.found("the nodes are on links of this machine", ROUTE_GATEWAY_UNREACHABLE, reasons)
     yield to.found("no route of others leads to the cluster's networks", ROUTE_CONFLICT, conflicts(facts))
-    hidden = ((route, clashes.hidden(route, facts.wanted, facts.there)) for route in facts.wanted)
-    refused = [f"{route.network} would hide {what}" for route, what in hidden if what]
+    refused = [f"{route.network} would hide {what}" for route, what in clashes.hidden(facts.wanted, facts.there).items()]
     yield to.found("no route to the cluster hides what this machine needs", ROUTE_REFUSED, refused)
     for kind, networks in _kinds(context):
         missing = [str(r) for r in facts.wanted if r.network in networks and not _served(r, facts.there)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator
 
 from harness.specs import MAIN_TABLE, ROUTE_PROTOCOL, Route
@@ -31,31 +32,39 @@ def blocked(wanted: Iterable[Route], there: Iterable[Route]) -> frozenset[Route]
     return frozenset(route for route in wanted if route.network in networks or route.table in tables)
 
 
-def hidden(route: Route, wanted: Iterable[Route], there: Iterable[Route]) -> str | None:
-    """What this machine could no longer reach as before if `route` were set; None when nothing."""
-    others = [o for o in there if o.protocol != ROUTE_PROTOCOL and o.table == MAIN_TABLE]
+def hidden(wanted: Iterable[Route], there: Iterable[Route]) -> dict[Route, str]:
+    """The routes that would keep this machine from reaching something as before, and what."""
+    others, wanted = [o for o in there if o.protocol != ROUTE_PROTOCOL and o.table == MAIN_TABLE], tuple(wanted)
+    found: dict[Route, str] = {}
     for other in others:
-        if (
-            other.via is None
-            and other.network.prefixlen
-            and other.protocol in (KERNEL, ROUTER_ADVERTISEMENT)
-            and within(route, other)
-        ):
-            return f"{other.network}, a subnet of this machine"
-    gateways = {
-        other.via: "a gateway of this machine" for other in others if other.via is not None and not other.network.prefixlen
-    }
-    nodes = {node: "a node that routes go through" for one in wanted for node in (one.via, *one.spares) if node is not None}
-    for address, what in {**nodes, **gateways, **dict.fromkeys(route.keep, "the controller")}.items():
-        if address in route.network and _nearest(address, others) in range(route.network.prefixlen + 1):
-            return f"{address}, {what}"
-    return None
+        if other.via is None and other.network.prefixlen and other.protocol in (KERNEL, ROUTER_ADVERTISEMENT):
+            found |= {r: f"{other.network}, a subnet of this machine" for r in wanted if within(r, other)}
+    kept = {node: "a node that routes go through" for route in wanted for node in (route.via, *route.spares) if node is not None}
+    kept |= {o.via: "a gateway of this machine" for o in others if o.via is not None and not o.network.prefixlen}
+    # By network and not each with each: a cluster may have a thousand nodes.
+    networks = {route.network: route for route in wanted}
+    lengths = {(network.version, network.prefixlen) for network in networks}
+    for address, what in kept.items():
+        around = (
+            ipaddress.ip_network((address.packed, length), strict=False)
+            for version, length in lengths
+            if version == address.version
+        )
+        for route in (networks[network] for network in around if network in networks):
+            if _hides(route, address, others):
+                found.setdefault(route, f"{address}, {what}")
+    for route in wanted:
+        for address in route.keep:
+            if address in route.network and _hides(route, address, others):
+                found.setdefault(route, f"{address}, the controller")
+    return found
+
+
+def _hides(route: Route, address: IPAddress, others: Iterable[Route]) -> bool:
+    """Whether others' best way to `address`, which lies in `route`, is less specific; no way at all cannot be hidden."""
+    lengths = [other.network.prefixlen for other in others if address in other.network]
+    return bool(lengths) and max(lengths) <= route.network.prefixlen
 
 
 def within(inner: Route, outer: Route) -> bool:
     return inner.network.version == outer.network.version and inner.network.subnet_of(outer.network)  # type: ignore[arg-type]
-
-
-def _nearest(address: IPAddress, routes: Iterable[Route]) -> int:
-    """Length of the longest prefix that leads to `address`; -1 when none does."""
-    return max((route.network.prefixlen for route in routes if address in route.network), default=-1)

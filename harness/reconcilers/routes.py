@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from harness import problems, tasks
@@ -19,7 +20,7 @@ from harness.errors import HarnessError
 from harness.reconcilers import route_clashes as clashes
 from harness.specs import MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule
 from harness.status import Condition, Truth
-from harness.values import IPAddress
+from harness.values import IPAddress, IPNetwork
 
 ASK_SECONDS = 1.0
 STEADY_SECONDS = 10.0
@@ -57,32 +58,38 @@ class Observed:
     deaf: str = ""
     """Why nodes cannot be asked."""
 
-    @property
-    def ours(self) -> frozenset[Route]:
-        return frozenset(r for r in self.routes if r.protocol == ROUTE_PROTOCOL)
+    ours: frozenset[Route] = field(init=False, repr=False)
+    on_link: tuple[IPNetwork, ...] = field(init=False, repr=False)
+    present: frozenset[tuple[IPNetwork, IPAddress | None]] = field(init=False, repr=False)
+    """Which way our networks go now."""
+
+    def __post_init__(self) -> None:
+        ours = frozenset(r for r in self.routes if r.protocol == ROUTE_PROTOCOL)
+        object.__setattr__(self, "ours", ours)
+        object.__setattr__(self, "on_link", tuple(r.network for r in self.routes if r.via is None and r.table == MAIN_TABLE))
+        object.__setattr__(self, "present", frozenset((r.network, r.via) for r in ours))
 
     def candidates(self, route: Route) -> tuple[IPAddress, ...]:
         """Its nodes that are on a link of this machine."""
-        on_link = [r.network for r in self.routes if r.via is None and r.table == MAIN_TABLE]
         nodes = (node for node in (route.via, *route.spares) if node is not None)
-        return tuple(node for node in nodes if any(node in network for network in on_link))[:NODES_ASKED]
+        return tuple(itertools.islice((node for node in nodes if any(node in network for network in self.on_link)), NODES_ASKED))
 
     def through(self, route: Route) -> Route:
         """`route` through the node that is to be used now."""
-        present = {r.via for r in self.ours if r.network == route.network}
+        candidates = self.candidates(route)
+        going = {node for node in candidates if (route.network, node) in self.present}
 
         def rank(node: IPAddress) -> tuple[int, bool]:
-            silent = node in self.silent or (node in self.sought and bool(present) and node not in present)
+            silent = node in self.silent or (node in self.sought and bool(going) and node not in going)
             standing = 2 if silent else 1 if node in self.unsteady else 0
-            return standing, bool(standing) and node not in present
+            return standing, bool(standing) and node not in going
 
-        return replace(route, via=min(self.candidates(route), key=rank, default=route.via))
+        return replace(route, via=min(candidates, key=rank, default=route.via))
 
     def wanted(self, desired: tuple[Route, ...]) -> frozenset[Route]:
         """What can be set: neither refused, nor others', nor without a node on a link."""
-        blocked = clashes.blocked(desired, self.routes)
-        able = (r for r in desired if r not in blocked and self.candidates(r) and not clashes.hidden(r, desired, self.routes))
-        return frozenset(map(self.through, able))
+        not_able = clashes.blocked(desired, self.routes) | clashes.hidden(desired, self.routes).keys()
+        return frozenset(self.through(route) for route in desired if route not in not_able and self.candidates(route))
 
     def unreachable(self, desired: tuple[Route, ...]) -> tuple[IPAddress, ...]:
         """Gateways that are wanted and lie on no directly connected network."""
@@ -92,8 +99,8 @@ class Observed:
 def objections(desired: tuple[Route, ...], observed: Observed) -> tuple[Condition, ...]:
     """What is to be said before anything is set, the worst first."""
     said = []
-    hidden = [(route, clashes.hidden(route, desired, observed.routes)) for route in desired]
-    if refused := [f"{route.network} would hide {what}" for route, what in hidden if what]:
+    hidden = clashes.hidden(desired, observed.routes)
+    if refused := [f"{route.network} would hide {what}" for route, what in hidden.items()]:
         said.append(Condition("Routes", Truth.FALSE, "; ".join(refused), problems.ROUTE_REFUSED))
     if unreachable := observed.unreachable(desired):
         text = f"{', '.join(map(str, unreachable))} is on no link of this machine"
