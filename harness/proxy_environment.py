@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterable
 
@@ -27,7 +28,7 @@ def build(
     facts, proxy = registration.facts, config.proxy
     linkerd = facts.linkerd
     destination_name = linkerd.destination_identity or DESTINATION_IDENTITY
-    networks = cluster_networks(config, facts)
+    networks = _stable_networks(cluster_networks(config, facts))
     variables = {
         "LOG": proxy.log,
         "LOG_FORMAT": "plain",
@@ -59,6 +60,10 @@ def build(
 
 
 # What Linkerd's chart gives a pod where the binary's own default is off or too short for a wide-area link.
+# Linkerd's chart: clusterNetworks.
+_CLUSTER_NETWORKS = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"))
+)
 _CHART_VALUES = {
     "INBOUND_ACCEPT_KEEPALIVE": "10000ms",
     "OUTBOUND_CONNECT_KEEPALIVE": "10000ms",
@@ -81,6 +86,15 @@ def cluster_networks(config: schema.Config, facts: ClusterFacts) -> tuple[IPNetw
     found = [*network.pod_cidrs, *network.service_cidrs, *network.mesh_cidrs]
     found += [r.pod_cidr for r in facts.pod_routes] + [*facts.service_cidrs, *facts.mesh_cidrs]
     return tuple(dict.fromkeys(found))
+
+
+def _stable_networks(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """Linkerd's own default, and what it does not cover: a node that joins the cluster must restart no machine's proxy."""
+    return (*_CLUSTER_NETWORKS, *(n for n in networks if not any(_within(n, wide) for wide in _CLUSTER_NETWORKS)))
+
+
+def _within(network: IPNetwork, wide: IPNetwork) -> bool:
+    return network.version == wide.version and wide.supernet_of(network)  # type: ignore[arg-type]
 
 
 def _joined(values: Iterable[object]) -> str:

@@ -172,9 +172,18 @@ class TestProxyEnvironment:
         """LOCAL_NAME overrides the SPIFFE id, even when empty; without profile networks direct pod traffic is plaintext."""
         found = self.environment()
         assert "LINKERD2_PROXY_IDENTITY_LOCAL_NAME" not in found
-        assert found["LINKERD2_PROXY_DESTINATION_PROFILE_NETWORKS"] == "10.42.0.0/16,10.43.0.0/16"
+        assert "10.0.0.0/8" in found["LINKERD2_PROXY_DESTINATION_PROFILE_NETWORKS"].split(",")
         assert found["LINKERD2_PROXY_INBOUND_IPS"] == "10.9.0.2"
         assert "[{headers}]=off" in found["LINKERD2_PROXY_LOG"]
+
+    def test_a_node_that_joins_the_cluster_restarts_no_proxy(self) -> None:
+        """The environment of a proxy that runs cannot change; a network that Linkerd's default does not cover is worth it."""
+        assert self.environment(network={"pod_cidrs": ["10.42.7.0/24"]}) == self.environment(
+            network={"pod_cidrs": ["10.42.8.0/24"]}
+        )
+        public = self.environment(network={"pod_cidrs": ["198.51.100.0/24"]})
+        for name in "DESTINATION_PROFILE_NETWORKS", "POLICY_CLUSTER_NETWORKS":
+            assert public[f"LINKERD2_PROXY_{name}"].endswith("fd00::/8,198.51.100.0/24")
 
     def test_configuration_stands_over_facts(self) -> None:
         found = self.environment(proxy={"destination_address": "10.9.0.1:8086", "shutdown_grace": "90s"})
