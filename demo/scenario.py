@@ -127,7 +127,7 @@ class Scenario:
         self.figures["requests_during_stop"] = len(answers)
         there = "gone" if gone else "still there"
         text = f"exit code {code}, ExternalWorkload {there}, {len(answers)} requests, {len(failed)} failed"
-        self._check("graceful_stop", code == 0 and gone and not failed and len(answers) > 20, text)
+        self._check("graceful_stop", code == 0 and gone and not failed and len(answers) > 10, text)
 
     async def _killed_daemon(self) -> None:
         self._report.heading("4. SIGKILL to color-1's daemon, then meshexp cleanup")

@@ -87,6 +87,8 @@ def _list(iptc: Any, ipv6: bool) -> dict[str, Any]:
 def _decode(iptc: Any, rule: Any, ipv6: bool) -> dict[str, Any]:
     entry: dict[str, Any] = iptc.easy.decode_iptc_rule(rule, ipv6=ipv6)
     entry.pop("counters", None)
+    for key in entry.keys() & {"in-interface", "out-interface"}:
+        entry[key] = entry[key].rstrip("\0")  # python-iptables leaves the end of a name of 15 letters, such as Docker's br-…
     return entry
 
 

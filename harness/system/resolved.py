@@ -6,7 +6,6 @@ dnsmasq listens. When the link goes, resolved forgets it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import itertools
@@ -15,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import TemporaryError, UnavailableError
+from harness.system import units
 from harness.system.netlink import Netlink
 
 LINK = "meshexp-dns"
-ANSWER_SECONDS = 5.0
 _NAME, _PATH = "org.freedesktop.resolve1", "/org/freedesktop/resolve1"
 _LINK = f"{_NAME}.Link"
 _STUB = "127.0.0.53"
@@ -80,20 +79,7 @@ async def _manager(method: str, *words: str) -> None:
 
 
 async def _busctl(*words: str) -> dict[str, Any]:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "busctl", "--json=short", *words,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise UnavailableError("busctl is not installed") from None
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise TemporaryError(f"D-Bus gives no answer within {ANSWER_SECONDS:g} s") from None
-    if process.returncode:
-        raise UnavailableError(f"systemd-resolved: {errors.decode(errors='replace').strip()}")
-    return dict(json.loads(output)) if output.strip() else {}
+    code, text = await units.run("busctl", "--json=short", *words)
+    if code:
+        raise UnavailableError(f"systemd-resolved: {text.strip()}")
+    return dict(json.loads(text)) if text.strip() else {}

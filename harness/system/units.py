@@ -33,13 +33,13 @@ async def restarting(unit: str) -> bool:
     if not job or job == "0":
         return False
     path = f"/org/freedesktop/systemd1/job/{job}"
-    _, kind = await _run("busctl", "get-property", "org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Job", "JobType")
+    _, kind = await run("busctl", "get-property", "org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Job", "JobType")
     return "restart" in kind
 
 
 async def show(unit: str, *properties: str) -> dict[str, str]:
     """Properties of a unit; empty values where it does not exist."""
-    _, text = await _run("systemctl", "show", unit, "--property", ",".join(properties))
+    _, text = await run("systemctl", "show", unit, "--property", ",".join(properties))
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
@@ -82,7 +82,7 @@ class UnitChild:
 
     async def stop(self, grace: float) -> int:
         """The unit's own TimeoutStopSec kills it after the grace period that it was started with."""
-        await _run("systemctl", "stop", self._unit, seconds=grace + ANSWER_SECONDS)
+        await run("systemctl", "stop", self._unit, seconds=grace + ANSWER_SECONDS)
         return await self.wait()
 
 
@@ -100,10 +100,10 @@ class Units:
         if not os.access(command.argv[0], os.X_OK):
             raise UnavailableError(f"{command.argv[0]} is not there or not executable", f"it is needed to run {command.name}")
         with contextlib.suppress(TemporaryError):
-            await _run("systemctl", "reset-failed", unit)
+            await run("systemctl", "reset-failed", unit)
         properties = [f"--property={name}={value}" for name, value in _properties(command).items()]
         environment = [f"--setenv={name}={value}" for name, value in command.env.items()]
-        code, text = await _run("systemd-run", "--quiet", f"--unit={unit}", *properties, *environment, "--", *command.argv)
+        code, text = await run("systemd-run", "--quiet", f"--unit={unit}", *properties, *environment, "--", *command.argv)
         if code:
             raise UnavailableError(f"systemd does not start {unit}: {text.strip()}")
         child = await self.find(command.name)
@@ -126,7 +126,7 @@ async def overwrite(path: Path, text: str, scratch: Path) -> None:
         files.overwrite(path, text)
         return
     files.write(scratch, text, mode=0o644)
-    code, output = await _run("systemd-run", "--quiet", "--wait", "--collect", "cp", "--no-preserve=all", str(scratch), str(path))
+    code, output = await run("systemd-run", "--quiet", "--wait", "--collect", "cp", "--no-preserve=all", str(scratch), str(path))
     scratch.unlink(missing_ok=True)
     if code:
         raise UnavailableError(f"{path} cannot be written: {output.strip()}")
@@ -164,7 +164,8 @@ def _properties(command: Command) -> dict[str, str]:
     }
 
 
-async def _run(*argv: str, seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
+async def run(*argv: str, seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
+    """Exit status and output of one of systemd's own tools; UnavailableError when it is not installed."""
     # systemd-run would report to our own service manager, which takes no word but the daemon's and logs a line about it.
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     try:

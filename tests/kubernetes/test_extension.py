@@ -7,25 +7,13 @@ import pathlib
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from tests.kubernetes_site import Site, wait
 from tests.kubernetes_support import ROOT, cluster
 
 # What `linkerd check` gives to each extension.
 LINKERDS_FLAGS = ("--linkerd-namespace=linkerd", "--cni-namespace=linkerd-cni", "--output=json", "--wait=5m0s", "--proxy")
-
-
-@pytest.fixture
-def site(tmp_path: pathlib.Path) -> Iterator[Site]:
-    made = Site(cluster(), tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:

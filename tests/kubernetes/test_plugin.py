@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,15 +24,6 @@ from tests.kubernetes_site import Site, wait
 from tests.kubernetes_support import ROOT, cluster
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def site(tmp_path: pathlib.Path) -> Iterator[Site]:
-    made = Site(cluster(), tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ import json
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import yaml
 
 from controller.model import micro_time
@@ -19,15 +17,6 @@ from harness.values import parse_host_port
 from tests.controller_support import TRUST_DOMAIN, Answer, Client
 from tests.kubernetes_site import Site, wait
 from tests.kubernetes_support import ROOT, cluster, free_port, spawn
-
-
-@pytest.fixture
-def site(tmp_path: pathlib.Path) -> Iterator[Site]:
-    made = Site(cluster(), tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def workloads() -> list[dict[str, Any]]:

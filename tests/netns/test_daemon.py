@@ -230,7 +230,7 @@ def test_a_probe_that_fails_takes_the_readiness_away(vm: Mesh) -> None:
     vm.wait_ready()
     server.kill()
     vm.wait(lambda: not vm.status()["ready"])
-    assert "ProbeFailed" in (vm.folder / "controller.log").read_text()
+    vm.wait(lambda: "ProbeFailed" in (vm.folder / "controller.log").read_text())
 
 
 def test_an_edit_of_the_group_reaches_the_machine(vm: Mesh) -> None:

@@ -65,10 +65,10 @@ def test_server_names_fit_a_dns_name(name: str, namespace: str) -> None:
 
 def test_the_playgrounds_manifests_are_taken_unchanged() -> None:
     folder = pathlib.Path(__file__).parents[2] / "deploy" / "playground"
-    documents = [d for path in sorted(folder.glob("*.yaml")) for d in yaml.safe_load_all(path.read_text())]
+    documents = [d for path in sorted(folder.rglob("*.yaml")) for d in yaml.safe_load_all(path.read_text())]
     groups = [group_from_object(d) for d in documents if d["kind"] == "ExternalGroup"]
     assert sorted(g.metadata.name for g in groups) == ["color", "face", "smiley", "smiley2"]
-    assert {d["kind"] for d in documents} == {"ExternalGroup", "Service", "HTTPRoute"}
+    assert {d["kind"] for d in documents} == {"Namespace", "ExternalGroup", "Service", "HTTPRoute"}
     face = next(g for g in groups if g.metadata.name == "face")
     assert face.probes == (Probe(HttpGet(8000, "127.0.0.1", "/ready"), failure_threshold=1, initial_delay_seconds=3.0),)
     assert face.spec.template.metadata.labels == {"service": "face"}
