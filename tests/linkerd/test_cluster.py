@@ -106,7 +106,8 @@ def test_a_proxy_beside_the_controller_would_hide_who_calls(mesh: Mesh, injected
         argv = ("curl", "-sS", "-m8", *flags, *more, "--connect-to", f"::{address}:8081")
         return mesh.lab.cluster.node.run(*argv, f"https://{name}:8081/v1/workloads/faces/nobody")[1]
 
-    assert '"not-registered"' in call(NODE, CONTROLLER), "without a proxy the controller knows who calls, and answers"
+    # Without a proxy the controller knows who calls, and answers.
+    wait(lambda: '"not-registered"' in call(NODE, CONTROLLER), 20, lambda: mesh.lab.cluster.node.log("controller"))
     said = call(POD, CONTROLLER)
     assert '"not-registered"' not in said and '"code"' not in said, said
     assert '"not-registered"' in call(POD, "elsewhere.test", "--insecure"), "TLS for another name is passed on as it is"
