@@ -40,7 +40,7 @@ def uncordon(paths: Paths) -> int:
 def drain(paths: Paths, reason: str, timeout: float | None) -> int:
     """Cordons, waits until peers have heard, then until the connections that are open have ended; 1 when some have not."""
     from harness.config import load
-    from harness.system import files, process
+    from harness.system import files, tcp_sockets
 
     config = load.load(paths, os.environ)
     deadline = time.monotonic() + (config.drain.deadline if timeout is None else timeout)
@@ -51,7 +51,7 @@ def drain(paths: Paths, reason: str, timeout: float | None) -> int:
     print(f"cordoned: {reason}; {spread:g} s for the endpoint change to spread", flush=True)
     time.sleep(max(0.0, min(spread, deadline - time.monotonic())))
     port, said = config.proxy.inbound_port, -1
-    while (number := process.open_connections(port)) and time.monotonic() < deadline:
+    while (number := tcp_sockets.open_connections(port)) and time.monotonic() < deadline:
         if number != said:
             print(f"{number} connections are open", flush=True)
             said = number

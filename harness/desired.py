@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
 from harness.messages import ClusterFacts, Reason, Registration, RegistrationRequest
+from harness.paths import Paths
 from harness.specs import (
     Check,
     DnsSpec,
@@ -105,10 +106,21 @@ def identity(config: schema.Config, machine: Machine, known: Registration | None
     if config.identity.mode is schema.IdentityMode.EMBEDDED:
         section = config.identity.embedded
         embedded = EmbeddedServer(section.ca_cert, section.ca_key, section.svid_ttl)
-    spiffe_id = config.identity.spiffe_id or SpiffeId(DEFAULT_TRUST_DOMAIN, f"/{config.workload.group}")
     server, agent = _spire_server(config, machine), _spire_agent(config, machine)
     anchors = _anchors(machine, known) if agent else ""
-    return IdentitySpec(spiffe_id, machine.workload_api, machine.user, embedded, server, agent, anchors)
+    return IdentitySpec(spiffe_id(config), machine.workload_api, machine.user, embedded, server, agent, anchors)
+
+
+def spiffe_id(config: schema.Config) -> SpiffeId:
+    """The identity that this machine is to have."""
+    return config.identity.spiffe_id or SpiffeId(DEFAULT_TRUST_DOMAIN, f"/{config.workload.group}")
+
+
+def workload_api(config: schema.Config, paths: Paths) -> str:
+    """The socket of the Workload API that the proxy asks."""
+    if config.identity.mode is schema.IdentityMode.EXTERNAL:
+        return config.identity.socket.removeprefix("unix:").replace("///", "/")
+    return str(paths.workload_api)
 
 
 def anchors_behind(machine: Machine, known: Registration | None) -> bool:
@@ -260,7 +272,4 @@ def _redirect(config: schema.Config, machine: Machine, known: Registration) -> r
 
 def _own_network(address: HostPort) -> tuple[IPNetwork, ...]:
     """Of that one address, where it is given as an address."""
-    try:
-        return (ipaddress.ip_network(address.host),)
-    except ValueError:
-        return ()
+    return (ipaddress.ip_network(address.ip),) if address.ip is not None else ()

@@ -15,7 +15,7 @@ LISTEN = "127.0.0.77"
 _MARK = "# meshexp-harness asks the cluster for the cluster's names; what was here before:"
 _KEPT = "#meshexp "
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_MAX_SERVERS = 3  # MAXNS of resolv.h: glibc and musl read no more
+MAX_SERVERS = 3  # MAXNS of resolv.h: glibc and musl read no more
 
 
 def is_ours(text: str) -> bool:
@@ -46,7 +46,7 @@ def resolv_conf(before: str, spec: DnsSpec) -> str:
                 search = " ".join(rest)
             case _ if not line.startswith(("#", ";")):
                 others.append(line)
-    lines = [_MARK, *(f"nameserver {server}" for server in (LISTEN, *names)[:_MAX_SERVERS])]
+    lines = [_MARK, *(f"nameserver {server}" for server in (LISTEN, *names)[:MAX_SERVERS])]
     if domains := " ".join(dict.fromkeys([*search.split(), *spec.search])):
         lines.append(f"search {domains}")
     lines += others

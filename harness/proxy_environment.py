@@ -26,8 +26,7 @@ def build(
 ) -> dict[str, str]:
     """Every variable that a VM's proxy needs, and the recommended ones; sorted by name so that equal inputs compare equal."""
     facts, proxy = registration.facts, config.proxy
-    linkerd = facts.linkerd
-    destination_name = linkerd.destination_identity or DESTINATION_IDENTITY
+    (destination_address, destination_name), (policy_address, policy_name) = destination(config, facts), policy(config, facts)
     networks = _stable_networks(cluster_networks(config, facts))
     variables = {
         "LOG": proxy.log,
@@ -36,13 +35,13 @@ def build(
         "IDENTITY_SERVER_ID": str(registration.identity),
         "IDENTITY_SERVER_NAME": registration.server_name,
         "IDENTITY_TRUST_ANCHORS": anchors_pem,
-        "DESTINATION_SVC_ADDR": str(proxy.destination_address or linkerd.destination_address or DESTINATION),
+        "DESTINATION_SVC_ADDR": str(destination_address),
         "DESTINATION_SVC_NAME": destination_name,
         "DESTINATION_CONTEXT": json.dumps({"ns": registration.namespace}),
         "DESTINATION_PROFILE_SUFFIXES": f"svc.{facts.cluster_domain}.",
         "DESTINATION_PROFILE_NETWORKS": _joined(networks),
-        "POLICY_SVC_ADDR": str(proxy.policy_address or linkerd.policy_address or POLICY),
-        "POLICY_SVC_NAME": linkerd.policy_identity or destination_name,
+        "POLICY_SVC_ADDR": str(policy_address),
+        "POLICY_SVC_NAME": policy_name,
         "POLICY_WORKLOAD": json.dumps({"ns": registration.namespace, "external_workload": registration.name}),
         "POLICY_CLUSTER_NETWORKS": _joined(networks),
         "INBOUND_DEFAULT_POLICY": "all-unauthenticated",
@@ -59,11 +58,11 @@ def build(
     return {f"LINKERD2_PROXY_{name}": value for name, value in sorted(variables.items())}
 
 
-# What Linkerd's chart gives a pod where the binary's own default is off or too short for a wide-area link.
 # Linkerd's chart: clusterNetworks.
 _CLUSTER_NETWORKS = tuple(
     map(ipaddress.ip_network, ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"))
 )
+# What Linkerd's chart gives a pod where the binary's own default is off or too short for a wide-area link.
 _CHART_VALUES = {
     "INBOUND_ACCEPT_KEEPALIVE": "10000ms",
     "OUTBOUND_CONNECT_KEEPALIVE": "10000ms",
@@ -78,6 +77,20 @@ _CHART_VALUES = {
     "OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT": "3s",
     "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": "25,587,3306,4444,5432,6379,9300,11211",
 }
+
+
+def destination(config: schema.Config, facts: ClusterFacts) -> tuple[HostPort, str]:
+    """Address and TLS name of Linkerd's destination service."""
+    linkerd = facts.linkerd
+    address = config.proxy.destination_address or linkerd.destination_address or DESTINATION
+    return address, linkerd.destination_identity or DESTINATION_IDENTITY
+
+
+def policy(config: schema.Config, facts: ClusterFacts) -> tuple[HostPort, str]:
+    """The same of its policy service, which is the destination service's pod."""
+    linkerd = facts.linkerd
+    address = config.proxy.policy_address or linkerd.policy_address or POLICY
+    return address, linkerd.policy_identity or linkerd.destination_identity or DESTINATION_IDENTITY
 
 
 def cluster_networks(config: schema.Config, facts: ClusterFacts) -> tuple[IPNetwork, ...]:

@@ -58,6 +58,10 @@ class Rule:
         return f"rule for IPv{self.version}: table {self.table} before main"
 
 
+Silent = tuple[frozenset[IPAddress], frozenset[IPAddress]]
+"""Addresses that nobody answers at on their link; those that the kernel has just begun to look for."""
+
+
 @dataclass(frozen=True, slots=True)
 class DnsSpec:
     """Names of `domain` are asked of `servers`, all others of whoever was asked before. `user` is dnsmasq's, if there is one."""

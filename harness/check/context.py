@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import proxy_environment
+from harness import desired, proxy_environment
 from harness.config import schema
 from harness.messages import ClusterFacts, Registration
 from harness.paths import Paths
 from harness.system.workload_api import Delivered, Frame, Svid
-from harness.values import HostPort, IPAddress, IPNetwork, SpiffeId
-
-DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"
+from harness.values import HostPort, IPNetwork, SpiffeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +46,19 @@ class Context:
 
     @property
     def spiffe_id(self) -> SpiffeId:
-        configured = self.config.identity.spiffe_id
-        return configured or SpiffeId(DEFAULT_TRUST_DOMAIN, f"/{self.config.workload.group}")
+        return desired.spiffe_id(self.config)
 
     @property
     def socket(self) -> str:
-        """Of the Workload API that the proxy asks."""
-        if self.config.identity.mode is schema.IdentityMode.EXTERNAL:
-            return self.config.identity.socket.removeprefix("unix:").replace("///", "/")
-        return str(self.paths.workload_api)
+        return desired.workload_api(self.config, self.paths)
 
     @property
     def destination(self) -> tuple[HostPort, str] | None:
         """Address and TLS name of Linkerd's destination service; None while nobody has told where it is."""
-        linkerd, configured = self.facts.linkerd, self.config.proxy.destination_address
-        if configured is None and self.registration is None:
-            return None
-        name = linkerd.destination_identity or proxy_environment.DESTINATION_IDENTITY
-        return configured or linkerd.destination_address or proxy_environment.DESTINATION, name
+        told = self.registration is not None or self.config.proxy.destination_address is not None
+        return proxy_environment.destination(self.config, self.facts) if told else None
 
     @property
     def policy(self) -> tuple[HostPort, str] | None:
-        linkerd, configured = self.facts.linkerd, self.config.proxy.policy_address
-        if configured is None and self.registration is None:
-            return None
-        name = linkerd.policy_identity or linkerd.destination_identity or proxy_environment.DESTINATION_IDENTITY
-        return configured or linkerd.policy_address or proxy_environment.POLICY, name
-
-
-def address_of(endpoint: HostPort) -> IPAddress | None:
-    """None when it is a name."""
-    try:
-        return ipaddress.ip_address(endpoint.host)
-    except ValueError:
-        return None
+        told = self.registration is not None or self.config.proxy.policy_address is not None
+        return proxy_environment.policy(self.config, self.facts) if told else None

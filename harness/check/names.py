@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import check_problems as problems
-from harness.check.context import Context, address_of
+from harness.check.context import Context
 from harness.check.report import Judge, Result
 from harness.system import dns_query
 from harness.system.dns_query import Answer, Kind
@@ -33,7 +33,7 @@ Facts = tuple[Name, ...]
 async def gather(context: Context) -> Facts:
     linkerd = [found[0] for found in (context.destination, context.policy) if found is not None]
     wanted = {context.config.controller.address.host: False} | {endpoint.host: True for endpoint in linkerd}
-    names = {host: srv for host, srv in wanted.items() if address_of(HostPort(host, 1)) is None}
+    names = {host: srv for host, srv in wanted.items() if HostPort(host, 1).ip is None}
     servers = dns_query.name_servers() if names else ()
     return tuple(await asyncio.gather(*(_look(name, srv, servers) for name, srv in names.items())))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import check_problems as problems
-from harness.check.context import Context, address_of
+from harness.check.context import Context
 from harness.check.report import Judge, Result
 from harness.desired import routes
 from harness.problems import ROUTE_CONFLICT, ROUTE_GATEWAY_UNREACHABLE, ROUTE_REFUSED
@@ -33,7 +33,7 @@ async def gather(context: Context) -> Facts:
     peers: set[IPAddress] = {
         node for route in wanted for node in (route.via, *route.spares[: NODES_ASKED - 1]) if node is not None
     }
-    controller = address_of(context.config.controller.address)
+    controller = context.config.controller.address.ip
     peers |= {controller} if controller is not None else set()
     paths = await asyncio.gather(*(path_mtu.look(peer, ECHO_SECONDS) for peer in sorted(peers, key=str)))
     return Facts(wanted, await Netlink().routes(), tuple(paths))

@@ -21,7 +21,7 @@ from harness.problems import (
     Problem,
 )
 from harness.supervisor import CRASH_LOOP_EXITS
-from harness.system import listeners, process, proxy_binary
+from harness.system import process, proxy_binary, tcp_sockets
 from harness.system.proxy_admin import LoopbackAdmin
 
 EXPIRING_SECONDS = 60.0
@@ -53,7 +53,7 @@ async def gather(context: Context) -> Facts:
         uid = -1  # nobody's
     ports = (config.inbound_port, config.outbound_port, config.admin_port)
     allowed = {uid} if context.running else set()
-    taken = tuple(port for port in ports if listeners.uids(port) - allowed)
+    taken = tuple(port for port in ports if tcp_sockets.listeners(port) - allowed)
     expires = await LoopbackAdmin().certificate_expiry(config.admin_port) if context.running else 0.0
     return Facts(str(path), there, bad, error, taken, expires)
 

@@ -6,7 +6,6 @@ The loader, the environment variables, `meshexp config show` and the reference p
 from __future__ import annotations
 
 import enum
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,10 +169,8 @@ class Dns:
 
     def __post_init__(self) -> None:
         for server in self.servers:
-            try:
-                ipaddress.ip_address(server.host)
-            except ValueError:
-                raise ValueError(f"servers: {server} has a name; a DNS server is given by its address") from None
+            if server.ip is None:
+                raise ValueError(f"servers: {server} has a name; a DNS server is given by its address")
         if self.ndots is not None and not 0 <= self.ndots <= 15:
             raise ValueError("ndots must be 0 to 15")
 

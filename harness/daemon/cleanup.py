@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Mapping
-from pathlib import Path
 from typing import Any
 
 from harness.clock import SystemClock
@@ -45,7 +44,7 @@ def comes_back(environ: Mapping[str, str], restarting: bool) -> bool:
 
 async def _clean(paths: Paths, after_exit: bool) -> int:
     failed, unit = 0, units.own_unit()
-    proxy = await Units().find(PROXY) if Path("/run/systemd/system").is_dir() else None
+    proxy = await Units().find(PROXY) if units.booted() else None
     if after_exit and unit and proxy and comes_back(os.environ, await units.restarting(unit)):
         print("the proxy runs on for the next daemon, and so do its rules and routes")
         return 0
@@ -73,7 +72,7 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
 
 def _dns(paths: Paths) -> Dns:
     clock = SystemClock()
-    runners = Units() if Path("/run/systemd/system").is_dir() else process.Processes(paths.children, lambda name, line: None)
+    runners = Units() if units.booted() else process.Processes(paths.children, lambda name, line: None)
     return compose.dns(paths, runners, "", clock, lambda reason: None)
 
 

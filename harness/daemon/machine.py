@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.config import schema
-from harness.desired import Machine
+from harness.desired import Machine, workload_api
 from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths
 from harness.specs import User
@@ -36,9 +36,7 @@ def check_privileges() -> None:
         raise PermissionError_(
             "meshexp-harness sets routes and firewall rules and must run as root", "start it by its unit, or with sudo"
         )
-    status = Path("/proc/self/status").read_text()
-    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
-    missing = [name for bit, name in NEEDED.items() if not effective >> bit & 1]
+    missing = [name for bit, name in NEEDED.items() if not process.holds(bit)]
     if missing:
         raise PermissionError_(
             f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID, SETPCAP and KILL"
@@ -72,9 +70,7 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
         instance_id=instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
         addresses=config.workload.addresses or await _addresses(config),
         anchors_pem=_anchors(Path(config.controller.trust_anchors)),
-        workload_api=config.identity.socket.removeprefix("unix:").replace("///", "/")
-        if mode is schema.IdentityMode.EXTERNAL
-        else str(paths.workload_api),
+        workload_api=workload_api(config, paths),
         proxy_path=config.proxy.path or str(await asyncio.to_thread(proxy_in_use, paths)),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,

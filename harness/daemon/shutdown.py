@@ -14,7 +14,7 @@ from harness.desired import Machine, Progress, desired
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import Reason
 from harness.specs import Readiness, RegistrationSpec
-from harness.system import process, systemd
+from harness.system import systemd, tcp_sockets
 
 LEAVE_SECONDS = 5.0
 ROUTINE_SECONDS = 20.0  # SPIRE's server and agent have 10 s each before they are killed
@@ -44,7 +44,7 @@ def _longest(config: schema.Config, progress: Progress) -> float:
 async def _answered(config: schema.Config, clock: Clock, log: Any) -> None:
     """Waits for the inbound connections that are still open: with the last rule the kernel drops what it had redirected."""
     port, until = config.proxy.inbound_port, clock.now() + min(config.proxy.shutdown_grace, config.drain.deadline)
-    while (number := process.open_connections(port)) and clock.now() < until:
+    while (number := tcp_sockets.open_connections(port)) and clock.now() < until:
         await clock.sleep(0.05)
     if number:
         log.warning("connections are still open and will break", number=number, port=port)

@@ -20,7 +20,7 @@ from harness.specs import DnsSpec, User
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import files
-from harness.system.process import Command
+from harness.system.process import PATH, Command
 
 NAME = "dns"
 STOP_GRACE = 2.0
@@ -97,7 +97,7 @@ class Dns:
             if (running := await self._runners.find(NAME)) is not None:
                 self._dnsmasq.adopt(running)
         fronts = {name: await front.observe() for name, front in self._fronts.items()}
-        program = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/sbin:/bin")
+        program = shutil.which("dnsmasq", path=PATH)
         return Observed(program, files.text(self._conf) or "", self._dnsmasq.state, self._clock.now(), fronts)
 
     def diff(self, desired: DnsSpec | None, observed: Observed) -> tuple[Action, ...]:

@@ -40,7 +40,7 @@ class ResolvedFront:
         self._resolved = resolved
 
     async def observe(self) -> Observed:
-        link = await self._resolved.link()
+        link = self._resolved.link()
         return Observed(None) if link is None else Observed(link, *await self._resolved.told(link))
 
     def diff(self, desired: DnsSpec | None, observed: Observed) -> tuple[Install | Remove, ...]:

@@ -18,7 +18,7 @@ from harness import problems, tasks
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.reconcilers import route_clashes as clashes
-from harness.specs import MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule
+from harness.specs import MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule, Silent
 from harness.status import Condition, Truth
 from harness.values import IPAddress, IPNetwork
 
@@ -111,10 +111,9 @@ def objections(desired: tuple[Route, ...], observed: Observed) -> tuple[Conditio
 
 
 class RouteTable(Protocol):
-    async def routes(self) -> tuple[Route, ...]: ...
-    async def rules(self) -> frozenset[Rule]: ...
+    async def look(self) -> tuple[tuple[Route, ...], frozenset[Rule], Silent]: ...
     async def change(self, verb: str, what: Route | Rule) -> None: ...
-    async def silent(self) -> tuple[frozenset[IPAddress], frozenset[IPAddress]]:
+    async def silent(self) -> Silent:
         """Addresses that the kernel looked for on their link and found nobody at; those that it is looking for."""
 
     async def ask(self, nodes: tuple[IPAddress, ...]) -> None:
@@ -132,11 +131,14 @@ class Routes:
         self._watch: asyncio.Task[None] | None = None
 
     async def observe(self) -> Observed:
-        return Observed(await self._table.routes(), await self._table.rules(), *await self._listen(), self._deaf)
+        routes, rules, heard = await self._table.look()
+        return Observed(routes, rules, *self._listen(heard), self._deaf)
 
-    async def _listen(self, waited: bool = False) -> tuple[frozenset[IPAddress], frozenset[IPAddress], frozenset[IPAddress]]:
+    def _listen(
+        self, heard: Silent, waited: bool = False
+    ) -> tuple[frozenset[IPAddress], frozenset[IPAddress], frozenset[IPAddress]]:
         """Who is silent now, who was until a moment ago, and who is sought. `waited`: there was time to answer."""
-        (failed, sought), now = await self._table.silent(), self._clock.now()
+        (failed, sought), now = heard, self._clock.now()
         silent = failed | (sought if waited else sought & self._heard_not.keys())
         self._heard_not |= dict.fromkeys(silent, now)
         self._heard_not = {node: when for node, when in self._heard_not.items() if now - when < STEADY_SECONDS}
@@ -161,8 +163,11 @@ class Routes:
 
     async def watch(self, desired: tuple[Route, ...] | None) -> None:
         """Looks after the nodes of networks that have several, and wakes when one falls silent or is steady again."""
-        observed = await self.observe()
-        several = (nodes for route in desired or () if len(nodes := observed.candidates(route)) > 1)
+        spared = [route for route in desired or () if route.spares]
+        several: list[tuple[IPAddress, ...]] = []
+        if spared:
+            observed = await self.observe()
+            several = [nodes for route in spared if len(nodes := observed.candidates(route)) > 1]
         self._nodes = tuple(sorted({node for nodes in several for node in nodes}, key=str))
         if self._nodes and self._watch is None:
             self._watch = tasks.spawn(self._look_after())
@@ -180,7 +185,7 @@ class Routes:
                 self._deaf = error.message
             await self._clock.sleep(ASK_SECONDS)
             with contextlib.suppress(HarnessError):  # the cycle meets the same, and says so
-                nodes, (silent, unsteady, _) = set(self._nodes), await self._listen(waited=True)
+                nodes, (silent, unsteady, _) = set(self._nodes), self._listen(await self._table.silent(), waited=True)
                 state = silent & nodes, unsteady & nodes, self._deaf
                 if state != before:
                     self._wake("a node's answer")

@@ -7,12 +7,13 @@ import contextlib
 import enum
 import ipaddress
 import os
-import re
 import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import dns_text
+from harness.system import files
 from harness.values import IPAddress
 
 PORT = 53
@@ -36,12 +37,8 @@ class Answer:
 
 def name_servers(resolv_conf: Path = Path("/etc/resolv.conf")) -> tuple[IPAddress, ...]:
     """The first three, which are what the resolver uses (resolv.conf(5)); loopback where there are none."""
-    try:
-        text = resolv_conf.read_text(errors="replace")
-    except OSError:
-        text = ""
     found = []
-    for word in re.findall(r"(?m)^\s*nameserver\s+(\S+)", text)[:3]:
+    for word in dns_text.servers(files.text(resolv_conf) or "")[: dns_text.MAX_SERVERS]:
         with contextlib.suppress(ValueError):
             found.append(ipaddress.ip_address(word.partition("%")[0]))
     return tuple(found) or (ipaddress.ip_address("127.0.0.1"),)

@@ -23,6 +23,7 @@ from harness.errors import ConfigError, Fault, UnavailableError
 from harness.specs import User
 
 _CAPABILITIES = {"net_bind_service": 10}  # linux/capability.h
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # of the system's own programs, whatever this process was given
 MAX_LINE_BYTES = 8192  # journald's own default for one line is 48 KiB; no proxy line comes near this
 
 
@@ -81,17 +82,6 @@ def port_taken(port: int) -> bool:
                 if error.errno == 98:  # EADDRINUSE; a missing IPv6 is no answer
                     return True
     return False
-
-
-def open_connections(port: int) -> int:
-    """Established TCP connections to a local port, of both families."""
-    number = 0
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                _, local, _, state, *_ = line.split()
-                number += state == "01" and int(local.rpartition(":")[2], 16) == port
-    return number
 
 
 class Child:
@@ -167,7 +157,7 @@ class Processes:
         prefix: list[str] = ["setpriv", "--pdeathsig", "KILL", "--no-new-privs"]
         if command.user is not None:
             user = command.user
-            kept = ",".join(["-all", *(f"+{name}" for name in command.capabilities if holds(name))])
+            kept = ",".join(["-all", *(f"+{name}" for name in command.capabilities if holds(_CAPABILITIES[name]))])
             prefix += [
                 f"--reuid={user.uid}",
                 f"--regid={user.gid}",
@@ -185,7 +175,7 @@ class Processes:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **command.env},
+            env={"PATH": PATH, **command.env},
             start_new_session=True,
             cwd="/",
         )
@@ -197,11 +187,11 @@ class Processes:
         return child
 
 
-def holds(capability: str) -> bool:
-    """Whether this process may do that, and so may give it to a child."""
+def holds(bit: int) -> bool:
+    """Whether this process has the capability (linux/capability.h), and so may give it to a child."""
     status = Path("/proc/self/status").read_text()
     effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
-    return bool(effective >> _CAPABILITIES[capability] & 1)
+    return bool(effective >> bit & 1)
 
 
 def start_time(pid: int) -> int | None:

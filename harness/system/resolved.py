@@ -10,11 +10,13 @@ import contextlib
 import ipaddress
 import itertools
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
+from harness import dns_text
 from harness.errors import TemporaryError, UnavailableError
-from harness.system import units
+from harness.system import files, units
 from harness.system.netlink import Netlink
 
 LINK = "meshexp-dns"
@@ -26,11 +28,7 @@ _FAMILIES = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
 async def in_use(resolv_conf: Path) -> bool:
     """Whether this machine's names go through a systemd-resolved that runs."""
-    try:
-        text = resolv_conf.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    through = any(line.split()[:2] == ["nameserver", _STUB] for line in text.splitlines())
+    through = _STUB in dns_text.servers(files.text(resolv_conf) or "")
     with contextlib.suppress(UnavailableError, TemporaryError):
         bus = "org.freedesktop.DBus"
         return through and (await _busctl("call", bus, "/", bus, "NameHasOwner", "s", _NAME))["data"] == [True]
@@ -41,9 +39,12 @@ class Resolved:
     def __init__(self, netlink: Netlink) -> None:
         self._netlink = netlink
 
-    async def link(self) -> int | None:
-        """The index of our link."""
-        return await self._netlink.link_index(LINK)
+    def link(self) -> int | None:
+        """The index of our link; None when it is not there."""
+        try:
+            return socket.if_nametoindex(LINK)
+        except OSError:
+            return None
 
     async def told(self, index: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What resolved has for the link: servers, and domains (`~` before those that are for routing only)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.errors import UnavailableError
+from harness.system import units
 
 UNIT = "meshexp-harness.service"
 STOP_SECONDS = 150.0  # longer than the unit's own TimeoutStopSec
@@ -23,7 +23,7 @@ class State:
 
 def managed() -> bool:
     """Whether systemd runs this machine and has the unit."""
-    return Path("/run/systemd/system").is_dir() and _run("show", "--property=LoadState", "--value", UNIT).strip() == "loaded"
+    return units.booted() and _run("show", "--property=LoadState", "--value", UNIT).strip() == "loaded"
 
 
 def state() -> State:

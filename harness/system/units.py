@@ -19,9 +19,14 @@ from harness.system.process import Command
 ANSWER_SECONDS = 20.0
 
 
+def booted() -> bool:
+    """Whether systemd is what runs this machine: sd_booted(3)."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def own_unit(environ: Mapping[str, str] = os.environ, cgroup: Path = Path("/proc/self/cgroup")) -> str | None:
     """The service that this process is the main process of; None outside systemd."""
-    if "INVOCATION_ID" not in environ or not Path("/run/systemd/system").is_dir():
+    if "INVOCATION_ID" not in environ or not booted():
         return None
     found = re.search(r"/([^/\n]+\.service)$", cgroup.read_text(), re.MULTILINE)
     return found[1] if found else None
