@@ -56,3 +56,7 @@ def connect(one: Namespace, other: Namespace, addresses: Sequence[tuple[str, str
     for side in (one, other):
         # No link-local address: it would come some time later, and dumps must compare.
         side.run("ip", "link", "set", name, "addrgenmode", "none", "up")
+    for side in (one, other):
+        # The kernel notices the other end some time later too, and until then says `linkdown` of the routes.
+        while "linkdown" in side.run("ip", "route"):
+            time.sleep(0.005)
