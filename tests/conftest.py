@@ -1,8 +1,13 @@
-"""The order of the tests: what takes longest begins first, or one of the parallel workers would be left with it at the end."""
+"""The order of the tests, longest first, or one of the parallel workers would be left with it at the end; and their signals."""
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+# Whoever starts the tests in the background of a script has them ignore it, and so would every program that they end by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST_FIRST = (
     "tests/package/",

@@ -148,6 +148,8 @@ def _certificate(
         .not_valid_after(now + datetime.timedelta(seconds=ends))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(True, False, False, False, False, ca, ca, False, False), critical=True)
+        # RFC 5280, 4.2.1.1; of two anchors with the same name, as after a rotation, only this tells which one signed.
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
