@@ -35,7 +35,7 @@ rpm: .setup-package
 release: .setup-package
 	packaging/release
 
-# ARGS: docker/build's, such as --programs FOLDER
+# ARGS: docker/build's, such as --programs FOLDER, or --k3d CLUSTER
 images: deb
 	docker/build $(ARGS)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.mesh import ROOT
 
 TEXT = (ROOT / "docs/playground.md").read_text()
-ORIGINAL = 51
+ORIGINAL = 39
 
 
 def commands() -> list[str]:
@@ -68,11 +68,23 @@ def test_the_walk_runs_the_documents_commands_in_order(tmp_path: Path) -> None:
     done = subprocess.run(walk, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[:3] == ["docker info", "make images", calls[2]] and calls[2].startswith("k3d cluster create mesh-exp")
+    assert calls[0] == "docker info" and calls[1].startswith("k3d cluster create mesh-exp")
+    assert calls[2] == "make images ARGS=--k3d mesh-exp"
     started = [re.findall(r"--name=(\S+)", call)[0] for call in calls if call.startswith("docker run")]
     assert started == ["face-1", "smiley-1", "face-2", "color-1", "smiley2-1"]
     assert {"ca.crt", "ca.key", "issuer.crt", "issuer.key"} == {path.name for path in (root / "certs").iterdir()}
     assert "WORKLOAD_NAMESPACE=faces" in (root / "mesh.env").read_text()
+
+
+def test_the_cluster_gets_the_controllers_image_once_it_is_built(tmp_path: Path) -> None:
+    for name in ("docker", "k3d"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/calls\n')
+        (tmp_path / name).chmod(0o755)
+    build = [str(ROOT / "docker/build"), "--k3d", "mesh-exp", "meshexp-controller"]
+    subprocess.run(build, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    built, imported = (tmp_path / "calls").read_text().splitlines()
+    assert built.startswith("docker build --tag meshexp-controller ")
+    assert imported == "k3d image import --cluster mesh-exp meshexp-controller"
 
 
 @pytest.mark.parametrize("name", ["issuer", "ca"])
