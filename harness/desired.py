@@ -47,7 +47,6 @@ class Machine:
     addresses: tuple[IPAddress, ...]
     anchors_pem: str = field(repr=False)
     workload_api: str
-    proxy_path: str
     never_inbound: tuple[PortRange, ...]
     never_outbound: tuple[PortRange, ...]
     """Ports that no redirect may take: SSH's, and those of the mesh itself."""
@@ -226,7 +225,7 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration) -> Prox
     )
     section = config.proxy
     return ProxySpec(
-        path=machine.proxy_path,
+        path=config.proxy.path,
         user=machine.user,
         env=tuple(sorted({**environment, **section.env}.items())),
         overridden=tuple(sorted(section.env)),

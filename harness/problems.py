@@ -159,6 +159,13 @@ PROXY_ENV_OVERRIDDEN = register(
     Severity.WARNING,
     standing=True,
 )
+PROXY_REPLACED = register(
+    "proxy-replaced",
+    "the proxy runs from another binary than the one that its next start takes",
+    "run `meshexp proxy restart`: its peers are told first; until then the old one goes on",
+    Severity.WARNING,
+    standing=True,
+)
 PROXY_CRASH_LOOP = register(
     "proxy-crash-loop",
     "the proxy keeps exiting",

@@ -156,7 +156,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ProxySpec:
-    path: str
+    """`path` is None for the version in use."""
+
+    path: str | None
     user: User
     env: tuple[tuple[str, str], ...] = field(repr=False)
     ports: tuple[int, ...]

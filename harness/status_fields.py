@@ -5,7 +5,7 @@ from __future__ import annotations
 FIELDS = {
     "schema": ("number", "1; it grows when a field changes its meaning"),
     "version": ("text", "of the harness"),
-    "proxy_version": ("text or null", "of linkerd2-proxy, where `meshexp proxy install` brought it"),
+    "proxy_version": ("text or null", "of the linkerd2-proxy that runs, where `meshexp proxy install` brought it"),
     "pid": ("number", "of the daemon"),
     "phase": ("text", "Starting, Ready, Degraded, Draining; Stopped without a daemon, Waiting without a configuration"),
     "phase_number": ("number", "the same for metrics: 0 Starting, 1 Ready, 2 Degraded, 3 Draining, 4 Stopped"),

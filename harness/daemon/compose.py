@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from harness.clock import Clock
 from harness.config import schema
+from harness.daemon import machine
 from harness.daemon.head_start import HeadStart
 from harness.desired import Desired
 from harness.paths import Paths
@@ -77,7 +79,8 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
     # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
     runners = Units() if units.own_unit() else begun.processes
     names = dns(paths, runners, await _front(config.dns.mode, paths), clock, wake)
-    proxy = Proxy(runners, LoopbackAdmin(), proxy_binary.problem_of, paths.proxy, clock, wake)
+    in_use = partial(machine.proxy_in_use, paths)
+    proxy = Proxy(runners, LoopbackAdmin(), proxy_binary.problem_of, in_use, paths.proxy, clock, wake)
     return Parts(
         routes=Part(routes, lambda d: d.routes),
         dns=Part(names, lambda d: d.dns),

@@ -96,6 +96,7 @@ class Daemon:
 
     def _on_stop(self, name: str) -> None:
         self._stopping = True
+        shutdown.take_time(self.config, self._progress)  # at once: the cycle that goes on may be a long one
         self.wake(name)
 
     def _on_bug(self, error: BaseException) -> None:
@@ -143,8 +144,6 @@ class Daemon:
     async def _prepare_restart(self) -> None:
         """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""
         self._log.info("the proxy is to be started anew: first no new traffic")
-        if self._restart_proxy:  # by hand: perhaps for another version of it
-            self._machine = await machine.look(self.config, self._paths)
         reason = Reason.RESTARTING
         granted = await shutdown.announce(self.config, self._machine, self._parts, self._progress, reason, self._log)
         if granted or self._restart_proxy:

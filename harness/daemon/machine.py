@@ -71,7 +71,6 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
         addresses=config.workload.addresses or await _addresses(config),
         anchors_pem=_anchors(Path(config.controller.trust_anchors)),
         workload_api=workload_api(config, paths),
-        proxy_path=config.proxy.path or str(await asyncio.to_thread(proxy_in_use, paths)),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),

@@ -84,6 +84,7 @@ class Publisher:
         boot = self._clock.wall() - self._clock.now()
         return Observed(
             children=children,
+            proxy=proxy.program,
             ends=ends,
             reported=registration.reported,
             counters=counters,

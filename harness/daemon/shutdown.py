@@ -22,7 +22,6 @@ ROUTINE_SECONDS = 20.0  # SPIRE's server and agent have 10 s each before they ar
 
 async def go_down(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
     began = clock.now()
-    systemd.notify(EXTEND_TIMEOUT_USEC=int(_longest(config, progress) * 1e6))
     await announce(config, machine, parts, progress, Reason.DRAINING, log)
     await _answered(config, clock, log)
     await _remove(parts.redirect, log)
@@ -35,10 +34,11 @@ async def go_down(config: schema.Config, machine: Machine, parts: Parts, progres
     await _remove(parts.routes, log)
 
 
-def _longest(config: schema.Config, progress: Progress) -> float:
-    """Seconds that all of it may take: announce, drain, leave, and what only removes what is on this machine."""
+def take_time(config: schema.Config, progress: Progress) -> None:
+    """Has systemd wait for all of it: announce, drain, leave, and what only removes what is on this machine."""
     spread = progress.registration.drain_seconds if progress.registration is not None else 0.0
-    return LEAVE_SECONDS + spread + config.drain.deadline + LEAVE_SECONDS + ROUTINE_SECONDS
+    seconds = LEAVE_SECONDS + spread + config.drain.deadline + LEAVE_SECONDS + ROUTINE_SECONDS
+    systemd.notify(EXTEND_TIMEOUT_USEC=int(seconds * 1e6))
 
 
 async def _answered(config: schema.Config, clock: Clock, log: Any) -> None:

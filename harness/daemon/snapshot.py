@@ -33,12 +33,13 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`ends`: epoch seconds, 0 where there is none. `boot`: the epoch second at which Clock.now() was 0.
+    """`proxy`: the binary that runs. `ends`: epoch seconds, 0 where there is none.
 
-    `began`: Clock.now() at the start. `joined_seconds`: from then until it was Ready for the first time.
+    `boot`: the epoch second at which Clock.now() was 0. `began`: Clock.now() at the start. `joined_seconds`: from then until it was Ready for the first time.
     """
 
     children: dict[str, tuple[int | None, ChildState]]
+    proxy: str | None
     ends: dict[str, float]
     reported: Readiness | None
     counters: Counters
@@ -62,7 +63,7 @@ def snapshot(
     return {
         "schema": 1,
         "version": __version__,
-        "proxy_version": _release(machine.proxy_path),
+        "proxy_version": _release(look.proxy),
         "pid": os.getpid(),
         "phase": phase.text,
         "phase_number": phase.number,
@@ -111,10 +112,10 @@ def _calls(calls: Calls) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _release(path: str) -> str | None:
+def _release(path: str | None) -> str | None:
     """Of a proxy that `meshexp proxy install` brought, by its path; nobody else's says it without being run."""
     try:
-        return str(proxy_release.parse(PurePath(path).parent.name))
+        return str(proxy_release.parse(PurePath(path).parent.name)) if path else None
     except ValueError:
         return None
 

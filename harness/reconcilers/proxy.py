@@ -16,6 +16,8 @@ from typing import Protocol
 from harness import problems, tasks
 from harness.clock import Clock
 from harness.errors import UnavailableError
+from harness.reconcilers import proxy_program
+from harness.reconcilers.proxy_program import InUse, Program
 from harness.specs import ProxySpec
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, Launcher, Running, State, Supervised
@@ -35,6 +37,12 @@ class Observed:
     running: str | None = None
     """The fingerprint of the specification that it was started with."""
     pid: int | None = None
+    program: str | None = None
+    """The binary that runs."""
+    in_use: str = ""
+    """The binary that a start would take where the configuration names none."""
+    replaced: str = ""
+    """What runs, where a start would now take another binary."""
     certified_until: float = 0.0
     taken: tuple[int, ...] = ()
     error: str = ""
@@ -54,9 +62,10 @@ class Observed:
 @dataclass(frozen=True, slots=True)
 class Start:
     spec: ProxySpec
+    path: str
 
     def __str__(self) -> str:
-        return f"start {self.spec.path} as uid {self.spec.user.uid}"
+        return f"start {self.path} as uid {self.spec.user.uid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +110,18 @@ class Proxy:
     name = "proxy"
 
     def __init__(
-        self, runners: Runners, admin: ProxyAdmin, gate: Gate, record: Path, clock: Clock, wake: Callable[[str], None]
+        self,
+        runners: Runners,
+        admin: ProxyAdmin,
+        gate: Gate,
+        in_use: InUse,
+        record: Path,
+        clock: Clock,
+        wake: Callable[[str], None],
     ) -> None:
-        self._runners, self._admin, self._gate, self._record, self._clock, self._wake = runners, admin, gate, record, clock, wake
+        self._runners, self._admin, self._gate, self._in_use = runners, admin, gate, in_use
+        self._record, self._clock, self._wake = record, clock, wake
+        self._program: Program | None = None
         self._refused: problems.Problem | None = None
         self._supervised: Supervised[Running] = Supervised(runners, clock, wake)
         self._running: str | None = None
@@ -120,7 +138,8 @@ class Proxy:
         if child is None:
             return False
         left = files.read_json(self._record)
-        same = left.get("pid") == child.pid and left.get("binary") == files.identity(Path(str(left.get("path", ""))))
+        self._program = proxy_program.recorded(left) if left.get("pid") == child.pid else None
+        same = self._program is not None and not self._program.replaced(self._in_use)
         self._running = str(left.get("fingerprint", "")) if same else "replaced"
         self._grace = float(left.get("grace") or KILL_RESERVE)
         self._supervised.adopt(child)
@@ -145,10 +164,14 @@ class Proxy:
 
     async def observe(self) -> Observed:
         child = self._supervised.child
+        program = self._program if child else None
         return Observed(
             child=self._supervised.state,
             running=self._running,
             pid=child.pid if child else None,
+            program=program.path if program else None,
+            in_use=str(self._in_use()),
+            replaced=program.replaced(self._in_use) if program else "",
             certified_until=self._certified_until if child else 0.0,
             taken=self._taken,
             error=self._error,
@@ -164,15 +187,16 @@ class Proxy:
         child, running = observed.child, observed.running
         if desired is None:
             return (Stop("not wanted", observed.grace),) if child.state is not State.STOPPED else ()
+        start = Start(desired, desired.path or observed.in_use)
         if child.alive and running is not None:
             if running != fingerprint(desired) and (observed.may_restart or child.state is State.STARTING):
-                return Stop("its configuration or binary changed", desired.shutdown_grace + KILL_RESERVE), Start(desired)
+                return Stop("its configuration or binary changed", desired.shutdown_grace + KILL_RESERVE), start
             if observed.lost:
                 return (GiveUp(),)
             if child.state is State.STARTING and observed.now - child.since > desired.start_timeout:
-                return Stop("no certificate in time", KILL_RESERVE), Start(desired)
+                return Stop("no certificate in time", KILL_RESERVE), start
             return ()
-        return (Start(desired),) if observed.now >= child.retry_at else ()
+        return (start,) if observed.now >= child.retry_at else ()
 
     async def apply(self, action: Action) -> None:
         if not isinstance(action, Start):
@@ -184,20 +208,20 @@ class Proxy:
         self._may_restart = self._lost = False
         self._running, self._certified_until, self._error = fingerprint(spec), 0.0, ""
         self._taken = tuple(port for port in spec.ports if process.port_taken(port))
-        self._refused = await asyncio.to_thread(self._gate, Path(spec.path))
+        self._program = program = proxy_program.find(spec.path, self._in_use)
+        self._refused = await asyncio.to_thread(self._gate, Path(program.path))
         if self._taken or self._refused:
             self._supervised.fail(NAME)
             return
         stop_seconds = spec.shutdown_grace + KILL_RESERVE
-        command = process.Command(NAME, (spec.path,), dict(spec.env), spec.user, stop_seconds=stop_seconds)
+        command = process.Command(NAME, (program.path,), dict(spec.env), spec.user, stop_seconds=stop_seconds)
         self._grace = stop_seconds
         try:
             child = await self._supervised.start(command)
         except UnavailableError as error:
             self._error = error.message
             return
-        left = {"pid": child.pid, "fingerprint": self._running, "path": spec.path, "binary": files.identity(Path(spec.path))}
-        left["grace"] = stop_seconds
+        left = {"pid": child.pid, "fingerprint": self._running, "grace": stop_seconds, **program.record()}
         files.write_json(self._record, left, mode=0o600)
         if self._polling is not None:
             self._polling.cancel()
@@ -231,10 +255,11 @@ class Proxy:
         child = observed.child
         if observed.certified:
             text = f"runs (pid {observed.pid}) with a certificate"
-            if desired is not None and desired.overridden:
-                text = f"{text}, with {', '.join(desired.overridden)} set by hand"
-                return Condition("Proxy", Truth.TRUE, text, problems.PROXY_ENV_OVERRIDDEN)
-            return Condition("Proxy", Truth.TRUE, text)
+            by_hand = desired.overridden if desired is not None else ()
+            text += f", with {', '.join(by_hand)} set by hand" if by_hand else ""
+            if observed.replaced:
+                return Condition("Proxy", Truth.TRUE, f"{text}, from {observed.replaced}", problems.PROXY_REPLACED)
+            return Condition("Proxy", Truth.TRUE, text, problems.PROXY_ENV_OVERRIDDEN if by_hand else None)
         if observed.refused:
             return Condition("Proxy", Truth.FALSE, observed.refused.title, observed.refused)
         if desired is None and not child.alive:

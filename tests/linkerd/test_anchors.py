@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,15 @@ def await_replaced(mesh: Mesh, before: list[int | None]) -> None:
     mesh.settle()
 
 
+def reconfigure(mesh: Mesh, **sections: Any) -> None:
+    """The one that calls has its proxy anew, and is back."""
+    own = mesh.client.child("proxy")
+    mesh.client.configure(**sections)
+    mesh.client.box.send("harness", signal.SIGHUP)
+    wait(lambda: mesh.client.child("proxy") not in (None, own), 60)
+    mesh.settle()
+
+
 def roots_in_use(vm: Vm) -> int:
     """By SPIRE."""
     return vm.box.path("/run/meshexp/spire/server/bundle.pem").read_text().count("BEGIN CERTIFICATE")
@@ -39,11 +49,7 @@ def test_the_anchors_are_rotated(mesh: Mesh) -> None:
     rotation.new_anchor(lab)
     both = "".join((lab.cluster.pki / f"{name}.crt").read_text() for name in ("old", "new"))
     # The one that calls knows both from the start: without others of its group a proxy that starts anew cuts what it carries.
-    own = mesh.client.child("proxy")
-    mesh.client.configure(proxy={"env": {ANCHORS: both}})
-    mesh.client.box.send("harness", signal.SIGHUP)
-    wait(lambda: mesh.client.child("proxy") not in (None, own), 30)
-    mesh.settle()
+    reconfigure(mesh, proxy={"env": {ANCHORS: both}})
     seen = Endpoints(lab.cluster, "smiley")
     with mesh.client.load(SMILEY, RATE) as load:
         before = proxies(*machines)
@@ -67,5 +73,4 @@ def test_the_anchors_are_rotated(mesh: Mesh) -> None:
     load.check()
     assert min(len(ready) for _, ready in seen.seen) == 1, "one after the other, and never none"
     assert {name for name, _ in load.by} == {"smiley-1", "smiley-2"}
-    mesh.client.configure()
-    mesh.client.box.send("harness", signal.SIGHUP)
+    reconfigure(mesh)

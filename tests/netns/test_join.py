@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import http.server
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -216,7 +217,8 @@ def test_a_join_that_does_not_end_well_is_taken_back(vm: Mesh, ended: str) -> No
         assert joining.returncode == 75, said + errors
         assert "undo: stop the harness" in said
         assert "not a member after 3 s: " in errors if ended == "by its own time" else "interrupted" in errors
-        assert vm.processes["harness"].wait(10) == 0
+        # On a busy machine it may be told to end before it listens to signals.
+        assert vm.processes["harness"].wait(10) in (0, -signal.SIGTERM)
     assert files(vm) == before
     assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
 

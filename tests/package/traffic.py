@@ -1,4 +1,4 @@
-"""`traffic.py serve ADDRESS` answers on port 8000, at /slow after 6 s; `call ADDRESS FROM` calls it until SIGINT, then prints."""
+"""`traffic.py serve ADDRESS` answers on port 8000, at /slow after 9 s; `call ADDRESS FROM` calls it until SIGINT, then prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = b"hello\n"
         if self.path == "/slow":
-            time.sleep(6)
+            time.sleep(9)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
