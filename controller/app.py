@@ -86,7 +86,7 @@ class Controller:
             if self.config.fleet_listen is not None:
                 page = web.Server(FleetPage(self.fleet, self.replicas), access_log=None)
                 self.fleet_address = await self._listen(page, self.config.fleet_listen, None)
-            api = web.Server(Api(self._registry, self._metrics, self.config.hold))
+            api = web.Server(Api(self._registry, self._metrics, self.config.hold, lambda: self._credentials.anchors))
             self.address = await self._listen(api, self.config.listen, ready.result())
             self._health.listening = True
         except BaseException:
@@ -112,8 +112,10 @@ class Controller:
             facts = configuration.load_facts(self.config)
             if facts.cluster_domain != self.fleet.facts.cluster_domain:
                 raise ConfigError((Fault("cluster_domain", "cannot change while the controller runs"),), self.config.facts)
+            self._credentials.reload(facts.trust_anchors_pem)
             self._use_facts(facts)
-        self._credentials.reload()
+        else:
+            self._credentials.reload(self.fleet.facts.trust_anchors_pem)
         if self._folder is not None:
             await self._folder.apply()
 
@@ -153,12 +155,13 @@ class Controller:
             self.fleet.wake()
 
     def _follow_facts(self, facts: ClusterFacts) -> None:
-        self._use_facts(facts)
-        log.info("cluster facts", nodes=len(facts.pod_routes), service_cidrs=[str(cidr) for cidr in facts.service_cidrs])
         try:
-            self._credentials.reload()
+            self._credentials.reload(facts.trust_anchors_pem)
         except ConfigError as error:
             log.error("trust anchors not read; the old ones stay in force", error=str(error))
+            facts = dataclasses.replace(facts, trust_anchors_pem=self.fleet.facts.trust_anchors_pem)
+        self._use_facts(facts)
+        log.info("cluster facts", nodes=len(facts.pod_routes), service_cidrs=[str(cidr) for cidr in facts.service_cidrs])
 
     async def _watch(self, folder: Folder) -> None:
         while True:

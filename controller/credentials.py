@@ -21,50 +21,55 @@ _IDENTITY_PORT = 8080
 
 
 class Credentials:
-    """`facts` tells the present ones, whose trust anchors are those of the clients where no file has them."""
+    """`facts` tells the present ones, whose trust anchors are those of the clients where no file has them.
+
+    `anchors`: the keys of those in force.
+    """
 
     def __init__(self, config: ControllerConfig, clock: Clock, facts: Callable[[], ClusterFacts]) -> None:
         self._config, self._clock, self._facts = config, clock, facts
-        self._context: ssl.SSLContext | None = None
         self._certificate: Certificate | None = None
-        self._anchors = ""
+        self._context: ssl.SSLContext | None = None
+        self._in_force = ("", "", "")
+        self.anchors = frozenset[str]()
 
     async def context(self) -> ssl.SSLContext:
-        """Waits for Linkerd's identity service if need be. Raises ConfigError."""
-        if self._config.tls_cert:
-            chain, key = self._files()
-        else:
+        """To listen with, for good. Waits for Linkerd's identity service if need be. Raises ConfigError."""
+        if not self._config.tls_cert:
             self._certificate = await self._certifier().first()
-            chain, key = self._certificate.chain, self._certificate.key
-        self._anchors = self._facts().trust_anchors_pem
-        self._context = tls.server_context(chain, key, self._anchors)
-        return self._context
+        in_force = self._use(*self._pair(), self._facts().trust_anchors_pem)
+        return tls.following(lambda: self._context or in_force)
 
     async def keep(self) -> None:
         """Renews what expires; returns when there is nothing to renew."""
         if self._certificate is not None:
-            await self._certifier().keep(self._certificate, self._use)
+            await self._certifier().keep(self._certificate, self._renewed)
 
-    def reload(self) -> None:
-        """Files and anchors again. Raises ConfigError; what is wrong stays as it was."""
-        if self._context is None:
-            return
-        if self._config.tls_cert:
-            tls.load_certificate(self._context, *self._files())
-        if self._facts().trust_anchors_pem != self._anchors:
-            tls.load_anchors(self._context, self._facts().trust_anchors_pem)
-            self._anchors = self._facts().trust_anchors_pem
-
-    def _use(self, certificate: Certificate) -> None:
+    def reload(self, anchors: str) -> None:
+        """Files again, and these anchors. Raises ConfigError; what is wrong stays as it was."""
         if self._context is not None:
-            try:
-                tls.load_certificate(self._context, certificate.chain, certificate.key)
-            except ConfigError as error:
-                log.error("certificate not used", error=str(error))
+            self._use(*self._pair(), anchors)
 
-    def _files(self) -> tuple[str, str]:
-        return configuration.read_text(self._config.tls_cert, "tls_cert"), configuration.read_text(
-            self._config.tls_key, "tls_key"
+    def _renewed(self, certificate: Certificate) -> None:
+        self._certificate = certificate
+        try:
+            self.reload(self._facts().trust_anchors_pem)
+        except ConfigError as error:
+            log.error("certificate not used", error=str(error))
+
+    def _use(self, chain: str, key: str, anchors: str) -> ssl.SSLContext:
+        """For handshakes from now on; of those before, `anchors` says which still count."""
+        if self._context is None or (chain, key, anchors) != self._in_force:
+            self._context = tls.server_context(chain, key, anchors)
+            self.anchors, self._in_force = tls.anchor_keys(self._context), (chain, key, anchors)
+        return self._context
+
+    def _pair(self) -> tuple[str, str]:
+        if self._certificate is not None:
+            return self._certificate.chain, self._certificate.key
+        return (
+            configuration.read_text(self._config.tls_cert, "tls_cert"),
+            configuration.read_text(self._config.tls_key, "tls_key"),
         )
 
     def _certifier(self) -> Certifier:

@@ -19,8 +19,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from controller import tls
 from harness.clock import Clock
-from harness.errors import TemporaryError
+from harness.errors import ConfigError, TemporaryError
 from harness.values import HostPort
 
 log = structlog.get_logger()
@@ -83,8 +84,8 @@ class Certifier:
         csr = request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
         try:
             token = await asyncio.to_thread(pathlib.Path(self._identity.token).read_bytes)
-            context = ssl.create_default_context(cadata=self._anchors())
-        except (OSError, ValueError) as error:  # also ssl.SSLError
+            context = tls.client_context(self._anchors())
+        except (OSError, ConfigError) as error:
             raise TemporaryError(f"cannot ask for a certificate: {error}") from None
         message = b"".join(
             _field(number, value) for number, value in enumerate((self._identity.name.encode(), token.strip(), csr), 1)

@@ -29,10 +29,10 @@ _BODY_SECONDS = ANSWER_SECONDS / 2
 
 
 class Api:
-    """The handler of a web.Server whose connections are of class Connection."""
+    """The handler of a web.Server whose connections are of class Connection. `anchors`: keys of those that count now."""
 
-    def __init__(self, registry: Registry, metrics: Metrics, hold_seconds: float) -> None:
-        self._registry, self._metrics, self._hold_seconds = registry, metrics, hold_seconds
+    def __init__(self, registry: Registry, metrics: Metrics, hold_seconds: float, anchors: Callable[[], frozenset[str]]) -> None:
+        self._registry, self._metrics, self._hold_seconds, self._anchors = registry, metrics, hold_seconds, anchors
         self._calls: tuple[tuple[str, str, re.Pattern[str], _Call], ...] = (
             ("register", "POST", re.compile("/v1/workloads"), self._register),
             ("hold", "GET", re.compile(_WORKLOAD), self._hold),
@@ -48,14 +48,16 @@ class Api:
         name, call, target = self._find(request)
         try:
             peer = connection.peer
-            if peer.expires <= self._registry.fleet.clock.wall():
-                raise RefusedError("unauthenticated", "the client certificate has expired", "connect again with the renewed one")
-            tickets.check_pins(self._registry.fleet.pins, peer.issuers, peer.identity)
+            self._check(peer)
             response, code = await call(request, peer, target), "ok"
+            if not peer.issuers & self._anchors():
+                response.force_close()
         except EndedError as end:
             response, code = error_response(end.code, end.message, end.hint), "ended"
         except RefusedError as refusal:
             response, code = error_response(refusal.code, refusal.message, refusal.hint), refusal.code
+            if code == "unauthenticated":
+                response.force_close()
         except ConfigError as error:
             response, code = error_response("malformed", "; ".join(map(str, error.faults[:10]))), "malformed"
         except TemporaryError as error:
@@ -68,6 +70,15 @@ class Api:
             log.warning("refused", call=name, code=code, workload=str(target) if target else None, peer=request.remote)
         self._metrics.answered(name, code)
         return response
+
+    def _check(self, peer: Peer) -> None:
+        """What was true at the handshake may be so no more. Raises RefusedError."""
+        if peer.expires <= self._registry.fleet.clock.wall():
+            raise RefusedError("unauthenticated", "the client certificate has expired", "connect again with the renewed one")
+        if not peer.issuers & self._anchors():
+            hint = "connect again with one that leads to an anchor of the present"
+            raise RefusedError("unauthenticated", "the trust anchor of the client certificate was removed", hint)
+        tickets.check_pins(self._registry.fleet.pins, peer.issuers, peer.identity)
 
     def _find(self, request: web.BaseRequest) -> tuple[str, _Call, Key | None]:
         for name, method, pattern, call in self._calls:

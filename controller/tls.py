@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio.sslproto
 import os
 import ssl
+from collections.abc import Callable
 
+from cryptography import x509
+
+from controller.peer import spki_sha256
 from harness.errors import ConfigError, Fault
 
 READ_BUFFER_BYTES = 4 * 1024
@@ -22,31 +26,65 @@ def shrink_buffers() -> None:
 
 def server_context(chain: str, key: str, anchors: str) -> ssl.SSLContext:
     """TLS 1.3 only; a client certificate that leads to the trust anchors is required. PEM texts. Raises ConfigError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _demanding()
+    _trust(context, anchors)
+    try:
+        load_pair(context, chain, key)
+    except ssl.SSLError as error:
+        raise ConfigError((Fault("tls_cert", f"not a usable certificate with its key: {error}"),), "controller") from None
+    return context
+
+
+def following(current: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """What to listen with: each handshake has the certificate and the anchors of `current()` at that moment.
+
+    OpenSSL can add anchors to a context, and take none away.
+    """
+    front = _demanding()
+
+    def choose(tls: ssl.SSLSocket | ssl.SSLObject, name: str | None, initial: ssl.SSLContext) -> None:
+        """Called for every handshake, also for one that names no server."""
+        tls.context = current()
+
+    front.sni_callback = choose
+    return front
+
+
+def client_context(anchors: str) -> ssl.SSLContext:
+    """Raises ConfigError."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    _trust(context, anchors)
+    return context
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    # An anchor need not be a root (RFC 5280, 6.1.1), and Linkerd's proxies do not ask that it be one.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _demanding() -> ssl.SSLContext:
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     # A resumed session is not verified again, and would outlive the certificate that it began with.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
-    load_certificate(context, chain, key)
-    load_anchors(context, anchors)
     return context
 
 
-def load_anchors(context: ssl.SSLContext, anchors: str) -> None:
-    """Adds these anchors; one that is no longer among them counts until the process ends. Raises ConfigError."""
+def _trust(context: ssl.SSLContext, anchors: str) -> None:
+    """Raises ConfigError, also for none at all."""
     try:
         context.load_verify_locations(cadata=anchors)
     except (ValueError, ssl.SSLError) as error:
         raise ConfigError((Fault("trust_anchors", f"not usable PEM certificates: {error}"),), "controller") from None
 
 
-def load_certificate(context: ssl.SSLContext, chain: str, key: str) -> None:
-    """New connections get this one, so that it can be renewed in place. Raises ConfigError; then the old one stays."""
-    try:
-        load_pair(context, chain, key)
-    except ssl.SSLError as error:
-        raise ConfigError((Fault("tls_cert", f"not a usable certificate with its key: {error}"),), "controller") from None
+def anchor_keys(context: ssl.SSLContext) -> frozenset[str]:
+    """SHA-256 of the public keys of what it trusts, as `Peer.issuers` has them."""
+    return frozenset(spki_sha256(x509.load_der_x509_certificate(der)) for der in context.get_ca_certs(binary_form=True))
 
 
 def load_pair(context: ssl.SSLContext, chain: str, key: str) -> None:

@@ -27,6 +27,7 @@ from controller.embedded_store import EmbeddedStore
 from controller.manifest import BUOYANT_GROUP_API
 from controller.model import Key
 from harness.clock import SystemClock
+from harness.errors import ConfigError
 from harness.messages import CODES
 from harness.values import HostPort
 from tests.controller_support import TRUST_DOMAIN, Answer, Authority, Client, group, group_object
@@ -220,14 +221,14 @@ def test_latency_from_report_to_ready(run: Run) -> None:
 # hostile peers: refused by TLS
 
 
-@pytest.mark.parametrize("kind", ["none", "wrong-ca", "expired", "not-yet", "server-key-usage", "tls12"])
+@pytest.mark.parametrize("kind", ["none", "wrong-ca", "removed-anchor", "expired", "not-yet", "server-key-usage", "tls12"])
 def test_refused_by_tls(run: Run, tmp_path: pathlib.Path, kind: str) -> None:
     async def body(s: Site) -> None:
-        (tmp_path / "other").mkdir()
-        other = Authority(tmp_path / "other", "other")
+        other = Authority(tmp_path, "other")
         contexts: dict[str, Callable[[], ssl.SSLContext]] = {
             "none": lambda: s.authority.client(None),
             "wrong-ca": lambda: s.authority.client(other.issue("face", FACE)),
+            "removed-anchor": lambda: s.authority.client(other.issue("face", FACE)),
             "expired": lambda: s.context(FACE, label="old", begins=-3600, ends=-1),
             "not-yet": lambda: s.context(FACE, label="new", begins=3600, ends=7200),
             "server-key-usage": lambda: s.authority.client(self_signed(tmp_path)),
@@ -236,12 +237,61 @@ def test_refused_by_tls(run: Run, tmp_path: pathlib.Path, kind: str) -> None:
         context = contexts[kind]()
         if kind == "tls12":
             context.maximum_version = ssl.TLSVersion.TLSv1_2
+        if kind == "removed-anchor":
+            async with trusting(s, other):
+                assert (await s.call("GET", "/", context=context)).code == "unknown-call"
         with pytest.raises((OSError, EOFError)):
             await s.call("POST", "/v1/workloads", REQUEST, context=context)
         assert (await s.controller.store.workloads.list()).items == ()
         await s.join()  # nobody else is disturbed
 
     run(body)
+
+
+@contextlib.asynccontextmanager
+async def trusting(s: Site, other: Authority) -> AsyncIterator[None]:
+    """Meanwhile another anchor counts as well."""
+    bundle = pathlib.Path(s.authority.anchors)
+    own = bundle.read_text()
+    bundle.write_text(own + pathlib.Path(other.anchors).read_text())
+    await s.controller.reload()
+    yield
+    bundle.write_text(own)
+    await s.controller.reload()
+
+
+def test_a_removed_anchor_ends_what_began_under_it(run: Run, tmp_path: pathlib.Path) -> None:
+    """`one` shows a certificate under the anchor that goes, `two` one under the anchor that stays."""
+
+    async def body(s: Site) -> None:
+        other = Authority(tmp_path, "other")
+        connections, held = {}, {}
+        async with trusting(s, other):
+            one = await s.join(s.authority.client(other.issue("face", FACE)))
+            two = await s.join(instance_id="two", addresses=["192.0.2.2"])
+            for made, context in ((one, s.authority.client(other.issue("face", FACE))), (two, None)):
+                client = connections[made["name"]] = await s.client(context)
+                path = f"{path_of(made)}?after={made['version']}"
+                held[made["name"]] = asyncio.create_task(client.call("GET", path, None, secret_of(made)))
+            await asyncio.sleep(0.2)
+            bundle = pathlib.Path(s.authority.anchors)
+            both = bundle.read_text()
+            bundle.write_text("no certificate")
+            with pytest.raises(ConfigError):
+                await s.controller.reload()
+            bundle.write_text(both)
+            await asyncio.sleep(0.2)
+            assert not any(task.done() for task in held.values()), "anchors that cannot be read change nothing"
+        for task in held.values():
+            assert (await task).body["facts"]["trust_anchors_pem"].count("BEGIN CERTIFICATE") == 1
+        assert await connections[one["name"]].reader.read() == b"", "its connection has ended"
+        with pytest.raises((OSError, EOFError)):
+            await s.call("GET", path_of(one), None, secret_of(one), context=s.authority.client(other.issue("face", FACE)))
+        assert (await connections[two["name"]].call("GET", path_of(two), None, secret_of(two))).status == 200
+        for client in connections.values():
+            client.writer.transport.abort()
+
+    run(body, hold=30.0, lease=60.0)
 
 
 def self_signed(folder: pathlib.Path) -> tuple[str, str]:
@@ -263,6 +313,16 @@ def with_certificate(*uris: str, **options: Any) -> Hostile:
         )
 
     return attack
+
+
+async def with_a_removed_anchor(s: Site, victim: dict[str, Any]) -> Answer:
+    """On the connection that began while it counted, which has been silent since."""
+    other = Authority(s.authority.folder, "other")
+    async with trusting(s, other):
+        client = await s.client(s.authority.client(other.issue("face", FACE)))
+        assert (await client.call("GET", path_of(victim), None, secret_of(victim))).status == 200
+    async with client:
+        return await client.call("POST", path_of(victim) + "/state", report(5, False), secret_of(victim))
 
 
 def with_request(method: str, path: str, body: object = None, *headers: tuple[str, str], uri: str = FACE) -> Hostile:
@@ -302,6 +362,7 @@ HOSTILE: dict[str, tuple[str, Hostile]] = {
     "a dot segment": ("unauthenticated", with_certificate(f"spiffe://{TRUST_DOMAIN}/x/../face")),
     "a trust domain without a path": ("unauthenticated", with_certificate(f"spiffe://{TRUST_DOMAIN}")),
     "a certificate that may sign": ("unauthenticated", with_certificate(FACE, ca=True)),
+    "an anchor that was removed": ("unauthenticated", with_a_removed_anchor),
     "another trust domain": ("identity-not-allowed", with_certificate("spiffe://elsewhere/face")),
     "another group's identity": ("identity-not-allowed", with_certificate(f"spiffe://{TRUST_DOMAIN}/smiley")),
     "another namespace's identity": ("identity-not-allowed", with_certificate(f"spiffe://{TRUST_DOMAIN}/other/face")),
