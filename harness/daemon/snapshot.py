@@ -35,7 +35,8 @@ class Counters:
 class Observed:
     """`proxy`: the binary that runs. `ends`: epoch seconds, 0 where there is none.
 
-    `boot`: the epoch second at which Clock.now() was 0. `began`: Clock.now() at the start. `joined_seconds`: from then until it was Ready for the first time.
+    `boot`: the epoch second at which Clock.now() was 0. `began`: Clock.now() at the start. `joined_seconds`: from then until it
+    was Ready for the first time.
     """
 
     children: dict[str, tuple[int | None, ChildState]]
