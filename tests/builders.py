@@ -31,7 +31,6 @@ def machine(**changes: Any) -> Machine:
         "addresses": (ipaddress.ip_address("10.9.0.2"),),
         "anchors_pem": "ANCHORS",
         "workload_api": "/run/spire/api.sock",
-        "proxy_path": "/usr/lib/meshexp-harness/linkerd2-proxy",
         "never_inbound": (PortRange(22, 22), PortRange(4190, 4191)),
         "never_outbound": (PortRange(4567, 4568),),
         "ipv6": True,
