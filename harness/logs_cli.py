@@ -17,4 +17,5 @@ def run(follow: bool, lines: int) -> int:
             "there is no journal on this machine", "without systemd both log to the daemon's standard error: see what started it"
         )
     chosen = (f"--unit=meshexp-{name}.service" for name in ("harness", "proxy", "dns"))
-    os.execv(program, [program, *chosen, f"--lines={lines}", *(("--follow",) if follow else ())])  # noqa: S606
+    # The units may have been given a LogNamespace=; without one the journal is the same.
+    os.execv(program, [program, "--namespace=*", *chosen, f"--lines={lines}", *(("--follow",) if follow else ())])  # noqa: S606

@@ -106,7 +106,8 @@ class Units:
             raise UnavailableError(f"{command.argv[0]} is not there or not executable", f"it is needed to run {command.name}")
         with contextlib.suppress(TemporaryError):
             await run("systemctl", "reset-failed", unit)
-        properties = [f"--property={name}={value}" for name, value in _properties(command).items()]
+        found = _properties(command) | await _log_namespace()
+        properties = [f"--property={name}={value}" for name, value in found.items()]
         environment = [f"--setenv={name}={value}" for name, value in command.env.items()]
         code, text = await run("systemd-run", "--quiet", f"--unit={unit}", *properties, *environment, "--", *command.argv)
         if code:
@@ -135,6 +136,13 @@ async def overwrite(path: Path, text: str, scratch: Path) -> None:
     scratch.unlink(missing_ok=True)
     if code:
         raise UnavailableError(f"{path} cannot be written: {output.strip()}")
+
+
+async def _log_namespace() -> dict[str, str]:
+    """The daemon's own, if an administrator gave it one: its children's lines belong there too."""
+    unit = own_unit()
+    found = (await show(unit, "LogNamespace")).get("LogNamespace") if unit else None
+    return {"LogNamespace": found} if found else {}
 
 
 def _properties(command: Command) -> dict[str, str]:
