@@ -114,7 +114,7 @@ class Daemon:
         self.wake("SIGHUP")
 
     async def _sleep(self) -> None:
-        if not await self.wake.within(TIMER_SECONDS):
+        if not await self.wake.within(systemd.beat(TIMER_SECONDS)):
             self.wake.reasons.add("timer")
 
     async def _cycle(self) -> None:

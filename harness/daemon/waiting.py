@@ -10,7 +10,7 @@ import time
 from harness.paths import Paths
 from harness.system import files, systemd
 
-WATCHDOG_SECONDS = 15.0
+LONGEST_SECONDS = 15.0
 
 
 def run(paths: Paths) -> int:
@@ -21,7 +21,7 @@ def run(paths: Paths) -> int:
     files.write_json(paths.status, {"phase": "Waiting", "ready": False, "message": text, "pid": os.getpid()}, mode=0o644)
     systemd.notify(READY=1, STATUS=text)
     print(text, file=sys.stderr, flush=True)
-    while (received := signal.sigtimedwait(numbers, WATCHDOG_SECONDS)) is None:
+    while (received := signal.sigtimedwait(numbers, systemd.beat(LONGEST_SECONDS))) is None:
         systemd.notify(WATCHDOG=1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     paths.status.unlink(missing_ok=True)

@@ -26,6 +26,13 @@ def notify(**fields: str | int) -> None:
             supervisor.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
+def beat(longest: float) -> float:
+    """Seconds until the watchdog wants to be fed again: half of what the unit allows, as sd_watchdog_enabled(3) advises, or `longest`."""
+    allowed = os.environ.get("WATCHDOG_USEC", "")
+    ours = os.environ.get("WATCHDOG_PID") == str(os.getpid())
+    return min(longest, int(allowed) / 2e6) if ours and allowed.isdecimal() else longest
+
+
 def supervised() -> bool:
     """Whether somebody is there to be notified."""
     return "NOTIFY_SOCKET" in os.environ
