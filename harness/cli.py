@@ -27,7 +27,7 @@ _GROUPS = {
 
 def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """All verbs; of those with verbs of their own only the one that is `asked` for in full, or all without one."""
-    root = _Parser(prog="meshexp", description="Makes this machine a member of a Linkerd mesh.")
+    root = _Parser(prog="meshexp", description="Makes this machine a member of a Linkerd mesh.", instance=_INSTANCE_HELP)
     verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
     plan = _verb(verbs, "plan", "print what would be changed on this machine, and change nothing", _plan)
@@ -65,7 +65,16 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
 Verbs = Any  # argparse keeps the type of what add_subparsers returns to itself
 
 
+_INSTANCE_HELP = "another workload of this machine than its first; also after the verb"
+
+
 class _Parser(argparse.ArgumentParser):
+    """Of `meshexp`, and of each verb: all take --instance, and the first alone tells of it."""
+
+    def __init__(self, *words: Any, instance: str = argparse.SUPPRESS, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.add_argument("--instance", metavar="NAME", default=argparse.SUPPRESS, help=instance)
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
         self.exit(64, f"{self.prog}: {message}\n")
@@ -79,7 +88,9 @@ def _verb(verbs: Verbs, name: str, text: str, function: Callable[[argparse.Names
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser(words[0] if words else "").parse_args(words)
+    options = parser(_verb_of(words)).parse_args(words)
+    if "instance" in options:
+        os.environ[paths.INSTANCE] = options.instance
     try:
         return int(options.function(options))
     except HarnessError as error:
@@ -92,6 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _verb_of(words: Sequence[str]) -> str:
+    """What is asked for; empty when there is nothing but options."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            return word
+        if word == "--instance":
+            next(rest, None)
+    return ""
 
 
 def _run(_: argparse.Namespace) -> int:
@@ -162,7 +184,7 @@ def _diff(_: argparse.Namespace) -> int:
 def _logs(options: argparse.Namespace) -> int:
     from harness import logs_cli
 
-    return logs_cli.run(options.follow, options.lines)
+    return logs_cli.run(options.follow, options.lines, paths.from_environment().instance)
 
 
 def _version(_: argparse.Namespace) -> int:

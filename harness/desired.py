@@ -38,6 +38,15 @@ DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"  # of Linkerd's guide and th
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """What the other workloads of this machine have for themselves: uids, and what their harnesses call."""
+
+    proxies: tuple[int, ...] = ()
+    users: tuple[int, ...] = ()
+    servers: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """What was found out about this machine at the start."""
 
@@ -57,6 +66,9 @@ class Machine:
     probe_user: User | None = None
     spire_addresses: tuple[IPAddress, ...] = ()
     """Of a remote SPIRE server: without it there is no identity, so the way there must not go through the proxy."""
+    users: tuple[int, ...] = ()
+    """Whose connections are this workload's."""
+    others: Others = Others()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +261,7 @@ def _probes(config: schema.Config, machine: Machine, known: Registration) -> tup
 
 
 def _redirect(config: schema.Config, machine: Machine, known: Registration) -> rules.RedirectSpec:
-    section, proxy = config.redirect, config.proxy
+    section, proxy, others = config.redirect, config.proxy, machine.others
     ports = {PortRange(p.port, p.port) for p in known.template.ports if p.protocol == "TCP"} | set(section.ports)
     return rules.RedirectSpec(
         proxy_uid=machine.user.uid,
@@ -263,9 +275,15 @@ def _redirect(config: schema.Config, machine: Machine, known: Registration) -> r
         ignore_outbound_ports=rules.merge_ports((*section.ignore_outbound_ports, *machine.never_outbound)),
         ignore_subnets=section.ignore_subnets,
         # The harness must reach the controller without the proxy.
-        ignore_destinations=(*_own_network(config.controller.address), *map(ipaddress.ip_network, machine.spire_addresses)),
+        ignore_destinations=(
+            *_own_network(config.controller.address),
+            *map(ipaddress.ip_network, (*machine.spire_addresses, *others.servers)),
+        ),
         ignore_interfaces=section.ignore_interfaces,
         ipv6=section.ipv6,
+        users=machine.users,
+        ignore_users=(*others.proxies, *others.users),
+        neighbours=others.proxies,
     )
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ class Join:
         from harness.system import files
 
         with tempfile.TemporaryDirectory(prefix="meshexp-join-", dir="/run" if Path("/run").is_dir() else None) as folder:
-            staged = Paths(Path(folder), self._paths.state, self._paths.run)
+            staged = replace(self._paths, config=Path(folder), machine=self._paths.first)
             for file in (self._paths.harness_yaml, *self._paths.drop_ins.glob("*.yaml")):
                 if file.exists() and file != self._paths.joined:
                     files.write(staged.config / file.relative_to(self._paths.config), file.read_text(), mode=0o600)

@@ -35,28 +35,33 @@ class Service:
     def find(cls, paths: Paths) -> Service:
         status = status_cli.read(paths)
         waits = int(status["pid"]) if status.get("phase") == "Waiting" else None
-        return cls(paths, service.state() if service.managed() else None, waits)
+        unit = service.unit_of(paths.instance)
+        return cls(paths, service.state(unit) if service.managed(unit) else None, waits)
+
+    @property
+    def unit(self) -> str:
+        return service.unit_of(self.paths.instance)
 
     def prepare(self, undo: Any, changes: bool) -> None:
         """Before the configuration changes: a member leaves as what it was. What is undone last is said first."""
         active = self.before is not None and self.before.active
         if active:
-            undo.add("start the harness as it was", lambda: service.control("start"))
+            undo.add("start the harness as it was", lambda: service.control("start", self.unit))
         undo.add("what the harness kept", new_below(self.paths.state))
         if active and changes and self.waits is None:
-            service.control("stop")
+            service.control("stop", self.unit)
 
     def start(self, undo: Any) -> str:
         """What was done; empty when there is nobody here who starts programs."""
         if self.before is not None:
             if not self.before.enabled:
-                undo.add("disable the unit", lambda: service.control("disable"))
-                service.control("enable")
-            undo.add("stop the harness", lambda: service.control("stop"))
+                undo.add("disable the unit", lambda: service.control("disable", self.unit))
+                service.control("enable", self.unit)
+            undo.add("stop the harness", lambda: service.control("stop", self.unit))
             if self.waits is not None:
                 os.kill(self.waits, signal.SIGHUP)  # it looks again, in place
-            service.control("start")
-            return f"{service.UNIT} is enabled and runs"
+            service.control("start", self.unit)
+            return f"{self.unit} is enabled and runs"
         if self.waits is not None:
             pid = self.waits
             undo.add("stop the harness", lambda: end(pid, self.paths))
@@ -66,8 +71,8 @@ class Service:
 
     def ended(self) -> str:
         """Why there is nothing to wait for; empty while there is."""
-        if self.before is not None and service.state().failed:
-            return f"{service.UNIT} has failed"
+        if self.before is not None and service.state(self.unit).failed:
+            return f"{self.unit} has failed"
         return ""
 
 

@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> int:
         raise PermissionError_("`meshexp leave` must run as root", "run it with sudo")
     where, steps = paths.from_environment(), Steps(options.output)
     try:
-        _leave(where, steps, options.purge)
+        for one in _meant(where):
+            _leave(one, steps, options.purge)
     except HarnessError as error:
         steps.finish(error, left=False)
         if options.output == "json":
@@ -41,31 +42,39 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _meant(where: Paths) -> tuple[Paths, ...]:
+    """With the machine's first workload, which sees to routes and DNS, all others leave, and before it."""
+    from harness.daemon import cleanup
+
+    return (where,) if where.instance else cleanup.everyone(where)
+
+
 def _leave(where: Paths, steps: Any, purge: bool) -> None:
     from harness.daemon import cleanup
     from harness.join_start import end, running
     from harness.system import service
 
-    with steps.step("drain and stop the harness") as step:
-        if service.managed():
-            service.control("stop")
-            service.control("disable")
-            step.message = f"{service.UNIT} is stopped and disabled"
+    of, unit = f" of {where.title}" if where.instance else "", service.unit_of(where.instance)
+    with steps.step(f"drain and stop the harness{of}") as step:
+        if service.managed(unit):
+            service.control("stop", unit)
+            service.control("disable", unit)
+            step.message = f"{unit} is stopped and disabled"
         elif pid := running(where):
             end(pid, where)
             step.message = f"pid {pid} has ended"
         else:
             step.message = "it did not run"
-    with steps.step("see that the registration is gone") as step:
+    with steps.step(f"see that the registration is gone{of}") as step:
         if where.registration.exists():
             step.result = "warning"
             step.message = "the controller did not hear it; the lease ends by itself within a minute"
-    with steps.step("see that no rule, route or process is left") as step:
+    with steps.step(f"see that no rule, route or process is left{of}") as step:
         with contextlib.redirect_stdout(None):
             left = cleanup.run(where, after_exit=False)
         if left:
             raise TemporaryError("something could not be removed", "run `meshexp cleanup`, which names it")
-    with steps.step("remove the configuration" if purge else "keep the configuration") as step:
+    with steps.step(f"{'remove' if purge else 'keep'} the configuration{of}") as step:
         step.message = _purge(where) if purge else f"{where.config}; `meshexp leave --purge` removes it"
 
 
@@ -75,7 +84,11 @@ def _purge(where: Paths) -> str:
     gone = [path for path in (*joining.names(where), where.registration, where.instance_id, where.cordon) if path.exists()]
     for path in gone:
         path.unlink()
-    shutil.rmtree(where.state / "spire", ignore_errors=True)
-    with contextlib.suppress(OSError):
-        (where.config / "spire").rmdir()
+    shutil.rmtree(where.state if where.instance else where.state / "spire", ignore_errors=True)
+    folders = [where.config / "spire"]
+    if where.instance:  # nobody else's folders
+        folders += [where.drop_ins, where.config, where.config.parent, where.state.parent]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
     return f"{len(gone)} files"

@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
+
+INSTANCE = "MESHEXP_INSTANCE"
+"""The variable that says which of the machine's workloads is meant, as `--instance` does."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,9}[a-z0-9])?")
+
+
+def is_name(text: str) -> bool:
+    """Whether an instance can be called that."""
+    return _NAME.fullmatch(text) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Paths:
+    """Of one workload: of the machine's first, or of the further one that `instance` names; `machine` is then the first's."""
+
     config: Path = Path("/etc/meshexp")
     state: Path = Path("/var/lib/meshexp")
     run: Path = Path("/run/meshexp")
     resolv_conf: Path = Path("/etc/resolv.conf")
+    instance: str = ""
+    machine: Paths | None = None
+
+    @property
+    def first(self) -> Paths:
+        return self.machine or self
+
+    def of(self, instance: str) -> Paths:
+        """Of another workload of this machine. Raises UsageError for what cannot be the name of one.
+
+        The run directory is beside the first's and not below it: systemd removes that when the first stops.
+        """
+        first = self.first
+        if not instance:
+            return first
+        if not is_name(instance):
+            hint = "a-z, 0-9 and dash, at most 11 characters: it becomes part of the name of an iptables chain"
+            raise UsageError(f"{instance!r} cannot be the name of an instance", hint)
+        below = Path("instances") / instance
+        run = first.run.with_name(f"{first.run.name}-{instance}")
+        return Paths(first.config / below, first.state / below, run, first.resolv_conf, instance, first)
+
+    @property
+    def title(self) -> str:
+        return f"the workload {self.instance!r}" if self.instance else "the machine's first workload"
 
     @property
     def harness_yaml(self) -> Path:
@@ -49,8 +88,13 @@ class Paths:
 
     @property
     def proxy_versions(self) -> Path:
-        """The installed versions of linkerd2-proxy, and links to the one in use and the one before."""
-        return self.state / "proxy"
+        """The installed versions of linkerd2-proxy, and links to the one in use and the one before: the machine's."""
+        return self.first.state / "proxy"
+
+    @property
+    def redirect_lock(self) -> Path:
+        """Held over a change of rules, whichever workload's."""
+        return self.first.run / "redirect.lock"
 
     @property
     def lock(self) -> Path:
@@ -93,4 +137,11 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Paths:
         state=Path(environ.get("MESHEXP_STATE_DIR", default.state)),
         run=Path(environ.get("MESHEXP_RUN_DIR", default.run)),
         resolv_conf=Path(environ.get("MESHEXP_RESOLV_CONF", default.resolv_conf)),
-    )
+    ).of(environ.get(INSTANCE, ""))
+
+
+def configured(paths: Paths) -> tuple[Paths, ...]:
+    """The machine's first workload, configured or not, and every other of which there is a configuration, sorted."""
+    first = paths.first
+    found = sorted({file.parent.name for file in (first.config / "instances").glob("*/harness.*")})
+    return (first, *(first.of(name) for name in found if is_name(name)))

@@ -63,6 +63,11 @@ ROUTE_NODE_SILENT = register(
     Severity.WARNING,
     standing=True,
 )
+FIRST_WORKLOAD_STOPPED = register(
+    "first-workload-stopped",
+    "routes and DNS are set by the machine's first workload, which does not run",
+    "start it: `systemctl start meshexp-harness`; a machine with several workloads has one without a name",
+)
 ROUTE_GATEWAY_UNREACHABLE = register(
     "route-gateway-unreachable",
     "the node's address is not on any directly connected network",

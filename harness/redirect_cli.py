@@ -68,6 +68,7 @@ async def _apply(_: argparse.Namespace) -> int:
     from harness.messages import Registration
     from harness.reconcilers.redirect import Redirect
     from harness.system import files, redirect_backend
+    from harness.system.redirect_table import Marks
 
     where = paths.from_environment()
     config = load.load(where, os.environ)
@@ -79,8 +80,9 @@ async def _apply(_: argparse.Namespace) -> int:
     registration = decode.decode(Registration, known, source="registration", lenient=True)
     found = await machine.look(config, where)
     wanted = desired(config, found, Progress(registration=registration, proxy_certified=True)).redirect
-    detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
-    redirect = Redirect(detected, where.run / "redirect.lock")
+    choice = redirect_backend.Choice(config.redirect.backend.value)
+    detected = await asyncio.to_thread(redirect_backend.detect, choice, marks=Marks(where.instance))
+    redirect = Redirect(detected, where.redirect_lock)
     actions = redirect.diff(wanted, await redirect.observe())
     for action in actions:
         print(action, end="")
@@ -94,7 +96,7 @@ async def _remove(_: argparse.Namespace) -> int:
     from harness.system import files, redirect_lock
 
     where = paths.from_environment()
-    async with redirect_lock.exclusive(where.run / "redirect.lock", 20.0):
+    async with redirect_lock.exclusive(where.redirect_lock, 20.0):
         for backend in await _backends():
             if (await backend.observe()).present:
                 await backend.replace(())
@@ -130,8 +132,10 @@ async def _backends() -> Any:
     """Both: whatever is chosen now, what is there may be the other's."""
     from harness.system.iptables import Iptables
     from harness.system.nftables import Nftables
+    from harness.system.redirect_table import Marks
 
-    return Nftables(), Iptables()
+    marks = Marks(paths.from_environment().instance)
+    return Nftables(marks=marks), Iptables(marks)
 
 
 def _as_json(kind: str, state: Any) -> dict[str, Any]:

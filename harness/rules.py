@@ -65,6 +65,12 @@ class RedirectSpec:
     """Outbound only: what the harness itself must reach without the proxy. (Its node may well be the source of mesh traffic.)"""
     ignore_interfaces: tuple[str, ...] = ()
     ipv6: bool = True
+    users: tuple[int, ...] = ()
+    """Outbound only: whose connections are redirected; everybody's if empty."""
+    ignore_users: tuple[int, ...] = ()
+    """Outbound only: whose are not, which are those of this machine's other workloads, and of their proxies."""
+    neighbours: tuple[int, ...] = ()
+    """Users of this machine's other proxies: to `inbound_ports` of one of its own addresses they come as peers do."""
 
     def __post_init__(self) -> None:
         if self.proxy_uid == 0:
@@ -116,6 +122,8 @@ class Rule:
 
 
 Rules = tuple[Rule, ...]
+PROXY_USER = "proxy-user"
+"""The name of the rule that leaves the proxy's own connections alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +210,31 @@ def _outbound(spec: RedirectSpec) -> Iterator[Rule]:
             last = list(_per_family(redirect, spec.outbound_networks, spec))
         case Outbound.OFF:
             last = []
-    if not last:
+    near = list(_from_neighbours(spec))
+    if not last and not near:
         return
-    yield Rule("proxy-user", hook, uid=spec.proxy_uid)
+    yield from near
+    yield Rule(PROXY_USER, hook, uid=spec.proxy_uid)
+    yield from (Rule(f"user-{uid}", hook, uid=uid) for uid in sorted(set(spec.ignore_users)))
     yield Rule("loopback", hook, interface="lo")
     yield from (Rule(f"interface-{name}", hook, interface=name) for name in sorted(set(spec.ignore_interfaces)))
     if spec.ignore_outbound_ports:
         yield Rule("ports", hook, ports=merge_ports(spec.ignore_outbound_ports))
     yield from _per_family(Rule("subnets", hook), (*spec.ignore_subnets, *spec.ignore_destinations), spec)
-    yield from last
+    yield from (_of_user(rule, uid) for uid in sorted(set(spec.users)) for rule in last) if spec.users else last
+
+
+def _of_user(rule: Rule, uid: int) -> Rule:
+    return dataclasses.replace(rule, name=f"{rule.name}-user-{uid}", uid=uid)
+
+
+def _from_neighbours(spec: RedirectSpec) -> Iterator[Rule]:
+    """What one of this machine's proxies sends to another's workload never passes prerouting."""
+    if spec.inbound is Inbound.OFF or not spec.inbound_ports:
+        return
+    redirect = dataclasses.replace(_redirect(Hook.OUTBOUND, spec.inbound_port, spec), ports=merge_ports(spec.inbound_ports))
+    for uid in sorted(set(spec.neighbours)):
+        yield dataclasses.replace(redirect, name=f"neighbour-{uid}", uid=uid, interface="lo")
 
 
 def _inbound(spec: RedirectSpec) -> Iterator[Rule]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.paths import Paths
+from harness.paths import Paths, configured
 
 POLL_SECONDS, WATCH_SECONDS = 0.1, 0.5
 
@@ -29,7 +29,13 @@ def run(paths: Paths, output: str, wait: float | None) -> int:
 
 
 def read(paths: Paths) -> dict[str, Any]:
-    """The snapshot of a daemon that lives; phase Stopped otherwise."""
+    """The snapshot of a daemon that lives; phase Stopped otherwise. Of the machine's first workload, the others' phases too."""
+    found = _own(paths)
+    others = {} if paths.instance else {where.instance: _own(where) for where in configured(paths)[1:]}
+    return found | ({"instances": {name: other["phase"] for name, other in others.items()}} if others else {})
+
+
+def _own(paths: Paths) -> dict[str, Any]:
     try:
         data = json.loads(paths.status.read_text())
         alive = Path(f"/proc/{int(data['pid'])}").exists()
@@ -67,6 +73,9 @@ def text(data: dict[str, Any]) -> str:
             f"workload   {workload['namespace']}/{workload['name'] or '(not registered)'}  {', '.join(workload['addresses'])}"
         )
         lines.append(f"identity   {workload['identity'] or '(none yet)'}")
+    if instances := data.get("instances"):
+        others = ", ".join(f"{name} ({phase})" for name, phase in instances.items())
+        lines.append(f"others     {others}; `meshexp status --instance NAME`")
     for condition in data.get("conditions", []):
         sign = "‼" if condition["status"] == "True" and condition["problem"] else _SIGNS[condition["status"]]
         lines.append(f"{sign} {condition['name']:<13} {condition['message']}")

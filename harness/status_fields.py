@@ -21,6 +21,7 @@ FIELDS = {
     "workload.hostname": ("text", "this machine's name for people"),
     "workload.addresses[]": ("text", "where peers reach this machine"),
     "workload.identity": ("text or null", "the SPIFFE ID that peers expect"),
+    "instances.NAME": ("text", "of the machine's first workload, where there are others: their phases"),
     "conditions[].name": ("text", "the part: Routes, Identity, Registration, Application, Proxy, Redirected, …"),
     "conditions[].status": ("text", "True, False or Unknown"),
     "conditions[].message": ("text", "how it stands, in a sentence"),

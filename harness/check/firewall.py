@@ -19,10 +19,9 @@ from harness.errors import HarnessError
 from harness.rules import Family
 from harness.system import legacy_rules, xtables
 from harness.system.nftables import Nftables
-from harness.system.nftables_text import TABLE
+from harness.system.redirect_table import CHAIN, marks_of_table
 
 Listing = list[dict[str, Any]]
-OURS = "MESHEXP"
 _MESHES = {
     "Istio": re.compile(r"ISTIO_|istio"),
     "Linkerd (linkerd-init)": re.compile(r"PROXY_INIT_"),
@@ -101,7 +100,7 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
 
 
 def _nft(facts: Facts, packet: Packet) -> str | None:
-    return packet_filter.dropped_by(nft_listing.chains(facts.nft, packet, TABLE))
+    return packet_filter.dropped_by(nft_listing.chains(facts.nft, packet))
 
 
 def _legacy(facts: Facts, packet: Packet) -> str | None:
@@ -109,8 +108,9 @@ def _legacy(facts: Facts, packet: Packet) -> str | None:
 
 
 def mixed(facts: Facts) -> Iterable[str]:
-    tables = {f"{c['family']} {c['table']}" for c in _chains(facts.nft) if c.get("type") == "nat" and c["table"] != TABLE}
-    legacy = [line for line in facts.legacy["nat"].splitlines() if line.startswith("-A ") and OURS not in line]
+    nat = [chain for chain in _chains(facts.nft) if chain.get("type") == "nat"]
+    tables = {f"{c['family']} {c['table']}" for c in nat if marks_of_table(c["table"]) is None}
+    legacy = [line for line in facts.legacy["nat"].splitlines() if line.startswith("-A ") and CHAIN not in line]
     entries = len(legacy) if facts.legacy["nat"] else facts.legacy_nat_entries
     if tables and entries:
         yield f"the legacy nat table has {entries} rules, and nftables has nat in {', '.join(sorted(tables))}"
@@ -119,7 +119,7 @@ def mixed(facts: Facts) -> Iterable[str]:
 def _published(context: Context, facts: Facts) -> Iterable[str]:
     template = context.registration.template.ports if context.registration else ()
     ports = frozenset(port.port for port in template if port.protocol == "TCP")
-    found = set(nft_listing.published(facts.nft, ports, TABLE)) | set(iptables_listing.published(facts.legacy["nat"], ports))
+    found = set(nft_listing.published(facts.nft, ports)) | set(iptables_listing.published(facts.legacy["nat"], ports))
     return (f"port {port} goes to a container by a DNAT rule" for port in sorted(found))
 
 

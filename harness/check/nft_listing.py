@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from harness.check.packet_filter import Chain, Packet, Rule, Truth, Verdict, all_of, from_network, negated
+from harness.system.redirect_table import marks_of_table
 
 _VERDICTS = {
     "accept": Verdict.ACCEPT,
@@ -21,14 +22,14 @@ _NO_MATCH = {"counter", "log", "comment", "meta", "mangle", "notrack", "ct helpe
 Item = dict[str, Any]
 
 
-def chains(listing: Iterable[Item], packet: Packet, ignore_table: str) -> dict[str, Chain]:
-    """By name; only what filters, and not the table of that name."""
+def chains(listing: Iterable[Item], packet: Packet) -> dict[str, Chain]:
+    """By name; only what filters, and no table of ours."""
     found: dict[str, Item] = {}
     rules: dict[str, list[Rule]] = {}
     for item in listing:
-        if "chain" in item and item["chain"]["table"] != ignore_table:
+        if "chain" in item and not _ours(item["chain"]):
             found[_name(item["chain"], item["chain"]["name"])] = item["chain"]
-        elif "rule" in item and item["rule"]["table"] != ignore_table:
+        elif "rule" in item and not _ours(item["rule"]):
             name = _name(item["rule"], item["rule"]["chain"])
             rules.setdefault(name, []).extend(_rules(item["rule"], packet))
     return {
@@ -41,6 +42,11 @@ def chains(listing: Iterable[Item], packet: Packet, ignore_table: str) -> dict[s
         )
         for name, chain in found.items()
     }
+
+
+def _ours(item: Item) -> bool:
+    """Also of another workload of this machine."""
+    return marks_of_table(item["table"]) is not None
 
 
 def _name(item: Item, chain: str) -> str:
@@ -126,12 +132,12 @@ def _from(value: Any, packet: Packet) -> Truth:
         return None
 
 
-def published(listing: Iterable[Item], ports: frozenset[int], ignore_table: str) -> tuple[int, ...]:
+def published(listing: Iterable[Item], ports: frozenset[int]) -> tuple[int, ...]:
     """Those of the ports that a rule sends to another address (a container's)."""
     found = set()
     for item in listing:
         rule = item.get("rule")
-        if not rule or rule["table"] == ignore_table:
+        if not rule or _ours(rule):
             continue
         kinds = {kind for expression in rule.get("expr", ()) for kind in expression}
         if "dnat" in kinds:

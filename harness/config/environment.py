@@ -12,12 +12,12 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import decode
+from harness import decode, paths
 from harness.config import schema
 from harness.errors import Fault
 
 PREFIX = "MESHEXP_"
-_NO_KEYS = {"MESHEXP_CONFIG_DIR", "MESHEXP_STATE_DIR", "MESHEXP_RUN_DIR", "MESHEXP_RESOLV_CONF", "MESHEXP_DEMO"}
+_NO_KEYS = {"MESHEXP_CONFIG_DIR", "MESHEXP_STATE_DIR", "MESHEXP_RUN_DIR", "MESHEXP_RESOLV_CONF", "MESHEXP_DEMO", paths.INSTANCE}
 
 
 Leaf = tuple[tuple[str, ...], Any, dataclasses.Field[Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import socket
@@ -13,9 +14,9 @@ from typing import Any
 import yaml
 
 from harness import decode
-from harness.config import environment, schema
+from harness.config import claims, environment, schema
 from harness.errors import ConfigError, Fault
-from harness.paths import Paths
+from harness.paths import Paths, configured
 
 
 @dataclass(slots=True)
@@ -65,9 +66,30 @@ def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.
         faults.extend(_placed(fault, layers) for fault in error.faults)
     if config is not None:
         faults.extend(_placed(fault, layers) for fault in check(config))
+        beside = claims.faults(config, claims.of_config(paths, config), others(paths))
+        faults.extend(_placed(fault, layers) for fault in beside)
     if faults or config is None:
         raise ConfigError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)")
     return config, layers
+
+
+def others(paths: Paths) -> tuple[claims.Claim, ...]:
+    """What the other workloads of this machine have for themselves, by their files alone."""
+    return claims.others(paths, lambda where: sources(where, {})[0].values)
+
+
+def stamp(paths: Paths) -> tuple[tuple[str, int], ...]:
+    """Changes with every file that `others` reads."""
+    found = []
+    for where in configured(paths):
+        for file in _files(where) if where.instance != paths.instance else ():
+            with contextlib.suppress(OSError):
+                found.append((str(file), file.stat().st_mtime_ns))
+    return tuple(found)
+
+
+def _files(paths: Paths) -> tuple[Path, ...]:
+    return paths.harness_yaml, *sorted(paths.drop_ins.glob("*.yaml"))
 
 
 def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Fault]]:
@@ -75,7 +97,7 @@ def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Faul
     layers = Layers()
     faults: list[Fault] = []
     layers.add(environment.playground(environ, socket.gethostname()), "environment")
-    for file in (paths.harness_yaml, *sorted(paths.drop_ins.glob("*.yaml"))):
+    for file in _files(paths):
         try:
             layers.add(_read(file), str(file))
         except ConfigError as error:

@@ -36,6 +36,10 @@ class Workload:
     addresses: tuple[Address, ...] = key(
         "Addresses that peers reach this machine at, at most one per family; found if empty.", ()
     )
+    users: tuple[str, ...] = key(
+        "System users (names or numbers) whose connections go through this workload's proxy; all but other workloads' if empty.",
+        (),
+    )
 
 
 @dataclass(frozen=True, slots=True)

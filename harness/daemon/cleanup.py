@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -12,14 +14,17 @@ from harness.clock import SystemClock
 from harness.daemon import compose
 from harness.daemon.machine import check_privileges
 from harness.errors import ConfigError, HarnessError
-from harness.paths import Paths
+from harness.paths import Paths, configured, is_name
 from harness.reconcilers.base import Reconciler
 from harness.reconcilers.dns import Dns
 from harness.reconcilers.proxy import NAME as PROXY
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.routes import Routes
 from harness.system import files, process, redirect_backend, units
+from harness.system.iptables import Iptables
 from harness.system.netlink import Netlink
+from harness.system.nftables import Nftables
+from harness.system.redirect_table import Marks
 from harness.system.spire import Spire
 from harness.system.units import Units
 
@@ -29,11 +34,26 @@ PROXY_GRACE = 2.0
 def run(paths: Paths, after_exit: bool) -> int:
     """0 when nothing is left, 1 when something could not be removed. Refuses while a daemon runs.
 
-    after_exit: called by systemd when the daemon has ended; what the next daemon is to take over stays.
+    Of the machine's first workload: all workloads' that ever were. after_exit: called by systemd when the daemon has ended; what
+    the next daemon is to take over stays, and so do the other workloads.
     """
     check_privileges()
-    with files.lock(paths.lock):
-        return asyncio.run(_clean(paths, after_exit))
+    meant = (paths,) if paths.instance or after_exit else everyone(paths)
+    with contextlib.ExitStack() as locks:
+        for one in meant:
+            locks.enter_context(files.lock(one.lock))
+        return max(asyncio.run(_clean(one, after_exit)) for one in meant)
+
+
+def everyone(paths: Paths) -> tuple[Paths, ...]:
+    """Every workload of this machine of which there is a configuration, a run directory or a rule; the first is the last."""
+    first = paths.first
+    names = {where.instance for where in configured(first)}
+    names |= {lock.parent.name.removeprefix(f"{first.run.name}-") for lock in first.run.parent.glob(f"{first.run.name}-*/*.lock")}
+    for backend in (Nftables(), Iptables()):
+        with contextlib.suppress(HarnessError):
+            names |= {marks.instance for marks in backend.marks()}
+    return (*(first.of(name) for name in sorted(names) if is_name(name)), first)
 
 
 def comes_back(environ: Mapping[str, str], restarting: bool) -> bool:
@@ -44,14 +64,15 @@ def comes_back(environ: Mapping[str, str], restarting: bool) -> bool:
 
 async def _clean(paths: Paths, after_exit: bool) -> int:
     failed, unit = 0, units.own_unit()
-    proxy = await Units().find(PROXY) if units.booted() else None
+    proxy = await Units(paths.instance).find(PROXY) if units.booted() else None
     if after_exit and unit and proxy and comes_back(os.environ, await units.restarting(unit)):
         print("the proxy runs on for the next daemon, and so do its rules and routes")
         return 0
-    redirect = Redirect(await asyncio.to_thread(redirect_backend.detect))
-    # The redirect first: from then on the proxy holds no traffic.
-    routes = Routes(Netlink(), SystemClock(), lambda reason: None)
-    reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect, _dns(paths), routes)
+    redirect = Redirect(await asyncio.to_thread(redirect_backend.detect, marks=Marks(paths.instance)), paths.redirect_lock)
+    # The redirect first: from then on the proxy holds no traffic. What follows is the machine's.
+    reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect,)
+    if not paths.instance:
+        reconcilers += _dns(paths), Routes(Netlink(), SystemClock(), lambda reason: None)
     for reconciler in reconcilers:
         try:
             for action in reconciler.diff(None, await reconciler.observe()):
@@ -67,6 +88,8 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
     Spire(paths).remove()
     for left in (paths.status, paths.known_registration, paths.proxy):
         left.unlink(missing_ok=True)
+    if paths.instance:
+        shutil.rmtree(paths.run, ignore_errors=True)
     return 1 if failed else 0
 
 

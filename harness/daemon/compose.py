@@ -24,12 +24,14 @@ from harness.reconcilers.proxy import Proxy
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
+from harness.reconcilers.shared import Shared
 from harness.specs import ProxySpec, RegistrationSpec, Route
 from harness.system import proxy_binary, redirect_backend, resolved, units
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
 from harness.system.proxy_admin import LoopbackAdmin
+from harness.system.redirect_table import Marks
 from harness.system.units import Units
 
 
@@ -72,13 +74,21 @@ class Parts:
 
 async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: HeadStart) -> Parts:
     wake = begun.wakes
-    detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
-    redirect, routes = Redirect(detected), Routes(Netlink(), clock, wake)
+    choice = redirect_backend.Choice(config.redirect.backend.value)
+    detected = await asyncio.to_thread(redirect_backend.detect, choice, marks=Marks(paths.instance))
+    redirect = Redirect(detected, paths.redirect_lock)
     counted = Counted(ControlPlane(), clock)
     keeper = RegistrationKeeper(counted, paths.registration, clock, wake, paths.invitation)
     # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
-    runners = Units() if units.own_unit() else begun.processes
-    names = dns(paths, runners, await _front(config.dns.mode, paths), clock, wake)
+    runners = Units(paths.instance) if units.own_unit() else begun.processes
+    routes: Routes | Shared
+    names: Dns | Shared
+    if paths.instance:
+        routes = Shared("routes", "Routes", paths.first.status, wake)
+        names = Shared("dns", "Names", paths.first.status, wake)
+    else:
+        routes = Routes(Netlink(), clock, wake)
+        names = dns(paths, runners, await _front(config.dns.mode, paths), clock, wake)
     in_use = partial(machine.proxy_in_use, paths)
     proxy = Proxy(runners, LoopbackAdmin(), proxy_binary.problem_of, in_use, paths.proxy, clock, wake)
     return Parts(

@@ -12,7 +12,7 @@ from harness.daemon import machine, plan
 from harness.reconcilers import redirect, routes
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
-from harness.system.redirect_table import BackendKind
+from harness.system.redirect_table import BackendKind, Marks
 
 
 def run() -> int:
@@ -34,14 +34,14 @@ async def _lines(where: paths.Paths) -> list[str]:
             case routes.Change(verb, what):
                 lines.append(f"{'-' if verb is routes.Verb.DELETE else '+'} {what}")
             case redirect.Apply() | redirect.Remove():
-                lines += _rules(await _there(action.kind), getattr(action, "rules", ()))
+                lines += _rules(await _there(action.kind, Marks(where.instance)), getattr(action, "rules", ()))
             case _:
                 lines.append(f"+ {str(action).partition(chr(10))[0]}")
     return lines
 
 
-async def _there(kind: BackendKind) -> Any:
-    backend = Nftables() if kind is BackendKind.NFTABLES else Iptables()
+async def _there(kind: BackendKind, marks: Marks) -> Any:
+    backend = Nftables(marks=marks) if kind is BackendKind.NFTABLES else Iptables(marks)
     return (await backend.observe()).rules
 
 

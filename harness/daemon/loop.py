@@ -41,6 +41,7 @@ class Daemon:
         self._progress = Progress()
         self._proxy_seen = clock.now()
         self._restart_after = 0.0
+        self._others: tuple[tuple[str, int], ...] = ()
         self._log = structlog.get_logger().bind(component="harness")
         self._exporter = Exporter()
         self._publisher = Publisher(paths, clock, self._log, self._exporter, begun.began)
@@ -56,6 +57,7 @@ class Daemon:
         route_events = kernel_events.watch_routes(self.wake)
         rule_events = tasks.spawn(self._watch_rules())
         systemd.notify(READY=1, STATUS="Starting")
+        machine.wake_others(self._paths)
         self._log.info("started", group=self.config.workload.group, namespace=self.config.workload.namespace)
         try:
             while not self._stopping:
@@ -124,6 +126,7 @@ class Daemon:
         if self._reload:
             self._reload = False
             await self._load_again()
+        await self._look_at_others()
         await self._look()
         want = desired(self.config, self._machine, self._progress)
         if self._restart_proxy or (self._parts.stale(want.proxy) and self._clock.now() >= self._restart_after):
@@ -136,6 +139,13 @@ class Daemon:
             self.wake("the next step is possible")
         await self._publish(tuple(conditions), want)
         systemd.notify(WATCHDOG=1)
+
+    async def _look_at_others(self) -> None:
+        """Another workload of this machine came, went or changed: what it has for itself, this one leaves alone."""
+        if (stamp := load.stamp(self._paths)) != self._others:
+            with contextlib.suppress(HarnessError):  # of this one nothing has changed
+                self._machine = await machine.look(self.config, self._paths)
+            self._others = stamp
 
     async def _watch_nodes(self, want: Desired) -> None:
         with contextlib.suppress(HarnessError):  # the routes' own condition has said it
@@ -162,6 +172,7 @@ class Daemon:
             machine.check_identity(config, self._environ)
             self._machine = await machine.look(config, self._paths)
             self.config, self._reload_fault = config, ""
+            machine.wake_others(self._paths)
             self._log.info("configuration loaded again")
         except HarnessError as error:
             self._reload_fault = error.message

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
+import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from harness.config import schema
-from harness.desired import Machine, workload_api
+from harness.config import claims, load, schema
+from harness.desired import Machine, Others, workload_api
 from harness.errors import ConfigError, Fault, PermissionError_
-from harness.paths import Paths
+from harness.paths import Paths, configured
 from harness.specs import User
 from harness.system import addresses, files, process, redirect_exclusions
 from harness.system.proxy_store import Store
@@ -62,8 +64,10 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
     spire_server = _spire_user(config, "server", user) if mode is schema.IdentityMode.LOCAL else None
     in_spire = mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT)
     remote = config.identity.agent.server_address if mode is schema.IdentityMode.AGENT else None
+    beside = load.others(paths)
     own = (config.proxy.admin_port, *((config.metrics.listen.port,) if config.metrics.listen else ()))
-    excluded = await asyncio.to_thread(redirect_exclusions.exclusions, own)
+    theirs = (port for claim in beside for _, port in claim.ports)
+    excluded = await asyncio.to_thread(redirect_exclusions.exclusions, (*own, *theirs))
     return Machine(
         user=user,
         hostname=hostname,
@@ -79,7 +83,33 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
         probe_user=_apart(config.probes.user, "probes.user", user) if config.probes.commands else None,
         spire_addresses=await addresses.resolved(remote) if remote else (),
+        users=tuple(process.find_user(name, f"workload.users[{i}]").uid for i, name in enumerate(config.workload.users)),
+        others=_others(beside),
     )
+
+
+def _others(there: tuple[claims.Claim, ...]) -> Others:
+    """A user that does not exist has no connections; its own workload's daemon names the fault."""
+    return Others(
+        proxies=tuple(_uids(claim.proxy_user for claim in there)),
+        users=tuple(_uids(name for claim in there for _, name in claim.users)),
+        servers=tuple(server.ip for claim in there for server in claim.servers if server.ip is not None),
+    )
+
+
+def _uids(names: Iterable[str]) -> Iterator[int]:
+    for name in names:
+        with contextlib.suppress(ConfigError):
+            yield process.find_user(name).uid
+
+
+def wake_others(paths: Paths) -> None:
+    """So that the other workloads' daemons read at once what this one has for itself. One that is not up yet reads it then."""
+    for where in configured(paths):
+        status = files.read_json(where.status) if where.instance != paths.instance else {}
+        if "reported" in status and Path(f"/proc/{status['pid']}").exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(status["pid"]), signal.SIGUSR2)
 
 
 def _spire_user(config: schema.Config, program: str, proxy: User) -> User:

@@ -63,7 +63,8 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
         chosen = [parts.routes, parts.dns, parts.redirect]
     else:
         chosen = [parts.routes, parts.dns, parts.identity, parts.proxy, parts.redirect]
-    said = routes.objections(want.routes or (), await parts.routes.reconciler.observe())
+    there = await parts.routes.reconciler.observe()
+    said = routes.objections(want.routes or (), there) if isinstance(there, routes.Observed) else ()
     steps: list[tuple[str, Any]] = [(parts.routes.name, Objection(c.message, c.problem)) for c in said if c.problem]
     for part in chosen:
         wanted = part.want(want)

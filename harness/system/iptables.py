@@ -20,8 +20,8 @@ from harness.errors import HarnessError, PermissionError_, TemporaryError, Unava
 from harness.rules import Family, Hook, Rules
 from harness.system import inotify, iptables_guard, iptables_text, xtables
 from harness.system.iptables_child import lock_file
-from harness.system.iptables_text import BUILTIN, PREFIX
-from harness.system.redirect_table import BackendKind, TableState
+from harness.system.iptables_text import BUILTIN, chain_name
+from harness.system.redirect_table import FIRST, BackendKind, Marks, TableState, marks_in
 
 SETTLE_SECONDS = 0.1
 """After another tool's command: the next of a burst often fails when it finds the lock taken, and may undo a repair anyway."""
@@ -53,7 +53,8 @@ class Iptables:
 
     kind = BackendKind.IPTABLES
 
-    def __init__(self) -> None:
+    def __init__(self, marks: Marks = FIRST) -> None:
+        self._marks = marks
         self._looking = threading.Lock()
         self._seen: tuple[tuple[bytes, ...], TableState] = ((), TableState())
         self._jumps: tuple[tuple[Family, Hook], ...] = ()
@@ -63,7 +64,15 @@ class Iptables:
         """Blocking. Raises UnavailableError when python-iptables or the kernel's legacy nat table is missing."""
         if importlib.util.find_spec("iptc") is None:
             raise UnavailableError("python-iptables is not installed", _HINTS["unavailable"])
-        _raise(iptables_guard.ask("4", {"op": "list"}))
+        _raise(iptables_guard.ask("4", self._list))
+
+    @property
+    def _list(self) -> iptables_guard.Request:
+        return {"op": "list", "prefix": self._marks.prefix}
+
+    def marks(self) -> frozenset[Marks]:
+        """Of whom there are chains. Blocking. Raises HarnessError."""
+        return frozenset(found for table in _tables().values() for found in marks_in(table.image))
 
     async def observe(self) -> TableState:
         return await asyncio.to_thread(self._observe)
@@ -78,7 +87,7 @@ class Iptables:
             for _ in range(_ATTEMPTS):
                 if _images(tables) == self._seen[0]:
                     break
-                state = self._look([family for family, table in tables.items() if table.names(PREFIX)])
+                state = self._look([family for family, table in tables.items() if table.names(self._marks.prefix)])
                 before, tables = tables, _tables()
                 self._seen = _images(before) if _images(before) == _images(tables) else (), state
             return self._seen[1]
@@ -88,18 +97,19 @@ class Iptables:
         strange: list[str] = []
         jumps: list[tuple[Family, Hook]] = []
         chains: list[tuple[Family, str]] = []
-        answers = iptables_guard.ask_all({str(family.value): {"op": "list"} for family in families})
+        answers = iptables_guard.ask_all({str(family.value): self._list for family in families})
         for family in families:
             found = answers[str(family.value)]
             _raise(found)
-            records, oddities = iptables_text.parse(found["chains"], family)
+            records, oddities = iptables_text.parse(found["chains"], family, self._marks)
             rules += records
             strange += oddities
             chains += [(family, chain) for chain in found["chains"]]
             for hook, builtin in BUILTIN.items():
-                places = [place for place, target in found["jumps"].get(builtin, []) if target == iptables_text.chain_name(hook)]
+                own = chain_name(hook, self._marks)
+                places = [place for place, target in found["jumps"].get(builtin, []) if target == own]
                 jumps += [(family, hook)] * len(places)
-                if places != [0] and iptables_text.chain_name(hook) in found["chains"]:
+                if places != [0] and own in found["chains"]:
                     strange.append(f"IPv{family.value} {builtin} must jump to our chain once, first of all")
         self._jumps, self._chains = tuple(jumps), tuple(chains)
         return TableState(present=bool(jumps or chains), rules=tuple(rules), strange=tuple(strange))
@@ -107,7 +117,7 @@ class Iptables:
     @contextlib.asynccontextmanager
     async def trial(self, new: Rules, old: Rules, seconds: float) -> AsyncIterator[IptablesTrial]:
         families = self._concerned(new, old)
-        order = {"new": _requests(new, families), "old": _requests(old, families), "seconds": seconds}
+        order = {"new": self._requests(new, families), "old": self._requests(old, families), "seconds": seconds}
         guard = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "harness.system.iptables_guard",
             stdin=PIPE, stdout=PIPE, start_new_session=True, env=iptables_guard.environment(),
@@ -121,7 +131,7 @@ class Iptables:
             self._seen = (), TableState()
 
     async def replace(self, rules: Rules) -> None:
-        _raise(await asyncio.to_thread(iptables_guard.replace, _requests(rules, self._concerned(rules))))
+        _raise(await asyncio.to_thread(iptables_guard.replace, self._requests(rules, self._concerned(rules))))
         self._seen = (), TableState()
 
     def _concerned(self, *sets: Rules) -> list[Family]:
@@ -129,12 +139,24 @@ class Iptables:
         return [
             family
             for family, table in _tables().items()
-            if any(iptables_text.entries(rules, family) for rules in sets) or table.names(PREFIX)
+            if any(iptables_text.entries(rules, family, self._marks) for rules in sets) or table.names(self._marks.prefix)
         ]
+
+    def _requests(self, rules: Rules, families: Iterable[Family]) -> dict[str, iptables_guard.Request]:
+        requests: dict[str, iptables_guard.Request] = {}
+        for family in families:
+            chains = iptables_text.entries(rules, family, self._marks)
+            jumps = {
+                builtin: iptables_text.jump(hook, self._marks)
+                for hook, builtin in BUILTIN.items()
+                if chain_name(hook, self._marks) in chains
+            }
+            requests[str(family.value)] = {"op": "replace", "prefix": self._marks.prefix, "chains": chains, "jumps": jumps}
+        return requests
 
     def render_text(self, rules: Rules) -> str:
         """For what the last look found."""
-        return iptables_text.restore_text(rules, self._jumps, self._chains)
+        return iptables_text.restore_text(rules, self._jumps, self._chains, self._marks)
 
     async def changes(self) -> AsyncIterator[str]:
         """Legacy iptables announces nothing; but every one of its tools closes the lock file when it is done."""
@@ -143,17 +165,6 @@ class Iptables:
         async for _ in inotify.closings(lock):
             await asyncio.sleep(SETTLE_SECONDS)
             yield f"an iptables tool has used {lock}"
-
-
-def _requests(rules: Rules, families: Iterable[Family]) -> dict[str, iptables_guard.Request]:
-    requests: dict[str, iptables_guard.Request] = {}
-    for family in families:
-        chains = iptables_text.entries(rules, family)
-        jumps = {
-            builtin: iptables_text.jump(hook) for hook, builtin in BUILTIN.items() if iptables_text.chain_name(hook) in chains
-        }
-        requests[str(family.value)] = {"op": "replace", "chains": chains, "jumps": jumps}
-    return requests
 
 
 class IptablesTrial:

@@ -7,13 +7,15 @@ Request and answer are one JSON object each, on standard input and output; `erro
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import sys
 import time
 from typing import Any
 
-PREFIX = "MESHEXP_"
+FAMILY, FIRST = "MESHEXP", "MESHEXP_"
+"""How the chains of every workload of this machine begin, and those of its first."""
 LOCK_SECONDS = float(os.environ.get("MESHEXP_XTABLES_WAIT", "5"))
 _RETRY_SECONDS = 0.02
 _ATTEMPTS = 5
@@ -40,7 +42,7 @@ def main() -> None:
 
 def _answer(iptc: Any, ipv6: bool, request: dict[str, Any]) -> dict[str, Any]:
     try:
-        return _list(iptc, ipv6) if request["op"] == "list" else _replace(iptc, ipv6, request)
+        return _list(iptc, ipv6, request["prefix"]) if request["op"] == "list" else _replace(iptc, ipv6, request)
     except BusyError as error:
         return {"error": str(error), "kind": "temporary"}
     except PermissionError as error:
@@ -63,22 +65,22 @@ def _open(iptc: Any, ipv6: bool) -> Any:
     return table
 
 
-def _ours(name: str) -> bool:
-    return name.startswith(PREFIX)
+def _jumps_to(rule: Any, prefix: str) -> bool:
+    return bool(rule.target and rule.target.name.startswith(prefix))
 
 
-def _list(iptc: Any, ipv6: bool) -> dict[str, Any]:
-    """Our chains with their rules, and for each built-in chain the places at which it jumps to ours."""
+def _list(iptc: Any, ipv6: bool, prefix: str) -> dict[str, Any]:
+    """The chains of `prefix` with their rules, and for each built-in chain the places at which it jumps to them: how many rules
+    are ahead that are no such jump of another workload's."""
     table = _open(iptc, ipv6)
     chains: dict[str, list[dict[str, Any]]] = {}
     jumps: dict[str, list[tuple[int, str]]] = {}
     for chain in table.chains:
-        if _ours(chain.name):
+        if chain.name.startswith(prefix):
             chains[chain.name] = [_decode(iptc, rule, ipv6) for rule in chain.rules]
         elif chain.is_builtin():
-            places = [
-                (place, rule.target.name) for place, rule in enumerate(chain.rules) if rule.target and _ours(rule.target.name)
-            ]
+            rules = [rule for rule in chain.rules if _jumps_to(rule, prefix) or not _jumps_to(rule, FAMILY)]
+            places = [(place, rule.target.name) for place, rule in enumerate(rules) if _jumps_to(rule, prefix)]
             if places:
                 jumps[chain.name] = places
     return {"chains": chains, "jumps": jumps}
@@ -108,13 +110,13 @@ def _replace(iptc: Any, ipv6: bool, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rewrite(iptc: Any, table: Any, ipv6: bool, request: dict[str, Any]) -> None:
-    wanted = request["chains"]
+    wanted, prefix = request["chains"], request["prefix"]
     present = {chain.name: chain for chain in table.chains}
     for chain in present.values():
-        if not _ours(chain.name):
-            for rule in [rule for rule in chain.rules if rule.target and _ours(rule.target.name)]:
+        if not chain.name.startswith(prefix):
+            for rule in [rule for rule in chain.rules if _jumps_to(rule, prefix)]:
                 chain.delete_rule(rule)
-    ours = {name: chain for name, chain in present.items() if _ours(name)}
+    ours = {name: chain for name, chain in present.items() if name.startswith(prefix)}
     for chain in ours.values():
         chain.flush()
     for name in ours.keys() - wanted.keys():
@@ -124,7 +126,9 @@ def _rewrite(iptc: Any, table: Any, ipv6: bool, request: dict[str, Any]) -> None
         for entry in entries:
             chain.append_rule(_encode(iptc, entry, ipv6))
     for builtin, entry in request["jumps"].items():
-        present[builtin].insert_rule(_encode(iptc, entry, ipv6), position=0)
+        # The first workload's take what is left by the others', which so go before them.
+        ahead = itertools.takewhile(lambda rule: prefix == FIRST and _jumps_to(rule, FAMILY), present[builtin].rules)
+        present[builtin].insert_rule(_encode(iptc, entry, ipv6), position=sum(1 for _ in ahead))
 
 
 def _encode(iptc: Any, entry: dict[str, Any], ipv6: bool) -> Any:

@@ -12,9 +12,9 @@ from itertools import groupby, product
 from typing import Any
 
 from harness.rules import Family, Hook, Rule, Rules, for_family, merge_networks, merge_ports
+from harness.system.redirect_table import FIRST, Marks
 from harness.values import IPNetwork, PortRange
 
-PREFIX = "MESHEXP_"
 COMMENT = "meshexp/"
 BUILTIN = {Hook.INBOUND: "PREROUTING", Hook.OUTBOUND: "OUTPUT"}
 _SYN = ["FIN,SYN,RST,ACK", "SYN"]
@@ -25,19 +25,19 @@ Entry = dict[str, Any]
 Chains = dict[str, list[Entry]]
 
 
-def chain_name(hook: Hook) -> str:
-    return PREFIX + hook.name
+def chain_name(hook: Hook, marks: Marks = FIRST) -> str:
+    return marks.prefix + hook.name
 
 
-def jump(hook: Hook) -> Entry:
-    return {"protocol": "tcp", "comment": {"comment": COMMENT + "jump"}, "target": chain_name(hook)}
+def jump(hook: Hook, marks: Marks = FIRST) -> Entry:
+    return {"protocol": "tcp", "comment": {"comment": COMMENT + "jump"}, "target": chain_name(hook, marks)}
 
 
-def entries(rules: Rules, family: Family) -> Chains:
+def entries(rules: Rules, family: Family, marks: Marks = FIRST) -> Chains:
     """Our chains for one family; empty when nothing is redirected for it."""
     own = for_family(rules, family)
     return {
-        chain_name(hook): [entry for rule in own if rule.hook is hook for entry in _entries(rule)]
+        chain_name(hook, marks): [entry for rule in own if rule.hook is hook for entry in _entries(rule)]
         for hook in Hook
         if any(rule.hook is hook for rule in own)
     }
@@ -80,12 +80,12 @@ def _slots(ports: Iterable[PortRange]) -> Iterator[str]:
         yield ",".join(words)
 
 
-def parse(chains: Chains, family: Family) -> tuple[Rules, tuple[str, ...]]:
+def parse(chains: Chains, family: Family, marks: Marks = FIRST) -> tuple[Rules, tuple[str, ...]]:
     """The records that our chains say, and a sentence for every rule that no record can say."""
     rules: list[Rule] = []
     strange: list[str] = []
     for name, found in chains.items():
-        hook = next((hook for hook in Hook if chain_name(hook) == name), None)
+        hook = next((hook for hook in Hook if chain_name(hook, marks) == name), None)
         if hook is None:
             strange.append(f"not ours: IPv{family.value} chain {name}")
             continue
@@ -137,15 +137,17 @@ def _port_range(word: str) -> PortRange:
     return PortRange(int(first), int(last or first))
 
 
-def restore_text(rules: Rules, jumps: Iterable[tuple[Family, Hook]], leftovers: Iterable[tuple[Family, str]]) -> str:
+def restore_text(
+    rules: Rules, jumps: Iterable[tuple[Family, Hook]], leftovers: Iterable[tuple[Family, str]], marks: Marks = FIRST
+) -> str:
     """One text for both `iptables-legacy-restore --noflush` and `ip6tables-legacy-restore --noflush`.
 
     A line that begins with -4 or -6 is for that family alone (each tool passes over the other's). `jumps` are to be taken
     away, `leftovers` are chains to empty and remove unless the rules use them.
     """
-    used = [(family, entries(rules, family)) for family in Family]
+    used = [(family, entries(rules, family, marks)) for family in Family]
     lines = ["*nat"]
-    lines += [f"-{family.value} -D {BUILTIN[hook]} {_arguments(jump(hook))}" for family, hook in jumps]
+    lines += [f"-{family.value} -D {BUILTIN[hook]} {_arguments(jump(hook, marks))}" for family, hook in jumps]
     leftovers = tuple(leftovers)
     for family, chains in used:
         old = {chain for owner, chain in leftovers if owner is family}
@@ -153,7 +155,8 @@ def restore_text(rules: Rules, jumps: Iterable[tuple[Family, Hook]], leftovers: 
         lines += [f"-{family.value} -X {chain}" for chain in sorted(old - chains.keys())]
         lines += [f"-{family.value} -N {chain}" for chain in sorted(chains.keys() - old)]
         lines += [f"-{family.value} -A {chain} {_arguments(entry)}" for chain, found in chains.items() for entry in found]
-        lines += [f"-{family.value} -I {BUILTIN[hook]} 1 {_arguments(jump(hook))}" for hook in Hook if chain_name(hook) in chains]
+        inserted = {hook: chain_name(hook, marks) in chains for hook in Hook}
+        lines += [f"-{family.value} -I {BUILTIN[hook]} 1 {_arguments(jump(hook, marks))}" for hook in Hook if inserted[hook]]
     return "\n".join([*lines, "COMMIT", ""])
 
 

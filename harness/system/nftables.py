@@ -21,7 +21,7 @@ from typing import Any
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.rules import Rules
 from harness.system import nfnetlink, nftables_text
-from harness.system.redirect_table import BackendKind, TableState
+from harness.system.redirect_table import FIRST, BackendKind, Marks, TableState, marks_of_table
 
 LIBRARY = "libnftables.so.1"
 _JSON_OUTPUT = 1 << 4  # NFT_CTX_OUTPUT_JSON
@@ -33,7 +33,6 @@ table inet meshexp-check {
   }
 }
 """
-_LIST = f"list table inet {nftables_text.TABLE}"
 
 
 class Library:
@@ -109,8 +108,8 @@ class Nftables:
 
     kind = BackendKind.NFTABLES
 
-    def __init__(self, library: str = LIBRARY) -> None:
-        self._path = library
+    def __init__(self, library: str = LIBRARY, marks: Marks = FIRST) -> None:
+        self._path, self._marks = library, marks
         self._library: Library | None = None
         self._opening = threading.Lock()
 
@@ -133,8 +132,14 @@ class Nftables:
     def other_nat_tables(self) -> tuple[str, ...]:
         """The nftables tables, iptables-nft's among them, that have a nat chain and are not ours. Blocking. Raises as `check`."""
         chains = [item["chain"] for item in json.loads(self._run("list chains", as_json=True))["nftables"] if "chain" in item]
-        others = [c for c in chains if c.get("type") == "nat" and c["table"] != nftables_text.TABLE]
+        others = [c for c in chains if c.get("type") == "nat" and marks_of_table(c["table"]) is None]
         return tuple(sorted({f"table {c['family']} {c['table']}" for c in others}))
+
+    def marks(self) -> frozenset[Marks]:
+        """Of whom there are tables. Blocking. Raises as `check`."""
+        listing = json.loads(self._run("list tables inet", as_json=True))["nftables"]
+        names = [item["table"]["name"] for item in listing if "table" in item]
+        return frozenset(found for name in names if (found := marks_of_table(name)) is not None)
 
     def _run(self, text: str, as_json: bool, dry: bool = False) -> str:
         with self._opening:
@@ -144,15 +149,15 @@ class Nftables:
 
     async def observe(self) -> TableState:
         try:
-            listing = await self.run(_LIST, as_json=True)
+            listing = await self.run(f"list table inet {self._marks.table}", as_json=True)
         except (_NotThereError, UnavailableError):
             return TableState()
-        return nftables_text.parse_listing(json.loads(listing))
+        return nftables_text.parse_listing(json.loads(listing), self._marks)
 
     @contextlib.asynccontextmanager
     async def trial(self, new: Rules, old: Rules, seconds: float) -> AsyncIterator[NftablesTrial]:
-        await self.run(nftables_text.trial_text(new, old, seconds))
-        trial = NftablesTrial(self, new)
+        await self.run(nftables_text.trial_text(new, old, seconds, self._marks))
+        trial = NftablesTrial(self, nftables_text.confirm_text(new, self._marks))
         try:
             yield trial
         finally:
@@ -160,13 +165,13 @@ class Nftables:
                 await asyncio.shield(self.replace(old))
 
     async def replace(self, rules: Rules) -> None:
-        await self.run(nftables_text.replace_text(rules))
+        await self.run(nftables_text.replace_text(rules, self._marks))
 
     def render_text(self, rules: Rules) -> str:
-        return nftables_text.replace_text(rules)
+        return nftables_text.replace_text(rules, self._marks)
 
     async def changes(self) -> AsyncIterator[str]:
-        loop, watch = asyncio.get_running_loop(), nfnetlink.TableWatch(nftables_text.TABLE)
+        loop, watch = asyncio.get_running_loop(), nfnetlink.TableWatch(self._marks.table)
         with nfnetlink.nftables_events() as listener:
             while True:
                 try:
@@ -183,14 +188,14 @@ class Nftables:
 class NftablesTrial:
     """Satisfies Trial. Too late a confirmation is none: the element that arms the new rules must still be there."""
 
-    def __init__(self, backend: Nftables, rules: Rules) -> None:
+    def __init__(self, backend: Nftables, confirmation: str) -> None:
         self._backend = backend
-        self._rules = rules
+        self._confirmation = confirmation
         self.confirmed = False
 
     async def confirm(self) -> None:
         try:
-            await self._backend.run(nftables_text.confirm_text(self._rules))
+            await self._backend.run(self._confirmation)
         except _NotThereError:
             raise TemporaryError("the new redirect rules were not confirmed in time; the ones before them are back") from None
         self.confirmed = True

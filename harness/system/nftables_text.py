@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.rules import Family, Hook, Rule, Rules, merge_networks, merge_ports
-from harness.system.redirect_table import TableState
+from harness.system.redirect_table import FIRST, Marks, TableState
 from harness.values import IPNetwork, PortRange
 
-TABLE = "meshexp"
 PRIORITY = -110
 """Ahead of Docker's and every iptables chain's -100 (dstnat): the first NAT decision wins."""
 TRIAL_SET = "trial"
@@ -21,12 +20,12 @@ _SYN = ("fin", "syn", "rst", "ack")
 _BASE = {Hook.INBOUND: "prerouting", Hook.OUTBOUND: "output"}
 
 
-def replace_text(rules: Rules) -> str:
+def replace_text(rules: Rules, marks: Marks = FIRST) -> str:
     """One transaction: our table exactly as `rules` say, or no table."""
-    return _table([_chain(hook, _lines(rules, hook)) for hook in Hook if any(r.hook is hook for r in rules)])
+    return _table([_chain(hook, _lines(rules, hook), marks) for hook in Hook if any(r.hook is hook for r in rules)], marks)
 
 
-def trial_text(new: Rules, old: Rules, seconds: float) -> str:
+def trial_text(new: Rules, old: Rules, seconds: float, marks: Marks = FIRST) -> str:
     """`new` as long as an element of a set lives, which the kernel ends after `seconds`; then `old`."""
     hooks = [hook for hook in Hook if any(r.hook is hook for r in new + old)]
     lines = [f"\tset {TRIAL_SET} {{", "\t\ttype inet_proto", "\t\tflags timeout",
@@ -34,26 +33,31 @@ def trial_text(new: Rules, old: Rules, seconds: float) -> str:
     blocks = ["\n".join(lines)]
     blocks += [_block(_trial_chain(hook), _lines(new, hook)) for hook in hooks]
     gate = f"meta l4proto @{TRIAL_SET} goto "
-    blocks += [_chain(hook, [gate + _trial_chain(hook), *_lines(old, hook)]) for hook in hooks]
-    return _table(blocks)
+    blocks += [_chain(hook, [gate + _trial_chain(hook), *_lines(old, hook)], marks) for hook in hooks]
+    return _table(blocks, marks)
 
 
-def confirm_text(rules: Rules) -> str:
+def confirm_text(rules: Rules, marks: Marks = FIRST) -> str:
     """Ends the trial for good; fails, and changes nothing, when the kernel has ended it already."""
-    return f"delete element inet {TABLE} {TRIAL_SET} {{ tcp }}\n" + replace_text(rules)
+    return f"delete element inet {marks.table} {TRIAL_SET} {{ tcp }}\n" + replace_text(rules, marks)
+
+
+def _priority(marks: Marks) -> int:
+    """Another workload's rules are narrow, and so stand ahead of the first's, which take what is left."""
+    return PRIORITY - bool(marks.instance)
 
 
 def _trial_chain(hook: Hook) -> str:
     return f"{hook.value}_{TRIAL_SET}"
 
 
-def _table(blocks: list[str]) -> str:
-    clean = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
-    return clean + (f"table inet {TABLE} {{\n" + "\n".join(blocks) + "\n}\n" if blocks else "")
+def _table(blocks: list[str], marks: Marks) -> str:
+    clean = f"table inet {marks.table}\ndelete table inet {marks.table}\n"
+    return clean + (f"table inet {marks.table} {{\n" + "\n".join(blocks) + "\n}\n" if blocks else "")
 
 
-def _chain(hook: Hook, lines: Iterable[str]) -> str:
-    return _block(hook.value, [f"type nat hook {_BASE[hook]} priority {PRIORITY}; policy accept;", *lines])
+def _chain(hook: Hook, lines: Iterable[str], marks: Marks) -> str:
+    return _block(hook.value, [f"type nat hook {_BASE[hook]} priority {_priority(marks)}; policy accept;", *lines])
 
 
 def _block(name: str, lines: Iterable[str]) -> str:
@@ -87,7 +91,7 @@ def _line(rule: Rule) -> str:
     return " ".join([*words, f'comment "{rule.name}"'])
 
 
-def parse_listing(listing: dict[str, Any]) -> TableState:
+def parse_listing(listing: dict[str, Any], marks: Marks = FIRST) -> TableState:
     """Our table from `nft -j list table inet meshexp`."""
     rules: list[Rule] = []
     strange: list[str] = []
@@ -98,7 +102,7 @@ def parse_listing(listing: dict[str, Any]) -> TableState:
         if kind == "set" and body["name"] == TRIAL_SET:
             on_trial = True
         elif kind == "chain":
-            if body["name"] not in trial_chains and not _is_base(body):
+            if body["name"] not in trial_chains and not _is_base(body, marks):
                 strange.append(f"not ours: chain {body['name']}")
         elif kind == "rule":
             if body["chain"] in trial_chains or _is_gate(body):
@@ -113,8 +117,8 @@ def parse_listing(listing: dict[str, Any]) -> TableState:
     return TableState(present=True, rules=tuple(rules), strange=tuple(strange), on_trial=on_trial)
 
 
-def _is_base(chain: dict[str, Any]) -> bool:
-    expected = {hook.value: ("nat", base, PRIORITY, "accept") for hook, base in _BASE.items()}
+def _is_base(chain: dict[str, Any], marks: Marks) -> bool:
+    expected = {hook.value: ("nat", base, _priority(marks), "accept") for hook, base in _BASE.items()}
     found = tuple(chain.get(key) for key in ("type", "hook", "prio", "policy"))
     return expected.get(chain["name"]) == found
 

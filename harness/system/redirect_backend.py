@@ -9,7 +9,7 @@ from harness.errors import UnavailableError
 from harness.rules import Family
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
-from harness.system.redirect_table import Backend
+from harness.system.redirect_table import FIRST, Backend, Marks
 from harness.system.xtables import nat_table
 
 
@@ -30,12 +30,12 @@ class Detected:
     reason: str
 
 
-def detect(choice: Choice = Choice.AUTO, nftables: Nftables | None = None) -> Detected:
+def detect(choice: Choice = Choice.AUTO, nftables: Nftables | None = None, marks: Marks = FIRST) -> Detected:
     """Blocking; call it once, in the network namespace that is to be redirected.
 
     Raises UnavailableError when the chosen backend, or with `auto` every backend, does not work here.
     """
-    nftables, iptables = nftables or Nftables(), Iptables()
+    nftables, iptables = nftables or Nftables(marks=marks), Iptables(marks)
     if choice is Choice.AUTO:
         choice, reason = _choose(nftables, iptables)
     else:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from harness.rules import Family, Hook, Packet, Rule, Rules, for_family, target
+from harness.rules import PROXY_USER, Family, Hook, Packet, Rule, Rules, for_family, target
 from harness.system import nfnetlink, probe_packet
 from harness.values import IPAddress, IPNetwork
 
@@ -82,6 +82,11 @@ def _redirects(rules: Rules, hook: Hook, family: Family) -> list[Rule]:
     return [rule for rule in for_family(rules, family) if rule.hook is hook and rule.redirect_to is not None]
 
 
+def _far(rules: Rules, family: Family) -> list[Rule]:
+    """What is redirected on its way to another machine."""
+    return [rule for rule in _redirects(rules, Hook.OUTBOUND, family) if rule.interface != "lo"]
+
+
 def _unverified(name: str, why: str) -> Check:
     return Check(name, Outcome.UNVERIFIED, why)
 
@@ -91,18 +96,20 @@ def _outbound(rules: Rules, family: Family, listener: socket.socket) -> Iterator
     candidates = _destinations(rules, family)
     if not candidates:
         return
+    sender = next((rule.uid for rule in _far(rules, family) if rule.uid is not None), None)
+    uid = os.geteuid() if sender is None else sender
     for destination in candidates:
         route = _route(destination)
         if route is None:
             continue
         for port in _SPARE_PORTS:
-            packet = Packet(Hook.OUTBOUND, route.source, destination, port, route.interface, os.geteuid())
+            packet = Packet(Hook.OUTBOUND, route.source, destination, port, route.interface, uid)
             if target(rules, packet) is None:
                 continue
-            yield _observe(name, packet, rules, listener, _send_from_here())
-            for uid in {rule.uid for rule in rules if rule.uid is not None}:
-                own = dataclasses.replace(packet, uid=uid)
-                yield _observe(f"{name} of the proxy itself", own, rules, listener, _send_from_here(uid))
+            yield _observe(name, packet, rules, listener, _send_from_here(sender))
+            for proxy in {rule.uid for rule in rules if rule.name == PROXY_USER and rule.uid is not None}:
+                own = dataclasses.replace(packet, uid=proxy)
+                yield _observe(f"{name} of the proxy itself", own, rules, listener, _send_from_here(proxy))
             return
     yield _unverified(name, "no route to any network that is redirected")
 
@@ -150,7 +157,7 @@ def _inbound_family(rules: Rules, family: Family, listener: socket.socket, outsi
 
 def _destinations(rules: Rules, family: Family) -> list[IPAddress]:
     """Where to send: network addresses, which nobody has, of the networks and of the routes that lead into them."""
-    redirects = _redirects(rules, Hook.OUTBOUND, family)
+    redirects = _far(rules, family)
     networks = [network for rule in redirects for network in rule.networks]
     if redirects and not networks:
         return [_ANYWHERE[family]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -14,6 +15,39 @@ from harness.rules import Rules
 class BackendKind(enum.Enum):
     NFTABLES = "nftables"
     IPTABLES = "iptables"
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """By what the rules of one of the machine's workloads are known; `instance` is empty for the first."""
+
+    instance: str = ""
+
+    @property
+    def table(self) -> str:
+        """In nftables, of family inet."""
+        return f"{TABLE}-{self.instance}" if self.instance else TABLE
+
+    @property
+    def prefix(self) -> str:
+        """Of the chains in legacy iptables."""
+        return f"{CHAIN}-{self.instance}_" if self.instance else f"{CHAIN}_"
+
+
+TABLE, CHAIN = "meshexp", "MESHEXP"
+FIRST = Marks()
+_INSTANCE = "-([a-z0-9-]+)"
+
+
+def marks_of_table(name: str) -> Marks | None:
+    """None for a table that is no workload's of this machine."""
+    found = re.fullmatch(f"{TABLE}(?:{_INSTANCE})?", name)
+    return Marks(found[1] or "") if found else None
+
+
+def marks_in(text: bytes) -> frozenset[Marks]:
+    """Those of the chains that are named in it."""
+    return frozenset(Marks((name or b"").decode()) for name in re.findall(f"{CHAIN}(?:{_INSTANCE})?_".encode(), text))
 
 
 @dataclass(frozen=True, slots=True)

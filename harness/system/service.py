@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from harness.errors import UnavailableError
 from harness.system import units
 
-UNIT = "meshexp-harness.service"
 STOP_SECONDS = 150.0  # longer than the unit's own TimeoutStopSec
 
 
@@ -21,13 +20,18 @@ class State:
     failed: bool
 
 
-def managed() -> bool:
+def unit_of(instance: str) -> str:
+    """The unit of one of this machine's workloads; `instance` is empty for the first."""
+    return units.unit_name("harness", instance)
+
+
+def managed(unit: str) -> bool:
     """Whether systemd runs this machine and has the unit."""
-    return units.booted() and _run("show", "--property=LoadState", "--value", UNIT).strip() == "loaded"
+    return units.booted() and _run("show", "--property=LoadState", "--value", unit).strip() == "loaded"
 
 
-def state() -> State:
-    text = _run("show", "--property=ActiveState,UnitFileState", UNIT)
+def state(unit: str) -> State:
+    text = _run("show", "--property=ActiveState,UnitFileState", unit)
     found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     active = found.get("ActiveState", "")
     return State(
@@ -37,9 +41,9 @@ def state() -> State:
     )
 
 
-def control(verb: str) -> None:
+def control(verb: str, unit: str) -> None:
     """`enable`, `disable`, `start`, `stop`; returns when it is done. Raises UnavailableError with systemd's reason."""
-    _run(verb, UNIT, check=True)
+    _run(verb, unit, check=True)
 
 
 def _run(*words: str, check: bool = False) -> str:
@@ -50,5 +54,5 @@ def _run(*words: str, check: bool = False) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"systemctl {words[0]}: {error}") from None
     if check and done.returncode:
-        raise UnavailableError(f"systemctl {' '.join(words)}: {done.stderr.strip()}", f"see `journalctl -u {UNIT}`")
+        raise UnavailableError(f"systemctl {' '.join(words)}: {done.stderr.strip()}", f"see `journalctl -u {words[-1]}`")
     return done.stdout

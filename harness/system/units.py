@@ -32,6 +32,11 @@ def own_unit(environ: Mapping[str, str] = os.environ, cgroup: Path = Path("/proc
     return found[1] if found else None
 
 
+def unit_name(name: str, instance: str = "", prefix: str = "meshexp") -> str:
+    """`meshexp-proxy.service`; another workload's than the first: `meshexp-proxy@NAME.service`."""
+    return f"{prefix}-{name}{'@' if instance else ''}{instance}.service"
+
+
 async def restarting(unit: str) -> bool:
     """Whether the unit's present job brings it back: `systemctl restart`, or an upgrade of the package."""
     job = (await show(unit, "Job")).get("Job", "")
@@ -92,13 +97,13 @@ class UnitChild:
 
 
 class Units:
-    """Starts children as transient units, so that they outlive the service that started them."""
+    """Starts children as transient units, so that they outlive the service that started them. `instance`: whose they are."""
 
-    def __init__(self, prefix: str = "meshexp") -> None:
-        self._prefix = prefix
+    def __init__(self, instance: str = "", prefix: str = "meshexp") -> None:
+        self._instance, self._prefix = instance, prefix
 
     def _unit(self, name: str) -> str:
-        return f"{self._prefix}-{name}.service"
+        return unit_name(name, self._instance, self._prefix)
 
     async def spawn(self, command: Command) -> UnitChild:
         unit = self._unit(command.name)

@@ -55,7 +55,7 @@ def nft(*rules: list[dict[str, Any]], policy: str = "accept", table: str = "fw")
     listing += [
         {"rule": {"family": "inet", "table": table, "chain": "more", "handle": 8, "expr": [dport(4143), {"accept": None}]}}
     ]
-    return packet_filter.dropped_by(nft_listing.chains(listing, PACKET, "meshexp"))
+    return packet_filter.dropped_by(nft_listing.chains(listing, PACKET))
 
 
 STATE = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
@@ -89,6 +89,8 @@ def test_nftables_rules(rules: list[list[dict[str, Any]]], policy: str, dropped:
 
 def test_our_own_table_is_not_asked_and_the_place_is_named() -> None:
     assert nft(policy="drop", table="meshexp") is None
+    assert nft(policy="drop", table="meshexp-api") is None, "another workload's of this machine"
+    assert nft(policy="drop", table="meshexpress") is not None
     assert nft([dport(4143), {"drop": None}]) == "inet fw in: drop by rule 9 of in"
     assert "policy is drop" in str(nft(policy="drop"))
 
@@ -101,7 +103,7 @@ def test_published_ports() -> None:
         "handle": 1,
         "expr": [dport(8000), {"dnat": {"addr": "172.17.0.2"}}],
     }
-    assert nft_listing.published([{"rule": rule}], frozenset({8000, 9000}), "meshexp") == (8000,)
+    assert nft_listing.published([{"rule": rule}], frozenset({8000, 9000})) == (8000,)
     text = (
         "*nat\n:DOCKER - [0:0]\n-A DOCKER ! -i docker0 -p tcp -m tcp --dport 9000 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT"
     )

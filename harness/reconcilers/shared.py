@@ -1,0 +1,63 @@
+"""What is the machine's, and so its first workload's: routes and DNS. Another changes nothing there, and tells how they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import problems
+from harness.status import Condition, Truth
+from harness.system import files
+
+LOOK_SECONDS = 1.0
+"""Between two looks, as long as the first workload's are not in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The condition that the first workload's daemon tells of, as in status.json; None without such a daemon."""
+
+    told: dict[str, Any] | None
+
+
+class Shared:
+    """Satisfies Reconciler. `status`: the first workload's status.json; `tells`: the name of the condition there, and here."""
+
+    def __init__(self, name: str, tells: str, status: Path, wake: Callable[[str], None]) -> None:
+        self.name, self._tells, self._status, self._wake = name, tells, status, wake
+        self._look: asyncio.TimerHandle | None = None
+
+    async def observe(self) -> Observed:
+        status = files.read_json(self._status)
+        alive = Path(f"/proc/{status.get('pid', 0)}").exists()
+        told = next((one for one in status.get("conditions", ()) if one["name"] == self._tells), None) if alive else None
+        if (told is None or told["status"] != Truth.TRUE.value) and self._look is None:
+            self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._again)
+        return Observed(told)
+
+    def _again(self) -> None:
+        self._look = None
+        self._wake(f"the first workload's {self.name} may be in place")
+
+    def diff(self, desired: object, observed: Observed) -> tuple[()]:
+        return ()
+
+    async def apply(self, action: object) -> None:
+        """There is none."""
+
+    def condition(self, desired: object, observed: Observed) -> Condition:
+        told = observed.told
+        if told is None:
+            text = "the machine's first workload, which sees to them, does not run"
+            return Condition(self._tells, Truth.FALSE, text, problems.FIRST_WORKLOAD_STOPPED)
+        problem = problems.REGISTRY.get(told["problem"]) if told["problem"] else None
+        return Condition(self._tells, Truth(told["status"]), f"the first workload's: {told['message']}", problem)
+
+    async def watch(self, desired: object) -> None:
+        """Nodes are the first workload's to look after."""
+
+    def release(self) -> None:
+        """Nothing is held."""
