@@ -11,9 +11,11 @@ from collections.abc import Mapping
 
 from controller.manifest import ExternalGroup
 from harness.errors import HarnessError
+from harness.messages import PROXY_PORT_NAME, RegistrationRequest
 from harness.values import IPAddress, SpiffeId
 
 SECRET_BYTES = 32
+_HOSTNAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _VERSION = re.compile(r"[A-Za-z0-9_-]{1,32}=[A-Za-z0-9._+~:-]{1,64}")
 _OFFERED_SECRET = re.compile(r"[A-Za-z0-9_-]{43,128}")
 
@@ -50,6 +52,15 @@ def default_patterns(group: ExternalGroup, trust_domain: str) -> tuple[str, ...]
 @functools.lru_cache(maxsize=1024)
 def _matcher(pattern: str) -> re.Pattern[str]:
     return re.compile("[^/]*".join(re.escape(part) for part in pattern.split("*")))
+
+
+def check_request(group: ExternalGroup, request: RegistrationRequest) -> None:
+    """Raises RefusedError for what a machine must not ask, whoever it is."""
+    if not _HOSTNAME.fullmatch(request.hostname):
+        raise RefusedError("malformed", "hostname: not a host name")
+    if any(port.port == request.inbound_port and port.name != PROXY_PORT_NAME for port in group.spec.template.ports):
+        raise RefusedError("malformed", f"inbound_port: {request.inbound_port} is a port of {group.key} itself")
+    check_addresses(group, request.addresses)
 
 
 def check_addresses(group: ExternalGroup, addresses: tuple[IPAddress, ...]) -> None:

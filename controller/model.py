@@ -6,6 +6,7 @@ import datetime
 from dataclasses import dataclass, field
 
 from harness.decode import decode, encode
+from harness.messages import PROXY_PORT, PROXY_PORT_NAME
 from harness.values import Address, IPAddress, Spiffe
 
 WORKLOAD_API = "workload.linkerd.io/v1beta1"
@@ -117,6 +118,11 @@ class ExternalWorkload:
     def endpoints(self) -> tuple[tuple[IPAddress, int], ...]:
         """The IP:port pairs; Linkerd cannot look up one that two workloads share."""
         return tuple((entry.ip, port.port) for entry in self.spec.workload_ips for port in self.spec.ports)
+
+    @property
+    def inbound_port(self) -> int:
+        """Where peers dial its proxy."""
+        return next((port.port for port in self.spec.ports if port.name == PROXY_PORT_NAME), PROXY_PORT)
 
     def to_object(self) -> dict[str, object]:
         spec = encode(self.spec, camel=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import re
 from typing import NoReturn
 
 import structlog
@@ -24,7 +23,6 @@ from harness.messages import Reason, Registration, RegistrationRequest, StateRep
 from harness.values import SpiffeId
 
 log = structlog.get_logger()
-_HOSTNAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _PLANNED = (Reason.STARTING.value, Reason.DRAINING.value)
 _WRITE_ATTEMPTS = 4
 _WARNING_SECONDS = 10.0
@@ -43,9 +41,7 @@ class Registry:
         group = self._group(Key(request.namespace, request.group))
         try:
             admission.check_identity(group, identity, self.trust_domain)
-            if not _HOSTNAME.fullmatch(request.hostname):
-                raise RefusedError("malformed", "hostname: not a host name")
-            admission.check_addresses(group, request.addresses)
+            admission.check_request(group, request)
             digest = naming.instance_digest(request.group, request.instance_id)
             async with self.fleet.lock(group.key, digest):
                 await self._invited(group, digest, identity, request)
@@ -197,11 +193,10 @@ class Registry:
             raise RefusedError("name-taken", f"{old.key} is live, and the request has not its secret", hint)
         member = Membership(
             request.namespace, request.group, digest, old.member.generation if old else 1,
-            identity, request.addresses[:1], request.hostname, admission.hash_secret(secret),
+            identity, request.addresses[:1], request.hostname, admission.hash_secret(secret), request.inbound_port,
         )  # fmt: skip
         wanted = self._render(group, member)
-        if old is not None and wanted.spec.mesh_tls != old.workload.spec.mesh_tls:
-            # Linkerd does not pass on a changed identity of an object it knows.
+        if old is not None and rendering.is_another(wanted, old.workload):
             wanted = self._render(group, dataclasses.replace(member, generation=member.generation + 1))
         while obstacle := self._obstacle(group, wanted, old):
             await self.remove(obstacle)

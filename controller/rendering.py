@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from controller import model, naming
@@ -23,7 +24,7 @@ from controller.model import (
     WorkloadSpec,
 )
 from harness.decode import encode
-from harness.messages import ClusterFacts, Registration, StateReport, Template
+from harness.messages import PROXY_PORT, PROXY_PORT_NAME, ClusterFacts, Registration, StateReport, Template, WorkloadPort
 from harness.values import IPAddress, SpiffeId
 
 GROUP_LABEL = "workload.meshexp.io/group"
@@ -67,6 +68,7 @@ class Membership:
     addresses: tuple[IPAddress, ...]
     hostname: str
     secret_hash: str
+    inbound_port: int = PROXY_PORT
 
     @property
     def key(self) -> Key:
@@ -93,6 +95,7 @@ def membership(workload: ExternalWorkload) -> Membership | None:
         tuple(entry.ip for entry in workload.spec.workload_ips),
         marks.get(HOSTNAME, ""),
         marks.get(SECRET_HASH, ""),
+        workload.inbound_port,
     )
 
 
@@ -119,9 +122,24 @@ def workload(group: ExternalGroup, member: Membership, cluster_domain: str) -> E
         WorkloadSpec(
             MeshTLS(member.identity, naming.server_name(key.name, key.namespace, cluster_domain)),
             tuple(WorkloadIP(address) for address in member.addresses[:1]),
-            tuple(EndpointPort(port.port, port.name, port.protocol) for port in template.ports),
+            (*(EndpointPort(port.port, port.name, port.protocol) for port in _ports(group)), *_inbound(member)),
         ),
     )
+
+
+def _ports(group: ExternalGroup) -> Iterable[WorkloadPort]:
+    """The workload's own. Where its proxy is the machine says, and no template."""
+    return (port for port in group.spec.template.ports if port.name != PROXY_PORT_NAME)
+
+
+def _inbound(member: Membership) -> Iterable[EndpointPort]:
+    if member.inbound_port != PROXY_PORT:
+        yield EndpointPort(member.inbound_port, PROXY_PORT_NAME)
+
+
+def is_another(wanted: ExternalWorkload, current: ExternalWorkload) -> bool:
+    """Whether it needs a new name: Linkerd passes on neither a new identity nor a new inbound port of an object that it knows."""
+    return (wanted.spec.mesh_tls, wanted.inbound_port) != (current.spec.mesh_tls, current.inbound_port)
 
 
 def update(current: ExternalWorkload, wanted: ExternalWorkload) -> ExternalWorkload | None:

@@ -22,7 +22,6 @@ log = structlog.get_logger()
 Dial = Callable[[IPAddress, int], Awaitable[bool]]
 
 SWEEP_SECONDS = 0.25
-PROXY_PORT = 4143
 DIAL_SECONDS = 2.0
 LEAD_SECONDS = 1.0
 """A group's status is written so often at most."""
@@ -97,7 +96,7 @@ class Upkeep:
             if record is None:
                 return
             async with self._dials:
-                answers = await self._dial(record.workload.spec.workload_ips[0].ip, PROXY_PORT)
+                answers = await self._dial(record.workload.spec.workload_ips[0].ip, record.workload.inbound_port)
             if answers:
                 self._fleet.leases.vouch(key, self._fleet.clock.now())
             else:

@@ -224,6 +224,7 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
         hostname=machine.hostname,
         addresses=machine.addresses,
         versions={"harness": __version__},
+        inbound_port=config.proxy.inbound_port,
     )
     off = config.redirect.outbound is rules.Outbound.OFF and config.redirect.inbound is rules.Inbound.OFF
     anchors = _anchors(machine, progress.registration)

@@ -20,6 +20,8 @@ from harness.values import Address, Duration, Endpoint, Label, Network, Port, Sp
 
 SECRET_HEADER = "Meshexp-Secret"  # noqa: S105 — the header's name
 MAX_BODY_BYTES = 64 * 1024
+PROXY_PORT, PROXY_PORT_NAME = 4143, "linkerd-proxy"
+"""Linkerd's: where peers dial a workload's proxy, and the port of an ExternalWorkload that says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class RegistrationRequest:
 
     `secret` reclaims a name that is live; of a new name it becomes the secret, if it is 43 to 128 characters of URL-safe base64.
     `invitation`: the token of the invitation that brought this machine; it counts for its first registration only.
+    `inbound_port`: where this machine's proxy takes what peers send; no port of the group.
     """
 
     group: Label
@@ -164,6 +167,7 @@ class RegistrationRequest:
     versions: dict[str, str] = field(default_factory=dict)
     secret: str | None = None
     invitation: str | None = None
+    inbound_port: Port = PROXY_PORT
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.addresses) <= 2 or len({a.version for a in self.addresses}) != len(self.addresses):

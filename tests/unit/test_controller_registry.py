@@ -61,10 +61,11 @@ class World:
         self.fleet = Fleet(self.clock, Times(lease=30, expiry=900), ClusterFacts(), self.replicas.holds)
         self.registry = Registry(self.store, self.fleet, TRUST_DOMAIN, self.replicas)
         self.answering: set[IPAddress] = set()
+        self.proxies: dict[IPAddress, int] = {}
         self.upkeep = Upkeep(self.registry, self._dial)
 
     async def _dial(self, address: IPAddress, port: int) -> bool:
-        return address in self.answering and port == 4143
+        return address in self.answering and port == self.proxies.get(address, 4143)
 
     async def join(self, instance: str = "one", ip: str = "192.0.2.1", identity: SpiffeId = FACE, **request: Any) -> Registration:
         fields = {"group": "face", "namespace": "faces", "hostname": "face-1", **request}
@@ -253,6 +254,43 @@ def test_a_new_identity_is_a_new_object() -> None:
     run(body)
 
 
+def test_where_the_proxy_of_a_machine_is_stands_in_its_object() -> None:
+    """Linkerd's peers dial the port of this name, and 4143 without one. Linkerd does not pass on a change of it."""
+
+    async def body(w: World) -> None:
+        first = await w.join()
+        assert [port.name for port in (await w.workload(first)).spec.ports] == ["http"]
+        second = await w.join(inbound_port=4243, secret=first.secret)
+        assert second.name == f"{first.name}-g2"
+        ports = {port.name: (port.port, port.protocol) for port in (await w.workload(second)).spec.ports}
+        assert ports == {"http": (8000, "TCP"), "linkerd-proxy": (4243, "TCP")}
+        assert [port.name for port in second.template.ports] == ["http"], "nothing that the machine would redirect"
+        again = await w.join(inbound_port=4243, secret=second.secret)
+        assert again.name == second.name
+        await w.edit(probes=[])
+        assert (await w.workload(second)).inbound_port == 4243, "also after the group has changed"
+
+    run(body)
+
+
+def test_two_workloads_of_one_machine_have_proxies_of_their_own() -> None:
+    async def body(w: World) -> None:
+        await w.store.buoyant_groups.create(
+            group("smiley", template={"metadata": {"labels": {}}, "ports": [{"name": "http", "port": 8001}]})
+        )
+        await settle()
+        smiley = SpiffeId(TRUST_DOMAIN, "/smiley")
+        face = await w.join(inbound_port=4243)
+        with refused("address-taken"):
+            await w.join("two", identity=smiley, group="smiley", inbound_port=4243)
+        other = await w.join("two", identity=smiley, group="smiley", inbound_port=4343)
+        assert await w.names() == {face.name, other.name}
+        with refused("malformed"):
+            await w.join("three", "192.0.2.9", inbound_port=8000)
+
+    run(body)
+
+
 def test_silence_is_not_ready_then_gone() -> None:
     async def body(w: World) -> None:
         made = await w.join()
@@ -275,7 +313,9 @@ def test_silence_is_not_ready_then_gone() -> None:
 
 def test_a_partition_of_a_fleet_marks_only_who_does_not_answer() -> None:
     async def body(w: World) -> None:
-        made = [await w.join(f"m{n}", f"192.0.2.{n + 1}") for n in range(12)]
+        ports = [4243] + [4143] * 11
+        made = [await w.join(f"m{n}", f"192.0.2.{n + 1}", inbound_port=port) for n, port in enumerate(ports)]
+        w.proxies = {parse_address("192.0.2.1"): 4243}
         for one in made:
             await w.say(one, 1)
         w.answering = {parse_address(f"192.0.2.{n + 1}") for n in range(11)}
