@@ -148,7 +148,7 @@ API_UNREACHABLE = register(
 CRD_MISSING = register(
     "crd-missing",
     "a resource definition is not in the cluster",
-    "apply deploy/crds (ExternalGroup), and Linkerd's CRDs with external workloads (ExternalWorkload)",
+    "`kubectl apply --server-side -f deploy/crds` (ExternalGroup), and Linkerd's CRDs with external workloads (ExternalWorkload)",
 )
 CONTROLLER_NOT_READY = register(
     "controller-not-ready",

@@ -26,7 +26,7 @@ from tests.kubernetes_build import kube_apiserver, kubectl
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMESPACE = "meshexp"
-CRDS = (ROOT / "tests" / "kubernetes" / "externalworkload.yaml", *sorted((ROOT / "deploy" / "crds").glob("*.yaml")))
+CRDS = (ROOT / "tests" / "kubernetes" / "externalworkload.yaml", *sorted((ROOT / "deploy" / "crds").rglob("*.yaml")))
 START_SECONDS = 90.0
 _EVER = 365 * 86400.0
 

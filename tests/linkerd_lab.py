@@ -116,7 +116,7 @@ def lab() -> Iterator[Lab]:
 def _install_ours(made: Lab) -> None:
     """The CRDs, and the manifests but what only a kubelet can run."""
     there, deploy = made.cluster, ROOT / "deploy"
-    crds = sorted((deploy / "crds").glob("*.yaml"))
+    crds = sorted((deploy / "crds").rglob("*.yaml"))
     files = [f"--filename={path}" for path in (*crds, deploy / "manifests" / "meshexp-controller.yaml")]
     there.kubectl("apply", "--server-side", *files)
     there.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})

@@ -78,7 +78,7 @@ def stand_in() -> Iterator[StandIn]:
 
 def _start_controller(made: Cluster) -> None:
     deploy, keys = ROOT / "deploy", made.pki
-    crds = (*sorted((deploy / "crds").glob("*.yaml")), ROOT / "tests" / "kubernetes" / "externalworkload.yaml")
+    crds = (*sorted((deploy / "crds").rglob("*.yaml")), ROOT / "tests" / "kubernetes" / "externalworkload.yaml")
     made.kubectl("apply", "--server-side", *(f"--filename={path}" for path in crds))
     made.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (NAMESPACE, "linkerd")))
     made.kubectl("apply", "--server-side", f"--filename={deploy / 'manifests' / 'meshexp-controller.yaml'}")

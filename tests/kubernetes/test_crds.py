@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import pathlib
 from typing import Any
 
 import pytest
@@ -14,9 +13,11 @@ from controller.kubernetes.store import KubernetesStore
 from controller.manifest import BUOYANT_GROUP_API, GROUP_API, GroupStatus, stored_group
 from controller.model import Condition, Key
 from tests.controller_support import group, group_object
+from tests.kubernetes_site import Site, wait
 from tests.kubernetes_support import ROOT, cluster
 
 CRDS = ROOT / "deploy" / "crds"
+COMPATIBLE = CRDS / "compatible"
 
 
 def apply(*objects: Any) -> str:
@@ -120,12 +121,40 @@ def test_what_kubectl_shows() -> None:
 
 
 def test_the_two_kinds_have_one_schema() -> None:
-    ours, theirs = (yaml.safe_load(path.read_text()) for path in sorted(CRDS.glob("*.yaml"), reverse=True))
+    ours = yaml.safe_load((CRDS / "externalgroups.workload.meshexp.io.yaml").read_text())
+    theirs = yaml.safe_load((COMPATIBLE / "externalgroups.workload.buoyant.io.yaml").read_text())
     assert ours["spec"]["group"] == "workload.meshexp.io" and theirs["spec"]["group"] == "workload.buoyant.io"
     assert ours["spec"]["versions"] == theirs["spec"]["versions"]
 
 
-def test_the_crds_are_all_of_the_folder() -> None:
-    assert {path.name for path in pathlib.Path(CRDS).iterdir()} == {
-        "externalgroups.workload.meshexp.io.yaml", "externalgroups.workload.buoyant.io.yaml",
+def test_the_compatible_kind_is_installed_only_where_it_is_absent(site: Site) -> None:
+    """One that another product left stays as it is, and its groups are served, poorer as they are."""
+    name, kubectl = f"externalgroups.{BUOYANT_GROUP_API.partition('/')[0]}", site.cluster.kubectl
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    names = {"kind": "ExternalGroup", "plural": "externalgroups", "singular": "externalgroup"}
+    foreign = {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "another-product"}},
+        "spec": {"group": name.partition(".")[2], "scope": "Namespaced", "names": names, "versions": [version]},
     }  # fmt: skip
+    kubectl("delete", "crd", name)
+    try:
+        kubectl("apply", "--server-side", f"--filename={CRDS}")
+        assert "NotFound" in kubectl("get", "crd", name, check=False)
+        kubectl("create", "-f", "-", given=yaml.safe_dump(foreign))
+        kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", name)
+        before = kubectl("get", "crd", name, "-o", "json")
+        kubectl("apply", "--server-side", f"--filename={CRDS}")
+        assert "already exists" in kubectl("create", f"--filename={COMPATIBLE}", check=False)
+        assert kubectl("get", "crd", name, "-o", "json") == before
+        site.start("a")
+        apply(group_object(api=BUOYANT_GROUP_API))
+        site.fleet("a")("join", count=1)
+        conditions = "jsonpath={.items[*].status.conditions[*].status}"
+        wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True", 20)
+        assert not site.replicas["a"].lines("status of the group not written")
+    finally:
+        kubectl("delete", "crd", name, check=False)
+        assert "created" in kubectl("create", f"--filename={COMPATIBLE}")
+        kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", name)
