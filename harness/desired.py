@@ -76,6 +76,8 @@ class Progress:
     """How far the join has come. `registration` is the last one known, also while the controller is away."""
 
     svid: Svid | None = None
+    identity_served: bool = False
+    """The Workload API answers: a proxy that starts now gets its certificate."""
     registration: Registration | None = None
     probe_failure: str | None = None
     proxy_certified: bool = False
@@ -100,7 +102,7 @@ class Desired:
 
 def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desired:
     known = progress.registration
-    proxy = _proxy(config, machine, known) if known else None
+    proxy = _proxy(config, machine, known, progress.identity_served) if known else None
     return Desired(
         routes=routes(config, known),
         dns=_dns(config, machine, known),
@@ -232,7 +234,7 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
     return RegistrationSpec(target, request, progress.svid, readiness(progress, not off))
 
 
-def _proxy(config: schema.Config, machine: Machine, known: Registration) -> ProxySpec:
+def _proxy(config: schema.Config, machine: Machine, known: Registration, may_start: bool) -> ProxySpec:
     environment = proxy_environment.build(
         config, known, _anchors(machine, known), machine.workload_api, machine.addresses, machine.ipv6
     )
@@ -245,6 +247,7 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration) -> Prox
         ports=(section.inbound_port, section.outbound_port, section.admin_port),
         admin_port=section.admin_port,
         start_timeout=section.start_timeout,
+        may_start=may_start,
         shutdown_grace=section.shutdown_grace,
     )
 

@@ -65,5 +65,5 @@ def svid(**changes: Any) -> Svid:
 
 def progress(**changes: Any) -> Progress:
     """A machine that is in the mesh."""
-    values: dict[str, Any] = {"svid": svid(), "registration": registration(), "proxy_certified": True, "redirected": True}
-    return Progress(**{**values, **changes})
+    values: dict[str, Any] = {"svid": svid(), "identity_served": True, "registration": registration()}
+    return Progress(**{**values, "proxy_certified": True, "redirected": True, **changes})

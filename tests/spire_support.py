@@ -18,7 +18,7 @@ from cryptography import x509
 
 from harness import ca, cli, spire
 from harness.system import spire_api
-from harness.values import parse_spiffe_id
+from harness.values import HostPort, parse_spiffe_id
 from tests.mesh import NODE, TRUST_DOMAIN, Mesh, mesh, on_path, openssl
 
 SERVER_UID, AGENT_UID, PROXY_UID = 2106, 2107, 2102
@@ -97,13 +97,12 @@ class Machine:
         (found,) = self.state.glob(f"{program}-*")
         return found
 
-    def fetch(self, uid: int) -> str:
-        """What the Workload API says to a uid: SPIRE's own client's words."""
+    def fetch(self, uid: int, socket: Path | None = None) -> str:
+        """What the Workload API, ours unless given, says to a uid: SPIRE's own client's words."""
         drop = ("setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups")
         api = ("spire-agent", "api", "fetch", "x509", "-timeout", "3s", "-socketPath")
-        return self.vm.vm.run(
-            *drop, "sh", "-c", '"$@" 2>&1', "sh", *api, f"{self.vm.folder}/run/workload-api/api.sock", check=False
-        )
+        socket = socket or self.vm.folder / "run" / "workload-api" / "api.sock"
+        return self.vm.vm.run(*drop, "sh", "-c", '"$@" 2>&1', "sh", *api, str(socket), check=False)
 
     def join_seconds(self) -> float:
         began = time.monotonic()
@@ -156,6 +155,20 @@ class Remote:
     def entry(self) -> None:
         """For x509pop: under the id that the template fixes."""
         spire_api.ensure_entry(self.socket, spire.Entry(parse_spiffe_id(f"spiffe://{TRUST_DOMAIN}/face"), PROXY_UID))
+
+    def agent(self) -> Path:
+        """The socket of an agent of this server that an administrator is to run on the machine: no child of the harness's."""
+        home = self._folder / "agent"
+        socket = home / "public" / "api.sock"
+        socket.parent.mkdir(parents=True)  # SPIRE's own umask would close it to the proxy's user
+        certificate, key = map(Path, self.pair.values())
+        server, anchors = HostPort(NODE, 8089), self._vm.certificates / "ca.crt"
+        config = spire.Agent(TRUST_DOMAIN, server, socket, home, anchors, certificate, key)
+        (home / "agent.json").write_text(spire.agent_config(config))
+        return socket
+
+    def start_agent(self) -> None:
+        self._vm.vm.start("agent", self._vm.vm.vm, "spire-agent", "run", "-config", f"{self._folder}/agent/agent.json")
 
     def token(self) -> str:
         words = ("token", "generate", "-spiffeID", f"spiffe://{TRUST_DOMAIN}/agent", "-output", "json")

@@ -196,6 +196,7 @@ class Daemon:
         self._progress = replace(
             self._progress,
             svid=identity.svid if valid else None,
+            identity_served=valid and identity.error is None,
             registration=known,
             probe_failure=probes.failing,
             proxy_certified=proxy.certified,

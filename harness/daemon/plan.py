@@ -57,7 +57,8 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     begun = head_start.unstarted(found, where, clock)
     parts, registration = await compose(config, where, clock, begun), begun.registration
     # As if every gate were open: what a machine that joins now would get.
-    want = desired(config, found, Progress(registration=registration, proxy_certified=registration is not None))
+    progress = Progress(registration=registration, identity_served=True, proxy_certified=registration is not None)
+    want = desired(config, found, progress)
     running = files.is_locked(where.lock)
     if running:
         chosen = [parts.routes, parts.dns, parts.redirect]

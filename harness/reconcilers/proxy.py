@@ -155,8 +155,9 @@ class Proxy:
 
     def stale(self, desired: ProxySpec | None) -> bool:
         """Whether it serves, but is not what it should be: it is to be started anew, when that may be."""
-        state = self._supervised.state.state
-        return desired is not None and state is State.RUNNING and not self._may_restart and self._running != fingerprint(desired)
+        if desired is None or not desired.may_start or self._may_restart:
+            return False
+        return self._supervised.state.state is State.RUNNING and self._running != fingerprint(desired)
 
     def restart(self) -> None:
         """Has the next cycle stop it and start it again."""
@@ -196,7 +197,7 @@ class Proxy:
             if child.state is State.STARTING and observed.now - child.since > desired.start_timeout:
                 return Stop("no certificate in time", KILL_RESERVE), start
             return ()
-        return (start,) if observed.now >= child.retry_at else ()
+        return (start,) if desired.may_start and observed.now >= child.retry_at else ()
 
     async def apply(self, action: Action) -> None:
         if not isinstance(action, Start):
@@ -226,6 +227,8 @@ class Proxy:
         if self._polling is not None:
             self._polling.cancel()
         self._polling = tasks.spawn(self._poll(spec.admin_port))
+        # A little later than the cycle looks for, or that one would find it not late yet.
+        asyncio.get_running_loop().call_later(spec.start_timeout + 0.01, self._wake, "the proxy should have a certificate by now")
 
     async def _poll(self, admin_port: int) -> None:
         """Watches the certificate for as long as the child lives."""
@@ -264,6 +267,8 @@ class Proxy:
             return Condition("Proxy", Truth.FALSE, observed.refused.title, observed.refused)
         if desired is None and not child.alive:
             return Condition("Proxy", Truth.UNKNOWN, "starts after the registration")
+        if desired is not None and not desired.may_start and not child.alive:
+            return Condition("Proxy", Truth.FALSE, "starts when the Workload API answers")
         if observed.taken:
             ports = ", ".join(map(str, observed.taken))
             return Condition("Proxy", Truth.FALSE, f"another process listens on {ports}", problems.PROXY_PORT_TAKEN)

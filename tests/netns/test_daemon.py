@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -139,6 +140,10 @@ def test_the_workload_api_is_missing_at_the_start_and_vanishes_later(vm: Mesh) -
     vm.wait_problem("Identity", "identity-socket-missing")
     assert vm.status()["phase"] == "Degraded"
     assert vm.condition("Proxy")["status"] == "True"
+    proxy = vm.status()["children"]["proxy"]["pid"]
+    os.kill(proxy, signal.SIGKILL)
+    vm.wait(lambda: vm.condition("Proxy")["message"] == "starts when the Workload API answers")
+    assert "table inet meshexp" in ruleset(vm), "closed meanwhile"
     vm.start("spiffe", vm.vm, *server)
     vm.wait_ready()
 

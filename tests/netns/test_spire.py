@@ -439,3 +439,28 @@ def test_mode_agent_never_trusts_a_server_of_other_anchors(vm: Machine, remote: 
     vm.start()
     assert "certificate signed by unknown authority" in vm.wait_problem("spire-not-attested", 30)
     assert not (vm.vm.folder / "run" / "workload-api" / "api.sock").exists()
+
+
+def test_mode_external_on_an_agent_that_somebody_else_runs(vm: Machine, remote: Remote) -> None:
+    """Its socket comes late, vanishes and comes back; a proxy that dies meanwhile is there again when the socket is."""
+    remote.entry()
+    socket = remote.agent()
+    vm.configure("external", identity={"socket": f"unix:{socket}"})
+    vm.start()
+    vm.wait_problem("identity-socket-missing")
+    remote.start_agent()
+    vm.ready()
+    assert ID in vm.fetch(PROXY_UID, socket)
+    assert (vm.pid("spire-server"), vm.pid("spire-agent")) == (None, None), "none of the harness's own"
+    proxy = vm.pid("proxy")
+    vm.vm.stop("agent", signal.SIGKILL)
+    socket.unlink()
+    vm.wait_problem("identity-socket-missing")
+    assert (vm.vm.condition("Proxy")["status"], vm.pid("proxy")) == ("True", proxy), "traffic goes on"
+    vm.kill("proxy")
+    vm.vm.wait(lambda: vm.vm.condition("Proxy")["message"] == "starts when the Workload API answers")
+    remote.start_agent()
+    vm.ready()
+    assert vm.log().count("it would not try again") == 0
+    assert vm.vm.stop("harness") == 0
+    assert vm.vm.processes["agent"].poll() is None, "somebody else's goes on"

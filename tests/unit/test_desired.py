@@ -27,6 +27,7 @@ def test_each_gate_opens_the_next() -> None:
     assert desired(config, machine, Progress(svid=builders.svid())).registration is not None
     registered = desired(config, machine, Progress(svid=builders.svid(), registration=builders.registration()))
     assert registered.proxy is not None
+    assert not registered.proxy.may_start, "its first connect to the Workload API must not fail"
     assert registered.redirect is None, "the redirect is the last thing in"
     assert desired(config, machine, builders.progress(redirected=False)).redirect is not None
 
