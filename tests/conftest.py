@@ -1,19 +1,21 @@
-"""The order of the tests, longest first, or one of the parallel workers would be left with it at the end; and their signals."""
+"""The order of the tests, longest first, or a worker would be left with it at the end; which of them share a worker; signals."""
 
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 
 # Whoever starts the tests in the background of a script has them ignore it, and so would every program that they end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+MESH = "tests/linkerd/"
 LONGEST_FIRST = (
+    MESH,
     "tests/package/",
     "tests/container/",
     "tests/netns/test_spire",
-    "tests/linkerd/",
     "tests/netns/",
     "tests/check/",
     "tests/kubernetes/",
@@ -24,3 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: next((i for i, prefix in enumerate(LONGEST_FIRST) if item.nodeid.startswith(prefix)), len(LONGEST_FIRST))
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Modules are shared out among the workers, but one worker has all that stand in the one real mesh."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return MESH if nodeid.startswith(MESH) else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
