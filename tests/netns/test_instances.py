@@ -1,0 +1,309 @@
+"""Two workloads on one machine, by two real daemons in one network namespace, and a controller and endpoints in another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from demo import cluster, host_state
+from demo.cluster import Cluster
+from harness.messages import PROXY_PORT
+from tests import redirect_support as support
+from tests.mesh import ENVIRONMENT, ROOT
+from tests.namespaces import Namespace, namespace
+
+pytestmark = support.needs_root
+
+ADDRESS = "10.77.0.21"
+PORTS = {"face": 8000, "smiley": 8001}
+USERS = {"face": 2300, "smiley": 2301}
+APP = """
+import http.server, pathlib, sys
+name, ready = sys.argv[1], pathlib.Path(sys.argv[3])
+class App(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = name.encode()
+        self.send_response(503 if self.path == "/ready" and not ready.exists() else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[2])), App).serve_forever()
+"""
+GET = """
+import http.client, sys
+c = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=10)
+c.request("GET", sys.argv[3], headers={"Connection": "close"})
+print(c.getresponse().read().decode())
+"""
+
+
+class Site(Cluster):
+    """Two groups with a port each, probed every second, and leases that a busy machine does not miss."""
+
+    def _write_groups(self) -> None:
+        super()._write_groups()
+        for name, port in PORTS.items():
+            file = self._folder / "groups" / f"{name}.yaml"
+            group = yaml.safe_load(file.read_text())
+            group["spec"]["template"]["ports"][0]["port"] = group["spec"]["probes"][0]["httpGet"]["port"] = port
+            group["spec"]["leaseSeconds"] = 30
+            file.write_text(yaml.safe_dump(group))
+
+
+class Lab:
+    """`first` is `face`, the machine's first workload; `smiley` is the instance of that name."""
+
+    def __init__(self, folder: Path, node: Namespace, vm: Namespace) -> None:
+        self.folder, self.node, self.vm = folder, node, vm
+        self.site = Site(folder)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._up, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        assert self._up.wait(30)
+        vm.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "vm", "netns", str(node.pid))
+        node.run("ip", "link", "set", "vm", "master", "br0", "up")
+        vm.run("ip", "address", "add", f"{ADDRESS}/24", "dev", "eth0")
+        vm.run("ip", "link", "set", "eth0", "addrgenmode", "none", "up")
+
+    def _serve(self) -> None:
+        enter(self.node)
+
+        async def run() -> None:
+            await self.site.start()
+            self._loop = asyncio.get_running_loop()
+            self._up.set()
+            await asyncio.to_thread(self._stop.wait)
+            await self.site.stop()
+
+        asyncio.run(run())
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._stop.set()
+        self._thread.join(30)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folders = {f"MESHEXP_{name.upper()}_DIR": str(self.folder / name) for name in ("config", "state", "run")}
+        return {**ENVIRONMENT, **folders, "MESHEXP_RESOLV_CONF": str(self.folder / "resolv.conf")}
+
+    def configure(self, name: str, folder: Path, **sections: Any) -> None:
+        certs = self.site.certs
+        base: dict[str, Any] = {
+            "workload": {"group": name, "namespace": cluster.NAMESPACE},
+            "controller": {
+                "address": f"{cluster.NODE}:{cluster.CONTROLLER_PORT}", "identity": cluster.IDENTITY,
+                "trust_anchors": f"{certs}/ca.crt",
+            },
+            "identity": {"mode": "embedded", "embedded": {"ca_cert": f"{certs}/ca.crt", "ca_key": f"{certs}/ca.key"}},
+            "network": {"node": cluster.NODE, "pod_cidrs": [cluster.POD_CIDR]},
+            "proxy": {"path": str(self.folder / "development-proxy"), "shutdown_grace": "1s"},
+            "log": {"format": "json"},
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        merged = {key: {**base.get(key, {}), **sections.get(key, {})} for key in {*base, *sections}}
+        (folder / "harness.yaml").write_text(yaml.safe_dump(merged))
+
+    def start(self, name: str, *argv: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*self.vm.enter, *argv], stdout=log, stderr=log, env=self.environment, start_new_session=True, cwd="/"
+            )
+
+    def start_daemon(self, *instance: str) -> None:
+        self.start(instance[-1] if instance else "first", sys.executable, "-s", "-m", "harness", *instance, "run")
+
+    def meshexp(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [*self.vm.enter, sys.executable, "-s", "-m", "harness", *words]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, env=self.environment, timeout=120)
+
+    def status(self, *instance: str) -> dict[str, Any]:
+        folder = self.folder / ("run-smiley" if instance else "run")
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads((folder / "status.json").read_text()))
+        return {}
+
+    def endpoints(self) -> dict[str, Any]:
+        """The ready ExternalWorkloads by group."""
+        found = asyncio.run_coroutine_threadsafe(self.site.workloads(), self._loop).result(30)
+        return {o["metadata"]["labels"]["service"]: o for o in found if cluster.is_ready(o)}
+
+    def wait(self, what: Callable[[], object], seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            logs = "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in sorted(self.folder.glob("*.log")))
+            assert time.monotonic() < deadline, logs
+            time.sleep(0.05)
+
+    def call(self, who: str, address: str, port: int, path: str = "/") -> str:
+        """The answer to an application of this machine."""
+        drop = ("setpriv", f"--reuid={USERS[who]}", f"--regid={USERS[who]}", "--clear-groups")
+        return self.vm.run(*drop, sys.executable, "-c", GET, address, str(port), path).strip()
+
+    def peer_sees(self, workload: dict[str, Any]) -> tuple[str, str]:
+        """Who answers a peer by mutual TLS at the application's port, as in Linkerd's mode `transparent`, and what."""
+        spec, answer = workload["spec"], []
+
+        def dial() -> None:
+            enter(self.node)
+            context = ssl.create_default_context(cafile=str(self.site.certs / "ca.crt"))
+            context.check_hostname = False
+            context.load_cert_chain(self.site.certs / "controller.crt", self.site.certs / "controller.key")
+            plain = socket.create_connection((spec["workloadIPs"][0]["ip"], spec["ports"][0]["port"]), 10)
+            with plain, context.wrap_socket(plain, server_hostname=spec["meshTLS"]["serverName"]) as tls:
+                tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                body = b"".join(iter(lambda: tls.recv(65536), b"")).rpartition(b"\r\n\r\n")[2]
+                answer.append((tls.getpeercert(binary_form=True), body.decode()))
+
+        thread = threading.Thread(target=dial)
+        thread.start()
+        thread.join(30)
+        certificate = x509.load_der_x509_certificate(answer[0][0])
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return names.get_values_for_type(x509.UniformResourceIdentifier)[0], answer[0][1]
+
+    def proxy_metrics(self, port: int, *parts: str) -> list[str]:
+        text = self.vm.run(sys.executable, "-c", GET, "127.0.0.1", str(port), "/metrics")
+        return [line for line in text.splitlines() if all(part in line for part in parts)]
+
+
+def enter(where: Namespace) -> None:
+    """This thread, and what it starts."""
+    with Path(f"/proc/{where.pid}/ns/net").open() as file:
+        assert support._libc.setns(file.fileno(), support._CLONE_NEWNET) == 0
+
+
+def spiffe(name: str) -> str:
+    return f"spiffe://{cluster.TRUST_DOMAIN}/{name}"
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with tempfile.TemporaryDirectory(prefix="meshexp-test-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with namespace() as vm, namespace() as node:
+            made = Lab(folder, node, vm)
+            proxy = folder / "development-proxy"
+            proxy.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -s -m demo.proxy\n")
+            proxy.chmod(0o755)
+            made.configure("face", folder / "config", proxy={"user": "2102"})
+            made.configure(
+                "smiley", folder / "config" / "instances" / "smiley",
+                workload={"users": [str(USERS["smiley"])]},
+                proxy={"user": "2202", "inbound_port": 4243, "outbound_port": 4240, "admin_port": 4291},
+                metrics={"listen": "127.0.0.1:4292"},
+            )  # fmt: skip
+            for app, port in PORTS.items():
+                (folder / f"{app}.ready").touch()
+                made.start(f"app-{app}", sys.executable, "-c", APP, app, str(port), str(folder / f"{app}.ready"))
+            try:
+                yield made
+            finally:
+                made.close()
+
+
+SMILEY = ("--instance", "smiley")
+
+
+def test_two_workloads_on_one_machine(lab: Lab) -> None:
+    before = host_state.dump(lab.vm.enter)
+    lab.start_daemon()
+    lab.start_daemon(*SMILEY)
+    lab.wait(lambda: lab.endpoints().keys() == PORTS.keys())
+    lab.wait(lambda: lab.status().get("phase") == lab.status(*SMILEY).get("phase") == "Ready")
+    _each_is_known_as_itself(lab)
+    _each_calls_as_itself(lab)
+    _an_operator_sees_both(lab)
+    _one_probe_fails(lab)
+    _one_leaves(lab)
+    lab.start_daemon(*SMILEY)
+    lab.wait(lambda: lab.status(*SMILEY).get("phase") == "Ready")
+    for daemon in ("first", "smiley"):
+        lab.processes[daemon].kill()
+        lab.processes[daemon].wait()
+    done = lab.meshexp("cleanup")
+    assert done.returncode == 0, done.stderr
+    assert host_state.differences(before, host_state.dump(lab.vm.enter)) == []
+    assert not (lab.folder / "run-smiley").exists()
+    listening = lab.vm.run("ss", "-Hltn")
+    assert not [line for line in listening.splitlines() if ":4143 " in line or ":4243 " in line], listening
+
+
+def _each_is_known_as_itself(lab: Lab) -> None:
+    found = lab.endpoints()
+    for name in PORTS:
+        assert lab.peer_sees(found[name]) == (spiffe(name), name)
+    inbound = [[port["port"] for port in found[name]["spec"]["ports"] if port.get("name") == "linkerd-proxy"] for name in PORTS]
+    assert inbound == [[], [4243]], f"the first has Linkerd's own, {PROXY_PORT}"
+
+
+def _each_calls_as_itself(lab: Lab) -> None:
+    """By the address of a Service whose endpoint is this very machine's other workload."""
+    for caller, callee, admin in (("smiley", "face", 4191), ("face", "smiley", 4291)):
+        assert lab.call(caller, cluster.cluster_ip(callee), 80) == callee
+        seen = lab.proxy_metrics(admin, 'direction="inbound"', 'tls="true"', f'client_id="{spiffe(caller)}"')
+        assert seen, lab.proxy_metrics(admin, "inbound")
+        assert lab.call(caller, ADDRESS, PORTS[callee]) == callee, "an application dials its neighbour as before"
+
+
+def _an_operator_sees_both(lab: Lab) -> None:
+    told = lab.meshexp("status").stdout
+    assert "others     smiley (Ready); `meshexp status --instance NAME`" in told
+    assert json.loads(lab.meshexp("status", "-o", "json").stdout)["instances"] == {"smiley": "Ready"}
+    routes = next(one for one in lab.status(*SMILEY)["conditions"] if one["name"] == "Routes")
+    assert routes["message"].startswith("the first workload's: 2 routes in place"), routes
+    for instance in ((), SMILEY):
+        assert "# nothing to do" in lab.meshexp("plan", *instance).stdout
+        found = json.loads(lab.meshexp("check", *instance, "-o", "json").stdout)
+        firewall = next(one for one in found["categories"] if one["categoryName"] == "meshexp-firewall")
+        assert all(one["result"] == "success" for one in firewall["checks"]), firewall
+        shown = lab.meshexp("redirect", "show", *instance).stdout
+        assert ("→ 4243" in shown, "→ 4143" in shown) == (bool(instance), not instance), shown
+        tested = lab.meshexp(*instance, "redirect", "test")
+        assert tested.returncode == 0, tested.stdout
+
+
+def _one_probe_fails(lab: Lab) -> None:
+    (lab.folder / "smiley.ready").unlink()
+    lab.wait(lambda: lab.endpoints().keys() == {"face"})
+    assert lab.status()["ready"]
+    (lab.folder / "smiley.ready").touch()
+    lab.wait(lambda: lab.endpoints().keys() == PORTS.keys())
+
+
+def _one_leaves(lab: Lab) -> None:
+    first = lab.vm.run("nft", "list", "table", "inet", "meshexp")
+    routes, started = lab.vm.run("ip", "route"), lab.status()["children"]["proxy"]["pid"]
+    left = lab.meshexp("leave", *SMILEY)
+    assert left.returncode == 0, left.stderr
+    assert lab.processes["smiley"].wait(30) == 0
+    assert lab.endpoints().keys() == {"face"}
+    assert "meshexp-smiley" not in lab.vm.run("nft", "list", "ruleset")
+    assert lab.vm.run("nft", "list", "table", "inet", "meshexp") == first
+    assert lab.vm.run("ip", "route") == routes
+    assert lab.status()["children"]["proxy"]["pid"] == started
+    assert lab.peer_sees(lab.endpoints()["face"]) == (spiffe("face"), "face")
