@@ -34,6 +34,7 @@ class Api:
     def __init__(self, registry: Registry, metrics: Metrics, hold_seconds: float, anchors: Callable[[], frozenset[str]]) -> None:
         self._registry, self._metrics, self._hold_seconds, self._anchors = registry, metrics, hold_seconds, anchors
         self._calls: tuple[tuple[str, str, re.Pattern[str], _Call], ...] = (
+            ("look", "GET", re.compile("/v1"), self._look),
             ("register", "POST", re.compile("/v1/workloads"), self._register),
             ("hold", "GET", re.compile(_WORKLOAD), self._hold),
             ("state", "POST", re.compile(_WORKLOAD + "/state"), self._state),
@@ -87,6 +88,10 @@ class Api:
                 groups = match.groupdict()
                 return name, call, Key(groups["namespace"], groups["name"]) if groups else None
         return "unknown", _unknown, None
+
+    async def _look(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
+        """For `meshexp check`: that the controller takes this certificate, and what time it has."""
+        return web.Response(status=204)
 
     async def _register(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         message = await _body(request, RegistrationRequest)

@@ -2,6 +2,7 @@
 
 | call | meaning |
 |---|---|
+| GET    /v1                                    | 204 to whom the controller knows; `meshexp check` reads the Date of the answer |
 | POST   /v1/workloads                          | RegistrationRequest → Registration (201; 200 when it renews the same machine) |
 | GET    /v1/workloads/{ns}/{name}?after=VERSION | held until the version is another → Registration; renews the lease |
 | POST   /v1/workloads/{ns}/{name}/state        | StateReport → 204; on every change and after a lost connection |

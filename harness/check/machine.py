@@ -13,8 +13,8 @@ from harness.check.report import Judge, Result
 from harness.config import schema
 from harness.daemon import machine
 from harness.errors import HarnessError
-from harness.problems import REDIRECT_BACKEND_UNAVAILABLE
-from harness.system import process, redirect_backend
+from harness.problems import METRICS_NOT_EXPORTED, REDIRECT_BACKEND_UNAVAILABLE
+from harness.system import process, redirect_backend, tcp_sockets
 from harness.system.nftables import Nftables
 
 OTHERS = 0o077
@@ -22,7 +22,7 @@ OTHERS = 0o077
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Each text is empty when all is well. `exposed`: secrets that others may read."""
+    """Each text is empty when all is well. `exposed`: secrets that others may read. `metrics`: of a daemon that is to start."""
 
     exposed: tuple[str, ...]
     privileges: str
@@ -30,6 +30,7 @@ class Facts:
     backend: str
     backend_error: str
     kernel: str
+    metrics: str
 
 
 async def gather(context: Context) -> Facts:
@@ -49,6 +50,7 @@ async def gather(context: Context) -> Facts:
         backend=backend,
         backend_error=backend_error,
         kernel=kernel,
+        metrics="" if context.running else _metrics(config.metrics),
     )
 
 
@@ -87,6 +89,11 @@ def _users(config: schema.Config) -> str:
     return "; ".join(missing)
 
 
+def _metrics(config: schema.Metrics) -> str:
+    taken = config.listen is not None and bool(tcp_sockets.listeners(config.listen.port))
+    return f"another process listens on port {config.listen.port}" if config.listen and taken else ""
+
+
 def _message(function: object) -> str:
     try:
         function()  # type: ignore[operator]
@@ -104,3 +111,4 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     how = f" ({facts.backend})" if facts.backend else ""
     yield to.found(f"a firewall backend works{how}", REDIRECT_BACKEND_UNAVAILABLE, filter(None, [facts.backend_error]))
     yield to.found("the kernel takes redirect rules", problems.KERNEL_UNSUITABLE, filter(None, [facts.kernel]))
+    yield to.found("its metrics can be had", METRICS_NOT_EXPORTED, filter(None, [facts.metrics]))

@@ -112,7 +112,7 @@ async def _skew(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name
     try:
         async with asyncio.timeout(seconds):
             began = time.time()
-            writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+            writer.write(f"GET /v1 HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
             head = b""
             while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES and (data := await reader.read(4096)):
                 head += data

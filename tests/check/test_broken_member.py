@@ -175,6 +175,7 @@ def test_what_all_is_well_looks_like(vm: Mesh) -> None:
     assert "meshexp-firewall\n----------------\n√ peers reach port 4143\n" in done.stdout
     assert done.stdout.endswith("\nStatus check results are √\n")
     assert vm.meshexp("check", "-o", "short").stdout == "Status check results are √\n"
+    assert "unknown-call" not in (vm.folder / "controller.log").read_text(), "it makes no noise at the controller"
     assert "√ the proxy" not in vm.meshexp("check", "--proxy").stdout
 
 

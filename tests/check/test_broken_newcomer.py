@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import iptc
 import pytest
 
 from harness import ca
@@ -127,10 +130,26 @@ SRV = f"--srv-host={DESTINATION.rstrip('.')},{DESTINATION.rstrip('.')},8086"
 UNREACHED = frozenset({"controller-unreachable", "destination-unreachable"})
 
 
-def taken(vm: Mesh) -> None:
-    listen = "import socket, time; s = socket.create_server(('0.0.0.0', 4143)); time.sleep(60)"
-    vm.start("other", vm.vm, sys.executable, "-c", listen)
-    vm.wait(lambda: ":4143" in vm.vm.run("ss", "-ltnH"))
+def taken(port: int) -> Act:
+    def act(vm: Mesh) -> None:
+        listen = f"import socket, time; s = socket.create_server(('0.0.0.0', {port})); time.sleep(60)"
+        vm.start("other", vm.vm, sys.executable, "-c", listen)
+        vm.wait(lambda: f":{port}" in vm.vm.run("ss", "-ltnH"))
+
+    return act
+
+
+def released(version: str) -> Act:
+    """A program that says what linkerd2-proxy of that version says first."""
+
+    def act(vm: Mesh) -> None:
+        line = f"INFO ThreadId(01) linkerd2_proxy: release {version} (0123abc) by linkerd on 2026-01-01"
+        source, program = vm.folder / "release.c", vm.folder / "released-proxy"
+        source.write_text(f'#include <stdio.h>\nint main(void) {{ puts("{line}"); return 64; }}\n')
+        subprocess.run(["gcc", "-o", program, source], check=True)
+        configured(proxy={"path": str(program)})(vm)
+
+    return act
 
 
 def joins(vm: Mesh) -> None:
@@ -149,7 +168,8 @@ MACHINES = {
     "a name server that is gone": Broken(
         "dns-silent", both(names(SRV, *A), silent), names(SRV, *A), UNREACHED | {"dns-unresolved"}
     ),
-    "a port that is taken": Broken("proxy-port-taken", taken, lambda vm: vm.stop("other")),
+    "a port that is taken": Broken("proxy-port-taken", taken(4143), lambda vm: vm.stop("other")),
+    "the metrics' port is taken": Broken("metrics-not-exported", taken(4192), lambda vm: vm.stop("other")),
     "anchors that are none": Broken(
         "anchors-unusable", garbage, WELL, frozenset({"controller-untrusted", "destination-untrusted", "policy-untrusted"})
     ),
@@ -167,6 +187,13 @@ MACHINES = {
         "spire-missing",
         both(intermediate(90, 0), configured(identity={**LOCAL, "spire": {**LOCAL["spire"], "server_path": "/none"}})),  # type: ignore[dict-item]
         intermediate(90, 0),
+    ),
+    "a proxy that SPIRE cannot serve": Broken("proxy-bad-release", released("2.329.0"), released("2.331.0")),
+    "no python-iptables": Broken(
+        "redirect-backend-unavailable",
+        configured(redirect={"backend": "iptables"}),
+        WELL,
+        through=("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(Path(iptc.__file__).parent)),
     ),
     "no proxy": Broken("proxy-missing", configured(proxy={"path": "/none"}), WELL),
     "no daemon": Broken("daemon-stopped", WELL, joins, pre=False),
@@ -214,7 +241,7 @@ def own_resolver(vm: Mesh) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", MACHINES)
 def test_it_is_named_and_the_hint_mends_it(vm: Mesh, name: str) -> None:
     broken = MACHINES[name]
-    through = own_resolver(vm)
+    through = (*own_resolver(vm), *broken.through)
     words = ("--pre",) if broken.pre else ()
     assert lab.check(vm, "--pre", through=through) == {}
     broken.break_(vm)
