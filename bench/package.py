@@ -9,7 +9,7 @@ import time
 from bench.record import Record, record
 from tests.mesh import ROOT
 from tests.package.machine import UNIT, machine
-from tests.package.root import layered, sh, unpacked
+from tests.package.root import debian, layered, sh
 
 INSTALLS = 3
 
@@ -19,18 +19,17 @@ def run() -> list[Record]:
     deb = ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1]
     build = time.monotonic() - began
     seconds, exposure = [], 0.0
-    with unpacked("bookworm") as debian:
-        for _ in range(INSTALLS):
-            with layered(debian) as root, machine(root) as vm:
-                vm.boot()
-                package = vm.put(deb)
-                vm.apt("check")  # apt's own cache is warm after the dependencies
-                began = time.monotonic()
-                vm.apt("install", package)
-                vm.wait(lambda: "waiting" in vm.show("StatusText")["StatusText"])
-                seconds.append(time.monotonic() - began)
-                text = vm.run("systemd-analyze", "security", "--no-pager", UNIT)
-                exposure = float(re.findall(r"exposure level for .*: ([\d.]+)", text)[-1])
+    for _ in range(INSTALLS):
+        with layered(debian("bookworm")) as root, machine(root) as vm:
+            vm.boot()
+            package = vm.put(deb)
+            vm.apt("check")  # apt's own cache is warm after the dependencies
+            began = time.monotonic()
+            vm.apt("install", package)
+            vm.wait(lambda: "waiting" in vm.show("StatusText")["StatusText"])
+            seconds.append(time.monotonic() - began)
+            text = vm.run("systemd-analyze", "security", "--no-pager", UNIT)
+            exposure = float(re.findall(r"exposure level for .*: ([\d.]+)", text)[-1])
     return [
         record("deb.build_seconds", build, "s"),
         record("deb.installed_kib", float(sh("dpkg-deb", "--field", str(deb), "Installed-Size")), "KiB"),

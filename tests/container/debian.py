@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from dataclasses import dataclass
@@ -32,17 +31,13 @@ class Bases:
 
 def bases() -> Bases:
     """Made by the first who asks, which takes a minute or two."""
-    key = hashlib.sha256(f"{root.archive('bookworm').name} {CONTROLLER} {NOT_NEEDED} {_PURGE} {_SLIM}".encode()).hexdigest()[:12]
-    found = Bases(*(cache() / f"image-{name}-{key}.tar" for name in ("package", "controller")))
-    with (cache() / "image-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (found.package.exists() and found.controller.exists()):
-            _make(found)
-    return found
+    key = hashlib.sha256(f"{root.debian('bookworm').name} {CONTROLLER} {NOT_NEEDED} {_PURGE} {_SLIM}".encode()).hexdigest()[:12]
+    folder = root.once(cache() / f"images-{key}", _make)
+    return Bases(folder / "package.tar", folder / "controller.tar")
 
 
-def _make(wanted: Bases) -> None:
-    with root.unpacked("bookworm") as debian:
+def _make(folder: Path) -> None:
+    with root.layered(root.debian("bookworm"), megabytes=1024) as debian:
         shutil.copy("/etc/resolv.conf", debian / "etc/resolv.conf")
         _chroot(
             debian,
@@ -51,9 +46,9 @@ def _make(wanted: Bases) -> None:
             f"{_PURGE} {' '.join(NOT_NEEDED)}",
             "dpkg --install /opt/systemd-standalone-sysusers*.deb",
         )
-        _pack(debian, wanted.controller)
+        _pack(debian, folder / "controller.tar")
         _chroot(debian, f"{_PURGE} {' '.join(CONTROLLER)}")
-        _pack(debian, wanted.package)
+        _pack(debian, folder / "package.tar")
 
 
 def _chroot(debian: Path, *commands: str) -> None:
@@ -62,6 +57,4 @@ def _chroot(debian: Path, *commands: str) -> None:
 
 def _pack(debian: Path, to: Path) -> None:
     sh("sh", "-ec", f"cd {debian}\n{_SLIM}")
-    partial = to.with_suffix(".partial")
-    sh("tar", "--numeric-owner", "-C", str(debian), "-cf", str(partial), "./")
-    partial.rename(to)
+    sh("tar", "--numeric-owner", "-C", str(debian), "-cf", str(to), "./")

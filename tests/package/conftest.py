@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from harness import __version__
-from tests.mesh import ROOT
-from tests.package.root import sh, unpacked
+from tests.package import root
+from tests.package.root import sh
+
+# `MESHEXP_SUITE=trixie pytest tests/package`: on another Debian, or on Ubuntu's noble. Made by debootstrap as the usual one is.
+SUITE = os.environ.get("MESHEXP_SUITE", "bookworm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +31,19 @@ NEWER = f"{__version__}+next"
 
 @pytest.fixture(scope="session")
 def debs(tmp_path_factory: pytest.TempPathFactory) -> Debs:
-    sh(str(ROOT / "packaging/deb/build"))
-    folder = tmp_path_factory.mktemp("debs")
-    present = folder / f"meshexp-harness_{__version__}_all.deb"
-    shutil.copy(ROOT / "dist" / present.name, present)
-    tree, newer = folder / "tree", folder / "meshexp-harness-next.deb"
+    present = root.package(tmp_path_factory)
+    folder = root.once_a_run(tmp_path_factory, "newer-deb", lambda folder: _make_newer(present, folder))
+    return Debs(present, folder / "meshexp-harness-next.deb")
+
+
+def _make_newer(present: Path, folder: Path) -> None:
+    tree = folder / "tree"
     sh("dpkg-deb", "--raw-extract", str(present), str(tree))
     _edit(tree / "DEBIAN/control", r"^Version: .*$", f"Version: {NEWER}")
     _edit(tree / "usr/lib/meshexp-harness/harness/__init__.py", r'__version__ = ".*"', f'__version__ = "{NEWER}"')
     _edit(tree / "etc/meshexp/harness.yaml", r"\A", "## This is the next version's.\n")
     (tree / "DEBIAN/md5sums").unlink()
-    sh("dpkg-deb", "--build", "--root-owner-group", str(tree), str(newer))
-    return Debs(present, newer)
+    sh("dpkg-deb", "--build", "-Znone", "--root-owner-group", str(tree), str(folder / "meshexp-harness-next.deb"))
 
 
 def _edit(path: Path, pattern: str, by: str) -> None:
@@ -49,7 +53,18 @@ def _edit(path: Path, pattern: str, by: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def debian() -> Iterator[Path]:
-    """An unpacked Debian 12, not to be written to."""
-    with unpacked("bookworm") as root:
-        yield root
+def debian() -> Path:
+    """A Debian 12, not to be written to."""
+    return root.debian(SUITE)
+
+
+@pytest.fixture(scope="session")
+def installed(debian: Path, debs: Debs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The layers of a machine that has never run, whose image the package was put into; not to be written to."""
+
+    def install(folder: Path) -> None:
+        with root.written_to(folder, debian) as tree:
+            shutil.copy(debs.present, tree / "opt/package.deb")
+            sh("unshare", "--net", "--mount", "chroot", str(tree), "dpkg", "--force-unsafe-io", "--install", "/opt/package.deb")
+
+    return root.once_a_run(tmp_path_factory, f"installed-{SUITE}", install) / "upper", debian

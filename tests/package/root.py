@@ -1,4 +1,4 @@
-"""A Debian to install into: made once by debootstrap, kept as an archive in the user's cache, unpacked for each run."""
+"""A Debian to install into: made once by debootstrap and kept in the user's cache, as the lower layer of what tests write to."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-MIRROR = "http://deb.debian.org/debian"
+import pytest
+
+from harness import __version__
+from tests.mesh import ROOT
+
 SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "iptables", "nftables", "ca-certificates", "procps", "passwd")
 # The package's own dependencies, so that it is installed without a network, and what it suggests.
 DEPENDENCIES = (
-    "libnftables1", "python3-h2", "python3-httpx", "python3-pyroute2", "python3-structlog", "python3-systemd", "python3-yaml",
-    "python3-cryptography", "python3-iptables", "dnsmasq-base",
+    "libnftables1", "openssl", "python3-h2", "python3-httpx", "python3-pyroute2", "python3-structlog", "python3-systemd",
+    "python3-yaml", "python3-cryptography", "dnsmasq-base",
 )  # fmt: skip
+OPTIONAL = ("python3-iptables",)  # not every suite has it
 # Only downloaded, into /opt, for the tests that install them: these have no network.
 DOWNLOADS = ("systemd-standalone-sysusers", "systemd-resolved")
 TESTS = ("rpm", "man-db", "bash-completion")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # Not the test run's own PYTHON*: with PYTHONPYCACHEPREFIX, dpkg's py3clean would look for compiled files in another place.
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PATH": PATH, "LC_ALL": "C.UTF-8"}
+# debootstrap's arguments for a suite that it does not know by name.
+_UBUNTU = ("--components=main,universe", "--keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg")
+_SOURCES = {"noble": (_UBUNTU, ("http://archive.ubuntu.com/ubuntu", "/usr/share/debootstrap/scripts/gutsy"))}
 
 
 def sh(*argv: str, timeout: float = 600.0, check: bool = True) -> str:
@@ -41,61 +49,83 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshexp"
 
 
-def archive(suite: str) -> Path:
-    """The archive of a Debian with systemd and our dependencies; made by the first who asks, which takes a minute or two."""
-    packages = (*SYSTEM, *DEPENDENCIES, *TESTS)
-    name = hashlib.sha256(" ".join((*packages, *DOWNLOADS)).encode()).hexdigest()[:12]
-    found = cache() / f"{suite}-{name}.tar.zst"
-    cache().mkdir(parents=True, exist_ok=True)
-    with (cache() / "lock").open("w") as lock:
+def debian(suite: str) -> Path:
+    """A root file system with systemd and our dependencies, not to be written to. The first to ask waits for minutes."""
+    name = hashlib.sha256(" ".join((*SYSTEM, *DEPENDENCIES, *OPTIONAL, *TESTS, *DOWNLOADS)).encode()).hexdigest()[:12]
+    return once(cache() / f"{suite}-{name}", lambda folder: _debootstrap(suite, folder))
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, made by the first of several processes that ask for it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not found.exists():
-            _make(suite, packages, found)
-    return found
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(folder)
+    return folder
 
 
-def _make(suite: str, packages: tuple[str, ...], to: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="meshexp-root-", dir="/var/tmp") as folder:
-        root = Path(folder) / "root"
-        sh("debootstrap", "--variant=minbase", suite, str(root), MIRROR, timeout=1200)
-        shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-        script = f"""
-            export DEBIAN_FRONTEND=noninteractive
-            apt-get update -q=2
-            apt-get install -q=2 -y --no-install-recommends {" ".join(packages)}
-            cd /opt && apt-get download -q=2 {" ".join(DOWNLOADS)}
-            apt-get clean
-            rm -f /etc/resolv.conf /etc/machine-id /var/log/*.log /var/log/apt/*
-            touch /etc/machine-id
-        """
-        sh("chroot", str(root), "sh", "-ec", script, timeout=1200)
-        partial = to.with_suffix(".partial")
-        sh("tar", "--zstd", "--numeric-owner", "--xattrs", "-C", str(root), "-cf", str(partial), ".")
-        partial.rename(to)
+def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that all workers of this test run share."""
+    base = factory.getbasetemp()
+    return once((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name, make)
+
+
+def package(factory: pytest.TempPathFactory) -> Path:
+    """The deb of this checkout."""
+
+    def build(folder: Path) -> None:
+        shutil.copy(ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1], folder)
+
+    return once_a_run(factory, "deb", build) / f"meshexp-harness_{__version__}_all.deb"
+
+
+def _debootstrap(suite: str, root: Path) -> None:
+    flags, source = _SOURCES.get(suite, ((), ()))
+    sh("debootstrap", "--variant=minbase", *flags, suite, str(root), *source, timeout=1200)
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    # Without lists of what else there is, apt goes by what is installed, and reads in a tenth of the time.
+    script = f"""
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -q=2
+        apt-get install -q=2 -y --no-install-recommends {" ".join((*SYSTEM, *DEPENDENCIES, *TESTS))}
+        for name in {" ".join(OPTIONAL)}; do
+            apt-cache show $name >/dev/null 2>&1 && apt-get install -q=2 -y --no-install-recommends $name
+        done
+        cd /opt && apt-get download -q=2 {" ".join(DOWNLOADS)}
+        apt-get clean
+        rm -rf /etc/resolv.conf /etc/machine-id /var/log/*.log /var/log/apt/* /var/lib/apt/lists/*
+        touch /etc/machine-id
+    """
+    sh("chroot", str(root), "sh", "-ec", script, timeout=1200)
 
 
 @contextlib.contextmanager
-def unpacked(suite: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="meshexp-root-", dir="/var/tmp") as folder:
-        root = Path(folder) / suite
-        root.mkdir()
-        sh("tar", "--zstd", "--numeric-owner", "--xattrs", "-C", str(root), "-xf", str(archive(suite)))
-        yield root
-
-
-@contextlib.contextmanager
-def layered(base: Path, megabytes: int = 512) -> Iterator[Path]:
-    """`base` with a writable layer of that size in memory: a disk that can be full."""
+def layered(*bases: Path, megabytes: int = 512) -> Iterator[Path]:
+    """The bases, the first one uppermost, with a writable layer of that size in memory: a disk that can be full."""
     with tempfile.TemporaryDirectory(prefix="meshexp-layer-", dir="/var/tmp") as folder:
-        layer, root = Path(folder) / "layer", Path(folder) / "root"
+        layer = Path(folder) / "layer"
         layer.mkdir()
-        root.mkdir()
-        with contextlib.ExitStack() as mounts:
-            sh("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "meshexp-layer", str(layer))
-            mounts.callback(sh, "umount", str(layer))
-            for name in ("upper", "work"):
-                (layer / name).mkdir()
-            options = f"lowerdir={base},upperdir={layer}/upper,workdir={layer}/work"
-            sh("mount", "-t", "overlay", "-o", options, "meshexp-root", str(root))
-            mounts.callback(sh, "umount", str(root))
-            yield root
+        sh("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "meshexp-layer", str(layer))
+        try:
+            with written_to(layer, *bases) as root:
+                yield root
+        finally:
+            sh("umount", str(layer))
+
+
+@contextlib.contextmanager
+def written_to(layer: Path, *bases: Path) -> Iterator[Path]:
+    """The bases; what is written lands in `layer`/upper, which may be a base itself afterwards."""
+    for name in ("upper", "work", "root"):
+        (layer / name).mkdir()
+    lower, root = ":".join(str(base) for base in bases), layer / "root"
+    sh("mount", "-t", "overlay", "-o", f"lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work", "meshexp", str(root))
+    try:
+        yield root
+    finally:
+        sh("umount", str(root))

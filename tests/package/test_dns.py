@@ -11,7 +11,6 @@ import pytest
 
 from tests.mesh import NODE
 from tests.netns.test_dns import BEFORE, serve, start_cluster_dns
-from tests.package.conftest import Debs
 from tests.package.machine import CHECKOUT, UNIT, Machine, machine
 from tests.package.root import layered
 
@@ -19,20 +18,16 @@ DNSMASQ = "meshexp-dns.service"
 
 
 @pytest.fixture
-def vm(debian: Path, debs: Debs) -> Iterator[Machine]:
-    with layered(debian) as root, machine(root) as found:
+def vm(installed: tuple[Path, ...]) -> Iterator[Machine]:
+    with layered(*installed) as root, machine(root) as found:
         serve(found.mesh, "foreign", 53, "--address=/example.org/192.0.2.7")
         start_cluster_dns(found.mesh)
-        found.boot()
         found.file("/etc/resolv.conf").write_text(BEFORE)
-        found.apt("install", found.put(debs.present))
         yield found
 
 
-def joined(vm: Machine) -> None:
+def configure(vm: Machine) -> None:
     vm.configure(dns={"servers": [f"{NODE}:1053"]})
-    vm.run("systemctl", "reload-or-restart", UNIT)
-    vm.wait_ready()
 
 
 def look_up(vm: Machine, number: int = 50, threads: int = 4) -> dict[str, Any]:
@@ -42,7 +37,9 @@ def look_up(vm: Machine, number: int = 50, threads: int = 4) -> dict[str, Any]:
 
 
 def test_dnsmasq_outlives_a_restart_and_goes_with_the_package(vm: Machine) -> None:
-    joined(vm)
+    configure(vm)
+    vm.boot()
+    vm.wait_ready()
     assert "by resolv.conf" in vm.condition("Names")["message"]
     assert look_up(vm) == {"foreign": 0, "cluster": 0}
     assert vm.show("MemoryMax", "TasksMax", unit=DNSMASQ) == {"MemoryMax": str(1 << 30), "TasksMax": "512"}
@@ -68,13 +65,16 @@ def test_dnsmasq_outlives_a_restart_and_goes_with_the_package(vm: Machine) -> No
 
 
 def test_systemd_resolved(vm: Machine) -> None:
+    vm.boot()
     # dbus reads its policy before the package has made the user.
     vm.run("sh", "-ec", "dpkg --install /opt/systemd-resolved_*.deb; systemctl reload dbus; systemctl restart systemd-resolved")
     vm.wait(lambda: "127.0.0.53" in vm.run("cat", "/etc/resolv.conf"))
     vm.run("resolvectl", "dns", "eth0", NODE)
     stub = vm.file("/etc/resolv.conf").readlink()
     links = vm.run("ip", "-br", "link")
-    joined(vm)
+    configure(vm)
+    vm.run("systemctl", "reload", UNIT)
+    vm.wait_ready()
     assert "by systemd-resolved" in vm.condition("Names")["message"]
     assert look_up(vm) == {"foreign": 0, "cluster": 0}
     assert "~cluster.local" in vm.run("resolvectl", "domain", "meshexp-dns")

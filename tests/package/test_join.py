@@ -12,10 +12,8 @@ import pytest
 
 from tests.mesh import Mesh, on_path
 from tests.netns.test_join import invite
-from tests.package.conftest import Debs
 from tests.package.machine import UNIT, Machine, machine
 from tests.package.root import layered
-from tests.package.test_life import installed
 from tests.spire_support import MISSING, SPIRE
 
 pytestmark = pytest.mark.skipif(not SPIRE, reason=MISSING)
@@ -23,15 +21,16 @@ PROGRAMS = ("spire-server", "spire-agent")
 
 
 @pytest.fixture
-def vm(debian: Path) -> Iterator[Machine]:
-    with layered(debian) as root, machine(root) as found:
+def vm(installed: tuple[Path, ...]) -> Iterator[Machine]:
+    with layered(*installed) as root, machine(root) as found:
         yield found
 
 
-def newcomer(vm: Machine, debs: Debs) -> str:
-    """Installed, with an invitation; its path there. The proxy is the stand-in, as `meshexp proxy install` cannot make that."""
-    installed(vm, debs).configure()
+def newcomer(vm: Machine) -> str:
+    """Booted, with an invitation; its path there. The proxy is the stand-in, as `meshexp proxy install` cannot make that."""
+    vm.configure()
     vm.file("/etc/meshexp/harness.yaml").write_text("proxy: {path: /opt/development-proxy, shutdown_grace: 2s}\n")
+    vm.boot()
     return vm.put(invite(Mesh(vm.mesh.folder, vm.mesh.node, vm.mesh.node)))
 
 
@@ -50,8 +49,8 @@ def described(vm: Machine) -> dict[str, str]:
     return {**shown, "files": "\n".join(sorted(files.splitlines()))}
 
 
-def test_one_command_after_the_package(vm: Machine, debs: Debs) -> None:
-    file = newcomer(vm, debs)
+def test_one_command_after_the_package(vm: Machine) -> None:
+    file = newcomer(vm)
     before, host = described(vm), vm.dump()
     said = vm.run("meshexp", "join", file, "--spire", spire_release(vm))
     assert re.search(r"√ start the harness \(\d+\.\d\d s\): meshexp-harness.service is enabled and runs", said), said
@@ -66,8 +65,8 @@ def test_one_command_after_the_package(vm: Machine, debs: Debs) -> None:
     assert vm.dump() == host
 
 
-def test_a_join_that_is_refused_leaves_the_unit_as_it_was(vm: Machine, debs: Debs) -> None:
-    file = newcomer(vm, debs)
+def test_a_join_that_is_refused_leaves_the_unit_as_it_was(vm: Machine) -> None:
+    file = newcomer(vm)
     vm.mesh.group(admission={"requireInvitation": True})  # which knows none
     before, host = described(vm), vm.dump()
     said = vm.run("meshexp", "join", file, "--spire", spire_release(vm), check=False)

@@ -1,4 +1,7 @@
-"""`traffic.py serve ADDRESS` answers on port 8000, at /slow after 9 s; `call ADDRESS FROM` calls it until SIGINT, then prints."""
+"""`traffic.py serve ADDRESS` answers on port 8000, at /slow after 9 s; `call ADDRESS FROM` calls it until SIGINT.
+
+The caller prints a line when the first answers are there, and what came of all requests at the end.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import json
 import sys
 import time
 
-PORT, PAUSE, PATIENCE = 8000, 0.01, 10.0
+PORT, PAUSE, PATIENCE, SOME = 8000, 0.03, 10.0, 10
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -46,6 +49,8 @@ def call(address: str, source: str) -> dict[str, object]:
             except (OSError, http.client.HTTPException) as error:
                 failed.append(f"{time.strftime('%T')} {error!r}")
             requests += 1
+            if requests == SOME:
+                print("begun", flush=True)
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(PAUSE)
     except KeyboardInterrupt:

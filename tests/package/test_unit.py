@@ -1,0 +1,156 @@
+"""The unit on real systemd: crashes, hangs, long stops, wrong configurations, boots, its sandbox and its log.
+
+One machine, on which the package was before its first boot: each test finds it ready, and undoes what it writes to /etc.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mesh import VM
+from tests.package.machine import PODS, PROXY, UNIT, Machine, machine, uid_of
+from tests.package.root import layered
+
+CAPABILITIES = {"kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_admin": 12, "net_raw": 13}  # linux/capability.h
+DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
+
+
+@pytest.fixture(scope="module")
+def booted(installed: tuple[Path, ...]) -> Iterator[Machine]:
+    with layered(*installed) as root, machine(root) as found:
+        found.configure(proxy={"shutdown_grace": "15s"})
+        found.boot()
+        yield found
+
+
+@pytest.fixture
+def vm(booted: Machine) -> Iterator[Machine]:
+    if booted.show("ActiveState") != {"ActiveState": "active"}:
+        booted.run("systemctl", "restart", UNIT)
+    booted.wait_ready()
+    if booted.show("ActiveState", unit="workload.service") != {"ActiveState": "active"}:
+        booted.serve()
+    yield booted
+    if booted.file(DROP_IN).exists():
+        drop_in(booted, "")
+
+
+def drop_in(vm: Machine, text: str) -> None:
+    """Empty: there is none."""
+    path = vm.file(DROP_IN)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text) if text else path.unlink()
+    vm.run("systemctl", "daemon-reload")
+
+
+def test_sandbox(vm: Machine) -> None:
+    """On the unit with which the tests below pass."""
+    exposure = vm.run("systemd-analyze", "security", "--no-pager", "--threshold=30", UNIT)
+    assert "OK" in exposure.splitlines()[-1]
+    assert vm.run("systemd-analyze", "verify", "--man=yes", UNIT) == ""
+    status = vm.file(f"/proc/{vm.pid()}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    kept = sum(1 << bit for bit in CAPABILITIES.values())
+    assert {int(found, 16) for found in re.findall(r"Cap(?:Bnd|Prm|Eff):\t(\w+)", status)} == {kept}
+    assert re.search(r"CapAmb:\t0+$", status, re.MULTILINE)
+    proxy = vm.file(f"/proc/{vm.pid(PROXY)}/status").read_text()
+    assert re.search(r"CapBnd:\t0+$", proxy, re.MULTILINE)
+    assert f"Uid:\t{uid_of(vm, 'meshexp-proxy')}\t" in proxy
+
+
+def test_the_comment_has_a_reason_for_each_capability_and_for_no_other(vm: Machine) -> None:
+    text = vm.run("systemctl", "cat", UNIT)
+    kept = re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.MULTILINE)
+    assert kept == [" ".join(kept[0].split())] and {f"CAP_{name.upper()}" for name in CAPABILITIES} == set(kept[0].split())
+    assert set(re.findall(r"^#     ([A-Z_]+)  ", text, re.MULTILINE)) == {name.upper() for name in CAPABILITIES}
+
+
+def test_a_crash_is_not_noticed(vm: Machine) -> None:
+    proxy = vm.pid(PROXY)
+    with vm.traffic():
+        vm.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
+        vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1" and vm.show("ActiveState")["ActiveState"] == "active")
+        vm.wait_ready()
+    assert vm.pid(PROXY) == proxy, "the proxy lived through the crash"
+
+
+def test_the_watchdog_ends_a_daemon_that_hangs(vm: Machine) -> None:
+    """Less than the daemon's own 15 s between two cycles: it goes by what the unit says."""
+    drop_in(vm, "[Service]\nWatchdogSec=8s\n")
+    vm.run("systemctl", "restart", UNIT)
+    vm.wait_ready()
+    vm.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT)
+    vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1", 45)
+    vm.wait_ready()
+    assert vm.show("Result") == {"Result": "success"}
+    assert vm.run("journalctl", "-u", UNIT, "-o", "cat").count("Watchdog timeout") == 1
+
+
+def test_a_stop_takes_the_time_that_its_drain_needs(vm: Machine) -> None:
+    """Longer than systemd would wait, and longer than its watchdog."""
+    drop_in(vm, "[Service]\nTimeoutStopSec=6s\nWatchdogSec=5s\n")
+    slow = subprocess.Popen(
+        [*vm.mesh.node.enter, "curl", "-fsS", "--interface", PODS, f"http://{VM}:8000/slow"], stdout=subprocess.PIPE
+    )
+    vm.wait(lambda: "8000" in vm.mesh.node.run("ss", "-tnH", "state", "established"))
+    began = time.monotonic()
+    vm.run("systemctl", "stop", UNIT)
+    assert (slow.communicate(timeout=30)[0], slow.returncode) == (b"hello\n", 0)
+    assert time.monotonic() - began > 6.5
+    assert vm.show("Result", "ActiveState") == {"Result": "success", "ActiveState": "inactive"}, vm.journal()
+
+
+def test_a_log_namespace(vm: Machine) -> None:
+    """The journal's fields come through it, and whoever asks us need not know of it."""
+    drop_in(vm, "[Service]\nLogNamespace=mesh\n")
+    vm.run("systemctl", "stop", UNIT)
+    vm.run("systemctl", "start", UNIT)
+    vm.wait_ready()
+    lines = vm.run("journalctl", "--namespace=mesh", "-o", "json", "--no-pager").splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert any(entry.get("MESHEXP_PART") == "proxy" for entry in entries if entry.get("_SYSTEMD_UNIT") == UNIT)
+    assert any(entry.get("_SYSTEMD_UNIT") == PROXY for entry in entries)
+    logs = vm.run("meshexp", "logs", "--lines=1000")
+    assert {"meshexp-harness[", "meshexp-proxy["} <= set(re.findall(r"meshexp-\w+\[", logs))
+    assert entries[-1]["MESSAGE"] in logs
+    assert "Ready" in vm.run("meshexp", "status")
+
+
+def test_wrong_configurations(vm: Machine) -> None:
+    wrong = vm.file("/etc/meshexp/harness.d/50-wrong.yaml")
+    wrong.write_text("redirect: {outbound: mash}\n")
+    vm.run("systemctl", "reload", UNIT)
+    vm.wait(lambda: any(c["problem"] == "config-reload-failed" for c in vm.status()["conditions"]))
+    assert vm.status()["phase"] in ("Ready", "Degraded"), "the old one stays in force"
+    assert vm.show("ActiveState") == {"ActiveState": "active"}
+    vm.run("systemctl", "restart", UNIT, check=False)
+    vm.wait(lambda: vm.show("ActiveState")["ActiveState"] == "failed")
+    assert vm.show("ExecMainStatus", "NRestarts") == {"ExecMainStatus": "78", "NRestarts": "0"}, (
+        "it is not started again and again"
+    )
+    assert "redirect.outbound" in vm.run("journalctl", "-u", UNIT, "--no-pager", "-n", "20")
+    wrong.unlink()
+    vm.run("systemctl", "restart", UNIT)
+    vm.wait_ready()
+
+
+def test_a_pulled_plug_and_a_boot_while_the_control_plane_is_away(vm: Machine) -> None:
+    """The boot is not delayed, and it is the same machine afterwards."""
+    name = vm.status()["workload"]["name"]
+    vm.mesh.stop("controller", signal.SIGKILL)
+    vm.pull_the_plug()
+    vm.boot()
+    assert vm.show("ActiveState") == {"ActiveState": "active"}
+    assert vm.run("systemctl", "is-system-running", check=False).strip() == "running"
+    assert vm.status()["phase"] == "Starting", vm.run("systemd-analyze", "time", check=False)
+    vm.mesh.start_controller()
+    vm.wait_ready()
+    assert vm.status()["workload"]["name"] == name
