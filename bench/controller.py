@@ -127,10 +127,10 @@ def _weight(made: Site, held: int, rest: float) -> list[Record]:
     alone = replica.memory_mib()
     joined = fleet("join", count=held)
     time.sleep(15)
-    writes, cpu, began = _writes(made), _cpu(replica.process), time.monotonic()
+    writes, cpu, began = _writes(made), cpu_seconds(replica.process), time.monotonic()
     time.sleep(rest)
     seconds = time.monotonic() - began
-    used = (_cpu(replica.process) - cpu) / seconds
+    used = (cpu_seconds(replica.process) - cpu) / seconds
     rate = (_writes(made) - writes) / seconds
     if fleet("state")["connected"] != held:
         raise RuntimeError("not every machine stayed connected")
@@ -151,6 +151,6 @@ def _writes(made: Site) -> float:
     return sum(float(count) for count in pattern.findall(text))
 
 
-def _cpu(process: subprocess.Popen[bytes]) -> float:
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
