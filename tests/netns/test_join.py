@@ -31,6 +31,7 @@ from harness.invitation import VERSION, Invitation, LocalIdentity
 from harness.messages import PodRoute
 from harness.system import https
 from harness.values import parse_address, parse_host_port, parse_network, parse_spiffe_id
+from tests.check.lab import leaf
 from tests.mesh import IDENTITY, NODE, PROXY_UID, TRUST_DOMAIN, Mesh, mesh
 from tests.spire_support import AGENT_UID, MISSING, SERVER_UID, SPIRE
 
@@ -223,12 +224,13 @@ def test_a_join_that_does_not_end_well_is_taken_back(vm: Mesh, ended: str) -> No
     assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
 
 
-def test_by_https_and_by_standard_input(vm: Mesh) -> None:
+def test_by_https_and_by_standard_input(vm: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     text = invite(vm).read_text()
     vm.start_controller()
     certs = vm.folder / "certs"
+    leaf(certs, "web", "localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certs / "controller.crt", certs / "controller.key")
+    context.load_cert_chain(certs / "web.crt", certs / "web.key")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -241,7 +243,11 @@ def test_by_https_and_by_standard_input(vm: Mesh) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with pytest.raises(UnavailableError, match="certificate"):
+            https.fetch(f"https://localhost:{server.server_port}/secret-path")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certs / "ca.crt"))
+        with pytest.raises(UnavailableError, match="certificate"):
             https.fetch(f"https://127.0.0.1:{server.server_port}/secret-path")
+        assert https.fetch(f"https://localhost:{server.server_port}/secret-path") == text
     finally:
         server.shutdown()
         server.server_close()
