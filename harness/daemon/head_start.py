@@ -23,7 +23,7 @@ from harness.messages import Registration
 from harness.paths import Paths
 from harness.reconcilers.identity import Identity
 from harness.specs import IdentitySpec
-from harness.system import files, process
+from harness.system import files, process, proxy_log
 from harness.system.spire import Spire
 
 
@@ -115,6 +115,6 @@ def _import_the_rest() -> ModuleType:
 
 
 def log_line(child: str, line: str) -> None:
-    """A child's line in our own log, under its name."""
+    """A child's line in our own log, under its name, and with its level where it has one."""
     if line:
-        structlog.get_logger().info(line, component=child)
+        getattr(structlog.get_logger(), proxy_log.level(line))(line, component=child)

@@ -175,9 +175,16 @@ def _properties(command: Command) -> dict[str, str]:
         "ProtectControlGroups": "yes",
         "RestrictAddressFamilies": families,
         "RestrictNamespaces": "yes",
+        "RestrictRealtime": "yes",
+        "RestrictSUIDSGID": "yes",
+        "ProtectKernelLogs": "yes",
+        "ProtectClock": "yes",
+        "ProtectHostname": "yes",
         "LockPersonality": "yes",
         "MemoryDenyWriteExecute": "yes",
         "SystemCallArchitectures": "native",
+        "SystemCallFilter": "@system-service",
+        "SystemCallErrorNumber": "EPERM",
         "OOMScoreAdjust": "-500",
     }
 

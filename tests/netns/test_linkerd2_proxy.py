@@ -30,6 +30,9 @@ def test_it_runs_is_certified_and_answers_ready() -> None:
         log = (vm.folder / "harness.log").read_text()
         assert "is not valid" not in log, "it accepts every variable"
         assert "Certified identity" in log
+        lines = (json.loads(line) for line in log.splitlines() if line.startswith("{"))
+        said = {line["level"]: line["msg"] for line in lines if line.get("component") == "proxy"}
+        assert " INFO " in said["info"] and " WARN " in said["warning"], "it finds no policy controller, and warns of it"
         listening = vm.vm.run("ss", "-ltnH")
         for port in (4140, 4143, 4191):
             assert f":{port} " in listening
