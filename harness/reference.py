@@ -128,11 +128,11 @@ def metrics() -> str:
 
 _METRICS = """\
 On a machine Prometheus finds them at `http://127.0.0.1:4192/metrics` (`metrics.listen`; its port is never redirected), or,
-where node_exporter runs anyway, in the file of `metrics.textfile`. Under systemd that directory must be writable for the unit,
-by a drop-in:
+where node_exporter runs anyway, in the file of `metrics.textfile`. The unit may write where Debian's node_exporter reads,
+`/var/lib/prometheus/node-exporter/meshexp.prom`; another directory must be made writable for it by a drop-in:
 
     [Service]
-    ReadWritePaths=/var/lib/prometheus/node-exporter
+    ReadWritePaths=/var/lib/node_exporter/textfile
 
 They are what `meshexp status -o json` says, at most 15 s old; counters count since the daemon's start. A machine that left in
 good order has no file, and one whose daemon hangs or was killed has an old one (`node_textfile_mtime_seconds`). linkerd2-proxy
