@@ -125,7 +125,8 @@ class Join:
             started = step.message = service.start(undo)
         facts: dict[str, Any] = {"joined": True, "started": bool(started), "ready": False}
         if not started:
-            how = "nothing here starts programs: run `meshexp run`, or make it the container's entry point"
+            which = f" --instance {self._paths.instance}" if self._paths.instance else ""
+            how = f"nothing here starts programs: run `meshexp run{which}`, or make it the container's entry point"
             steps.add(Step("to be started by you", "warning", 0.0, how))
             return facts
         facts["ready"] = wait_ready(self._paths, service, steps, self._options.wait)

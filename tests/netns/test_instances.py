@@ -176,7 +176,7 @@ class Lab:
             with plain, context.wrap_socket(plain, server_hostname=spec["meshTLS"]["serverName"]) as tls:
                 tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 body = b"".join(iter(lambda: tls.recv(65536), b"")).rpartition(b"\r\n\r\n")[2]
-                answer.append((tls.getpeercert(binary_form=True), body.decode()))
+                answer.append((tls.getpeercert(binary_form=True) or b"", body.decode()))
 
         thread = threading.Thread(target=dial)
         thread.start()

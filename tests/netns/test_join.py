@@ -129,6 +129,32 @@ def test_one_command_to_a_member_and_one_back(vm: Mesh) -> None:
     assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
 
 
+def test_another_workload_of_the_machine_joins_into_folders_of_its_own(vm: Mesh) -> None:
+    file, own = invite(vm), vm.folder / "etc/instances/api"
+    vm.start_controller()
+    own.mkdir(parents=True)
+    first = yaml.safe_load((vm.folder / "etc/harness.yaml").read_text())
+    first["workload"] = {"group": "smiley", "namespace": "faces"}
+    (vm.folder / "etc/harness.yaml").write_text(yaml.safe_dump(first))
+    ports = {"inbound_port": 4243, "outbound_port": 4240, "admin_port": 4291}
+    mine = {**first, "workload": {}, "proxy": {**first["proxy"], **ports}, "metrics": {"listen": "127.0.0.1:4292"}}
+    (own / "harness.yaml").write_text(yaml.safe_dump(mine))
+    before = files(vm)
+    refused = vm.meshexp("join", "--instance", "api", str(file))
+    assert refused.returncode == 69 and files(vm) == before
+    assert "workload.users: must not be empty" in refused.stderr and "proxy.user: '2102' is proxy.user of" in refused.stderr
+    mine |= {"workload": {"users": ["2301"]}, "proxy": {**mine["proxy"], "user": "2202"}}
+    (own / "harness.yaml").write_text(yaml.safe_dump(mine))
+    before = files(vm)
+    done = vm.meshexp("join", "--instance", "api", str(file))
+    assert done.returncode == 0 and "run `meshexp run --instance api`" in done.stdout, done.stdout + done.stderr
+    new = {"invitation", "trust-anchors.pem", "spire", "spire/ca.crt", "spire/ca.key", "harness.d", "harness.d/50-join.yaml"}
+    assert files(vm).keys() - before.keys() == {f"etc/instances/api/{name}" for name in new}
+    assert vm.meshexp("config", "check", "--instance", "api").returncode == 0
+    assert vm.meshexp("leave", "--instance", "api", "--purge").returncode == 0
+    assert files(vm) == before
+
+
 def test_leave_keeps_the_configuration_unless_told_and_the_machine_comes_back(vm: Mesh) -> None:
     file = invite(vm)
     vm.start_controller()

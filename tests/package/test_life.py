@@ -14,6 +14,7 @@ from demo import host_state
 from harness import __version__
 from tests.mesh import VM, on_path
 from tests.package.conftest import NEWER, Debs
+from tests.package.instance import API_USER, add_api
 from tests.package.machine import PODS, PROXY, UNIT, Machine, machine
 from tests.package.root import layered
 
@@ -130,12 +131,15 @@ def test_a_whole_life(vm: Machine, debs: Debs, sections: dict[str, Any]) -> None
     assert vm.file("/etc/meshexp/harness.yaml").read_text() == conffile, "what was edited by hand is kept"
     assert vm.status()["workload"]["name"] == name
 
+    if not sections:
+        add_api(vm)
     vm.apt("remove", "meshexp-harness")
     assert host_state.differences(before, vm.dump()) == []
     assert vm.run("ps", "-eo", "args").count("meshexp") == 0
     assert vm.file("/etc/meshexp/harness.yaml").read_text() == conffile
 
     vm.apt("purge", "meshexp-harness")
+    vm.run("userdel", API_USER, check=False)
     assert units(vm) == units_before
     assert accounts(vm.root) == accounts_before
     left = {path: about for path, about in files(vm.root).items() if files_before.get(path) != about}
