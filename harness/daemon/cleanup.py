@@ -16,6 +16,7 @@ from harness.daemon.machine import check_privileges
 from harness.errors import ConfigError, HarnessError
 from harness.paths import Paths, configured, is_name
 from harness.reconcilers.base import Reconciler
+from harness.reconcilers.dns import NAME as DNS
 from harness.reconcilers.dns import Dns
 from harness.reconcilers.proxy import NAME as PROXY
 from harness.reconcilers.redirect import Redirect
@@ -85,6 +86,8 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
         if reconciler is redirect:
             for orphan in process.orphans(paths.children):
                 failed += await _try(str(orphan), process.end(orphan, PROXY_GRACE))
+    for name in (PROXY, DNS) if units.booted() else ():
+        await Units(paths.instance).forget(name)
     Spire(paths).remove()
     for left in (paths.status, paths.known_registration, paths.proxy):
         left.unlink(missing_ok=True)

@@ -109,8 +109,7 @@ class Units:
         unit = self._unit(command.name)
         if not os.access(command.argv[0], os.X_OK):
             raise UnavailableError(f"{command.argv[0]} is not there or not executable", f"it is needed to run {command.name}")
-        with contextlib.suppress(TemporaryError):
-            await run("systemctl", "reset-failed", unit)
+        await self.forget(command.name)
         found = _properties(command) | await _log_namespace()
         properties = [f"--property={name}={value}" for name, value in found.items()]
         environment = [f"--setenv={name}={value}" for name, value in command.env.items()]
@@ -121,6 +120,11 @@ class Units:
         if child is None:
             raise UnavailableError(f"{unit} ended at once", f"see `journalctl -u {unit}`")
         return child
+
+    async def forget(self, name: str) -> None:
+        """A unit that ended badly stays known to systemd, and listed, until then."""
+        with contextlib.suppress(TemporaryError):
+            await run("systemctl", "reset-failed", self._unit(name))
 
     async def find(self, name: str) -> UnitChild | None:
         """The child of that name, if it runs."""

@@ -15,21 +15,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.mesh import VM
+from tests.package.instance import API, API_PROXY, API_USER, add_api, api_phase
 from tests.package.machine import PODS, PROXY, UNIT, Machine, machine, uid_of
 from tests.package.root import layered
 
 CAPABILITIES = {"kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_admin": 12, "net_raw": 13}  # linux/capability.h
 _WELL = ("/bin/sh", "-c", "test -e /opt/well || { echo $(id -un) is not well; exit 3; }")
+COLLECTED = "/var/lib/prometheus/node-exporter"  # of Debian's prometheus-node-exporter
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
 
 
 @pytest.fixture(scope="module")
 def booted(installed: tuple[Path, ...]) -> Iterator[Machine]:
     with layered(*installed) as root, machine(root) as found:
-        found.configure(proxy={"shutdown_grace": "15s"}, probes={"commands": {"well": _WELL}})
+        found.configure(
+            proxy={"shutdown_grace": "15s"},
+            probes={"commands": {"well": _WELL}},
+            metrics={"textfile": f"{COLLECTED}/meshexp.prom"},
+        )
+        found.file(COLLECTED).mkdir(parents=True)
         limits = found.file(f"/etc/systemd/system/{PROXY}.d/limits.conf")
         limits.parent.mkdir()
         limits.write_text("[Service]\nMemoryMax=300M\nCPUQuota=150%\n")
@@ -70,6 +76,13 @@ def test_sandbox(vm: Machine) -> None:
     proxy = vm.file(f"/proc/{vm.pid(PROXY)}/status").read_text()
     assert re.search(r"CapBnd:\t0+$", proxy, re.MULTILINE) and "Seccomp:\t2" in proxy
     assert f"Uid:\t{uid_of(vm, 'meshexp-proxy')}\t" in proxy
+
+
+def test_metrics_for_node_exporter(vm: Machine) -> None:
+    """Through the sandbox, whole, and readable for the collector's own user."""
+    file = vm.file(f"{COLLECTED}/meshexp.prom")
+    vm.wait(lambda: file.exists() and "meshexp_ready 1" in file.read_text())
+    assert file.stat().st_mode & 0o777 == 0o644 and list(file.parent.iterdir()) == [file]
 
 
 def test_the_proxys_limits_are_an_administrators(vm: Machine) -> None:
@@ -131,6 +144,11 @@ def test_a_stop_takes_the_time_that_its_drain_needs(vm: Machine) -> None:
     assert (slow.communicate(timeout=30)[0], slow.returncode) == (b"hello\n", 0)
     assert time.monotonic() - began > 6.5
     assert vm.show("Result", "ActiveState") == {"Result": "success", "ActiveState": "inactive"}, vm.journal()
+    # One that ended badly would stay on systemd's list.
+    vm.run("systemd-run", "--unit", PROXY, "false")
+    vm.wait(lambda: vm.show("ActiveState", unit=PROXY) == {"ActiveState": "failed"})
+    vm.run("meshexp", "cleanup")
+    assert vm.show("ActiveState", unit=PROXY) == {"ActiveState": "inactive"}
 
 
 def test_a_log_namespace(vm: Machine) -> None:
@@ -181,55 +199,26 @@ def test_a_pulled_plug_and_a_boot_while_the_control_plane_is_away(vm: Machine) -
     assert vm.status()["workload"]["name"] == name
 
 
-API, API_PROXY = "meshexp-harness@api.service", "meshexp-proxy@api.service"
-
-
-def add_api(vm: Machine) -> None:
-    """A group of its own, and a configuration beside the first's; not started."""
-    group = yaml.safe_load((vm.mesh.folder / "groups/face.yaml").read_text())
-    group["metadata"]["name"], group["spec"]["template"]["ports"][0]["port"] = "api", 8001
-    (vm.mesh.folder / "groups/api.yaml").write_text(yaml.safe_dump(group))
-    first = yaml.safe_load(vm.file("/etc/meshexp/harness.yaml").read_text())
-    own = {
-        "workload": {"group": "api", "namespace": "faces", "users": ["games"]},
-        "proxy": {**first["proxy"], "user": "meshexp-proxy-api", "inbound_port": 4243, "outbound_port": 4240, "admin_port": 4291},
-        "metrics": {"listen": "127.0.0.1:4292"},
-    }
-    vm.run("useradd", "--system", "--no-create-home", "meshexp-proxy-api")
-    folder = vm.file("/etc/meshexp/instances/api")
-    folder.mkdir(parents=True)
-    (folder / "harness.yaml").write_text(yaml.safe_dump({**first, **own}))
-
-
-def phase_of_api(vm: Machine) -> str:
-    try:
-        return str(json.loads(vm.file("/run/meshexp-api/status.json").read_text())["phase"])
-    except (OSError, ValueError):
-        return ""
-
-
 def test_a_further_workload_has_a_unit_of_its_own(vm: Machine) -> None:
     add_api(vm)
-    vm.run("systemctl", "enable", "--now", API)
-    vm.wait(lambda: phase_of_api(vm) == "Ready", 60)
     assert vm.run("systemd-analyze", "verify", API) == ""
     assert "others     api (Ready)" in vm.run("meshexp", "status")
     proxies = vm.pid(PROXY), vm.pid(API_PROXY)
     with vm.traffic():
         vm.run("systemctl", "restart", UNIT)
         vm.wait_ready()
-        vm.wait(lambda: phase_of_api(vm) == "Ready", 60)
+        vm.wait(lambda: api_phase(vm) == "Ready", 60)
     assert (vm.pid(PROXY), vm.pid(API_PROXY)) == proxies, "both proxies lived through the restart of both daemons"
     assert "Ready" in vm.run("meshexp", "logs", "--instance", "api")
     vm.run("systemctl", "stop", UNIT)
     assert {vm.show("ActiveState", unit=unit)["ActiveState"] for unit in (API, API_PROXY, PROXY)} == {"inactive"}
     assert "meshexp" not in vm.run("nft", "list", "tables")
     vm.run("systemctl", "start", UNIT)
-    vm.wait(lambda: phase_of_api(vm) == "Ready", 60)
+    vm.wait(lambda: api_phase(vm) == "Ready", 60)
     vm.wait_ready()
     left = vm.run("meshexp", "leave", "--instance", "api")
     assert "meshexp-harness@api.service is stopped and disabled" in left
     assert vm.run("nft", "list", "tables").split() == ["table", "inet", "meshexp"]
     assert not vm.file("/run/meshexp-api").exists()
     shutil.rmtree(vm.file("/etc/meshexp/instances"))
-    vm.run("userdel", "meshexp-proxy-api")
+    vm.run("userdel", API_USER)
