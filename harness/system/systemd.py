@@ -27,7 +27,7 @@ def notify(**fields: str | int) -> None:
 
 
 def beat(longest: float) -> float:
-    """Seconds until the watchdog wants to be fed: half of what the unit allows, as sd_watchdog_enabled(3) advises, or `longest`."""
+    """Seconds until the watchdog wants to be fed: half of what the unit allows, see sd_watchdog_enabled(3), or `longest`."""
     allowed = os.environ.get("WATCHDOG_USEC", "")
     ours = os.environ.get("WATCHDOG_PID") == str(os.getpid())
     return min(longest, int(allowed) / 2e6) if ours and allowed.isdecimal() else longest
