@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -100,7 +101,8 @@ class Api:
 
     async def _hold(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         left = peer.expires - self._registry.fleet.clock.wall()
-        after = request.rel_url.query.get("after", "")
+        # Read here, and not by the URL itself: that would keep what it has read, 1 KiB, as long as the answer is held.
+        after = dict(urllib.parse.parse_qsl(request.rel_url.raw_query_string)).get("after", "")
         registration = await self._registry.hold(
             peer.identity, _given(target), _secret(request), after, min(self._hold_seconds, left)
         )

@@ -12,11 +12,9 @@ from cryptography import x509
 from controller.peer import spki_sha256
 from harness.errors import ConfigError, Fault
 
-READ_BUFFER_BYTES = 4 * 1024
-"""Our messages are smaller. Measured with 1,000 held requests, resident memory for each: 308 KiB with asyncio's own 256 KiB,
-68 KiB with 16 KiB, 60 KiB with 4 KiB, 57 KiB with 1 KiB; but this is also the size of the reads from the API server. OpenSSL has
-released its own buffers by then (Python asks it to). A TLS connection of asyncio that answers without any HTTP costs 38 KiB of
-this, or 34 KiB with 1 KiB here: what is left to save is HTTP's and the fleet's, 23 KiB."""
+READ_BUFFER_BYTES = 1024
+"""Our messages are about as small; it is the size of the reads from the API server too. ARCHITECTURE.md has what each size costs.
+OpenSSL has released its own buffers by the time that an answer is held (Python asks it to)."""
 
 
 def shrink_buffers() -> None:
