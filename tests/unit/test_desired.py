@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 
 import pytest
 
 from harness import rules
-from harness.desired import OPEN_AFTER_SECONDS, Progress, anchors_behind, desired, readiness
+from harness.desired import OPEN_AFTER_SECONDS, Others, Progress, anchors_behind, desired, readiness
 from harness.messages import ClusterFacts, Exec, PodRoute, Probe, Reason, TcpSocket
 from harness.specs import Route
 from harness.values import PortRange
@@ -104,6 +105,18 @@ def test_the_redirect_takes_the_groups_ports_and_never_ssh_or_the_controller() -
     assert ipaddress.ip_network("10.9.0.1/32") in redirect.ignore_destinations
     assert ipaddress.ip_network("10.9.0.1/32") not in redirect.ignore_subnets, "what comes from the node is redirected"
     assert redirect.outbound is rules.Outbound.MESH
+
+
+def test_beside_other_workloads() -> None:
+    """What theirs are is left alone; where our proxy is, the controller is told."""
+    others = Others(proxies=(2202,), users=(2301, 2302), servers=(ipaddress.ip_address("10.9.0.9"),))
+    machine = dataclasses.replace(builders.machine(), users=(2300,), others=others)
+    want = desired(builders.config(proxy={"inbound_port": 4243}), machine, builders.progress())
+    assert want.redirect is not None and want.registration is not None
+    assert (want.redirect.users, want.redirect.neighbours) == ((2300,), (2202,))
+    assert want.redirect.ignore_users == (2202, 2301, 2302)
+    assert ipaddress.ip_network("10.9.0.9/32") in want.redirect.ignore_destinations, "their harnesses run as root too"
+    assert (want.registration.request.inbound_port, want.redirect.inbound_port) == (4243, 4243)
 
 
 def test_the_controllers_anchors_stand_over_the_files() -> None:
