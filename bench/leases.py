@@ -16,11 +16,10 @@ import dataclasses
 import itertools
 import re
 import time
+import urllib.request
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
-
-import httpx
 
 from bench.controller import cpu_seconds
 from bench.record import Record, record
@@ -129,7 +128,8 @@ def _read(made: Cluster, resource: str) -> Reading:
     pattern = rf'^apiserver_request_total\{{[^}}]*resource="{resource}"[^}}]*verb="(?:POST|PUT|PATCH|APPLY)"[^}}]*\}} (\S+)$'
     writes = sum(map(float, re.findall(pattern, api, re.MULTILINE)))
     servers = next(flag for flag in made.command if flag.startswith("--etcd-servers="))
-    etcd = httpx.get(f"{servers.partition('=')[2]}/metrics").text
+    with urllib.request.urlopen(f"{servers.partition('=')[2]}/metrics", timeout=10) as answer:  # noqa: S310  (loopback)
+        etcd = answer.read().decode()
     (size,) = re.findall(r"^etcd_mvcc_db_total_size_in_use_in_bytes (\S+)$", etcd, re.MULTILINE)
     cpu = (cpu_seconds(made.processes[name]) for name in ("kube-apiserver", "etcd"))
     return Reading(time.monotonic(), writes, *cpu, float(size))

@@ -27,6 +27,11 @@ class RefusedError(HarnessError):
         super().__init__(message, hint)
         self.code = code
 
+    @property
+    def reason(self) -> str:
+        """`address-taken` → `AddressTaken`, as Kubernetes spells reasons."""
+        return "".join(word.capitalize() for word in self.code.split("-"))
+
 
 class EndedError(RefusedError):
     """What was granted has ended while it lasted: news to the machine, and no refusal."""

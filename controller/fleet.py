@@ -26,6 +26,7 @@ class Record:
     """One of our workloads. `waiter` ends the held answer of its machine; there is at most one.
 
     `certificate_until`: epoch seconds, of the one that the machine showed last, to this replica; 0 when it never did.
+    `created`: the store's version when it came to be, or when this replica first saw it; 0 until it is stored.
     """
 
     workload: ExternalWorkload
@@ -34,6 +35,7 @@ class Record:
     report: StateReport | None = None
     waiter: asyncio.Future[None] | None = None
     certificate_until: float = 0.0
+    created: int = 0
 
     @property
     def key(self) -> Key:
@@ -114,6 +116,10 @@ class Fleet:
         """The members that a group's maximum counts."""
         return [record for record in self.members(group) if not self.lapsed(record)]
 
+    def rank(self, record: Record) -> int:
+        """Which of its group's living members it is, in the order in which the store has them."""
+        return sum(0 < other.created <= record.created for other in self.live(record.member.group_key))
+
     def instance(self, group: Key, instance: str) -> Record | None:
         """The record of one machine, whatever its generation."""
         key = self._instances.get((group, instance))
@@ -150,6 +156,7 @@ class Fleet:
         if record is None:
             record = self.records[key] = Record(workload, member)
         record.workload, record.member = workload, member
+        record.created = record.created or _version(workload)
         self.touched.add(member.group_key)
         self._instances[member.group_key, member.instance] = key
         self._members.setdefault(member.group_key, set()).add(key)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from typing import NoReturn
 
 import structlog
 
 from controller import admission, naming, rendering, tickets
 from controller.admission import EndedError, RefusedError
 from controller.answers import Answers
+from controller.arrivals import Arrivals
 from controller.fleet import Fleet, Record
 from controller.manifest import ExternalGroup, GroupSpec
 from controller.model import Event, ExternalWorkload, Key
@@ -33,6 +33,7 @@ class Registry:
     def __init__(self, store: Store, fleet: Fleet, trust_domain: str, replicas: Replicas) -> None:
         self.store, self.fleet, self.trust_domain, self.replicas = store, fleet, trust_domain, replicas
         self.unsettled: set[Key] = set()
+        self.arrivals = Arrivals(store, fleet, self.remove)
         self._answers = Answers()
         self._warned: dict[tuple[Key, str], float] = {}
 
@@ -48,7 +49,7 @@ class Registry:
                 return await self._join(group, digest, identity, request)
         except RefusedError as refusal:
             if refusal.code != "malformed":
-                await self.warn(group.key, _reason(refusal.code), refusal.message)
+                await self.warn(group.key, refusal.reason, refusal.message)
             raise
 
     async def _invited(self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest) -> None:
@@ -73,7 +74,7 @@ class Registry:
         Renews the lease, and is held no longer than a machine may be silent: so a machine at rest sends nothing else.
         """
         record = self._authenticate(identity, key, secret)
-        lapsed = self._lapsed(record)
+        lapsed = self.fleet.lapsed(record)
         self._renew(record)
         if lapsed:
             async with self.fleet.lock(record.member.group_key, record.member.instance):
@@ -186,7 +187,7 @@ class Registry:
         old = self.fleet.instance(group.key, digest)
         if old is not None and admission.is_secret(request.secret, old.member.secret_hash):
             secret = request.secret or ""
-        elif old is None or self._lapsed(old):
+        elif old is None or self.fleet.lapsed(old):
             secret = admission.new_secret(request.secret)
         else:
             hint = "another machine has the same instance id, or this one lost its state; a name is free once its lease has ended"
@@ -206,7 +207,8 @@ class Registry:
         else:
             if old is not None:
                 await self.remove(old)
-            record = await self._create(wanted)
+            limited = group.spec.admission.maximum is not None
+            record = await (self.arrivals.create_counted(wanted) if limited else self.arrivals.create(wanted))
             await self.note(group.key, "Joined", f"{record.key.name} joined from {member.addresses[0]} as {identity}")
         record.sequence, record.report = -1, None
         self._renew(record)
@@ -220,7 +222,7 @@ class Registry:
         """A silent workload that has to go before `wanted` can be written; raises RefusedError when a live one is in the way."""
         for key in sorted(self.fleet.holders(wanted) - ({old.key} if old else set())):
             holder = self.fleet.records.get(key)
-            if holder is None or not self._lapsed(holder):
+            if holder is None or not self.fleet.lapsed(holder):
                 raise RefusedError("address-taken", f"{key} holds {wanted.spec.workload_ips[0].ip} and one of the same ports")
             return holder
         maximum = group.spec.admission.maximum
@@ -229,30 +231,8 @@ class Registry:
             if len(self.fleet.live(group.key)) >= maximum:
                 raise RefusedError("quota-exceeded", f"{group.key} has {maximum} workloads, and admits no more")
             if len(members) >= maximum:
-                return next(record for record in members if self._lapsed(record))
+                return next(record for record in members if self.fleet.lapsed(record))
         return None
-
-    async def _create(self, wanted: ExternalWorkload) -> Record:
-        key = wanted.metadata.key
-        self.fleet.observe(wanted)
-        try:
-            stored = await self.store.workloads.create(wanted)
-        except ConflictError:
-            await self._meet(key)
-        finally:
-            self.fleet.withdraw(key)
-        self.fleet.observe(stored)
-        if key not in self.fleet.records:
-            raise RefusedError("not-registered", f"{key} was deleted at once", "register again")
-        return self.fleet.records[key]
-
-    async def _meet(self, key: Key) -> NoReturn:
-        """There is one of that name: another replica's, which the watch has yet to show, or somebody else's."""
-        self.fleet.withdraw(key)
-        with contextlib.suppress(NotFoundError):
-            if self.fleet.observe(await self.store.workloads.get(key)) is None:
-                raise RefusedError("name-taken", f"there is an ExternalWorkload {key} that this controller did not make")
-        raise TemporaryError(f"{key} was registered at another replica at this moment")
 
     def _authenticate(self, identity: SpiffeId, key: Key, secret: str | None) -> Record:
         """The caller's record. Admission is checked again each time: a group may have been edited."""
@@ -274,9 +254,6 @@ class Registry:
             raise TemporaryError(f"{key} cannot be used: {group.fault}", "mend the group")
         return group
 
-    def _lapsed(self, record: Record) -> bool:
-        return self.fleet.lapsed(record)
-
     def _renew(self, record: Record) -> None:
         times = self.fleet.times_of(record.member.group_key)
         self.fleet.leases.renew(record.key, times.lease, times.expiry, self.fleet.clock.now())
@@ -288,8 +265,3 @@ class Registry:
     def _registration(self, record: Record, secret: str | None = None) -> Registration:
         group = self._group(record.member.group_key)
         return self._answers.registration(group, record.workload, self.fleet.facts, self.fleet.times.of(group), secret)
-
-
-def _reason(code: str) -> str:
-    """`address-taken` → `AddressTaken`, as Kubernetes spells reasons."""
-    return "".join(word.capitalize() for word in code.split("-"))

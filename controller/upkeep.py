@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 import structlog
 
 from controller import rendering
-from controller.fleet import Record
 from controller.following import follow
 from controller.groups import Groups
 from controller.model import ExternalWorkload, Key
@@ -166,24 +165,11 @@ class Upkeep:
             self._fleet.forget_uid(metadata.uid)
             return
         record = self._fleet.observe(change.item)
-        if change.type is ChangeType.ADDED and record is not None and self._replicas.leads:
-            await self._refuse_double(record)
-
-    async def _refuse_double(self, record: Record) -> None:
-        """Two replicas may have given one address, or a group's last place, to two machines at once: the later goes."""
-        others = (self._fleet.records.get(key) for key in self._fleet.holders(record.workload))
-        key = record.member.group_key
-        group = self._fleet.group(key)
-        maximum = group.spec.admission.maximum if group else None
-        stored = sum(bool(member.workload.metadata.uid) for member in self._fleet.live(key))
-        if any(other is not None and other.workload.metadata.uid for other in others):
-            reason, message = "AddressTaken", f"{record.key.name} holds the address of another workload"
-        elif maximum is not None and stored > maximum:
-            reason, message = "QuotaExceeded", f"{record.key.name} came at the same moment as the last of {maximum}"
-        else:
-            return
-        await self._registry.remove(record)
-        await self._registry.warn(key, reason, message)
+        if change.type is ChangeType.ADDED and record is not None:
+            refusal = self._registry.arrivals.shown(record, self._replicas.leads)
+            if refusal is not None:
+                await self._registry.remove(record)
+                await self._registry.warn(record.member.group_key, refusal.reason, refusal.message)
 
     async def _all(self, work: Iterable[Coroutine[None, None, None]]) -> None:
         async def bounded(task: Coroutine[None, None, None]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from controller.admission import RefusedError
 from controller.embedded_store import EmbeddedStore
 from controller.manifest import GROUP_API, stored_group
 from controller.model import Key
@@ -289,19 +290,26 @@ def test_half_of_a_fleet_over_two_replicas_may_fail_on_its_own() -> None:
     run(body, "a", "b")
 
 
-def test_the_last_place_given_by_two_replicas_at_once() -> None:
+@pytest.mark.parametrize("led", [True, False])
+def test_the_last_place_given_by_two_replicas_at_once(led: bool) -> None:
+    """Also while nobody leads: each replica looks at what it has let in itself."""
+
     async def body(s: Site) -> None:
-        a, b = s.worlds["a"], s.worlds["b"]
         old = await s.store.groups.get(Key("faces", "face"))
-        limited = dataclasses.replace(group(api=GROUP_API, admission={"maximum": 3}), metadata=old.metadata)
+        limited = dataclasses.replace(group(api=GROUP_API, admission={"maximum": 4}), metadata=old.metadata)
         await s.store.groups.replace(limited)
-        await settle()
+        if not led:
+            await s.kill("a")
+            assert s.leaders() == []
+        a, b = list(s.worlds.values())[:2]
         kept = [await a.join("m0", "192.0.2.1"), await b.join("m1", "192.0.2.2")]
-        await settle()
-        await asyncio.gather(a.join("m2", "192.0.2.3"), b.join("m3", "192.0.2.4"))
-        await settle(200)
+        asked = [w.join(f"m{n}", f"192.0.2.{n}") for n in range(3, 9) for w in ((a, b)[n % 2],)]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        let_in = [made for made in outcomes if isinstance(made, Registration)]
+        assert len(let_in) == 2
+        assert {o.code for o in outcomes if isinstance(o, RefusedError)} == {"quota-exceeded"}
         names = await a.names()
-        assert len(names) == 3 and {made.name for made in kept} < names
+        assert names == {made.name for made in kept + let_in}
         assert any(event.reason == "QuotaExceeded" and event.warning for event in s.store.events)
         again = dataclasses.replace(group(api=GROUP_API, admission={"maximum": 1}), metadata=limited.metadata)
         current = await s.store.groups.get(Key("faces", "face"))
@@ -309,7 +317,7 @@ def test_the_last_place_given_by_two_replicas_at_once() -> None:
         await settle(200)
         assert await a.names() == names  # a lowered maximum sends nobody away
 
-    run(body, "a", "b")
+    run(body, "a", "b", "c")
 
 
 def test_who_used_an_invitation_is_forgotten_when_its_time_is_long_over() -> None:
