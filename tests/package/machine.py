@@ -18,6 +18,7 @@ from typing import Any
 from demo import host_state
 from tests.mesh import NODE, ROOT, VM, Mesh, certificates, openssl
 from tests.namespaces import connect, namespace
+from tests.package import cgroup
 from tests.package.root import PATH
 
 CHECKOUT = "/opt/checkout"
@@ -35,6 +36,7 @@ class Machine:
     network: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     leader: int = 0
     booted: subprocess.Popen[bytes] | None = None
+    groups: tuple[Path, ...] = ()
 
     # -- power
 
@@ -51,7 +53,9 @@ class Machine:
             f"--bind-ro={ROOT}:{CHECKOUT}", f"--bind-ro={self.mesh.folder}/certs:/opt/certs", *self.binds,
         ]  # fmt: skip
         with (self.mesh.folder / "console.log").open("ab") as log:
-            self.booted = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            self.groups = cgroup.made(f"mx-{os.getpid()}")
+            inside = cgroup.within(self.groups, *argv)
+            self.booted = subprocess.Popen(inside, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         self.mesh.wait(self._has_leader, 20)
         self.mesh.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"), 60)
 
@@ -78,6 +82,7 @@ class Machine:
     def _unplug(self) -> None:
         self.booted = None
         self.network.close()
+        cgroup.remove(self.groups)
 
     def reboot(self) -> None:
         self.power_off()
