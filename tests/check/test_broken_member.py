@@ -153,6 +153,7 @@ MACHINES = {
 def vm() -> Iterator[Mesh]:
     """One for all: each test leaves it as it found it, and sees to that."""
     with lab.member() as found:
+        assert lab.check(found) == {}
         yield found
 
 
@@ -160,7 +161,6 @@ def vm() -> Iterator[Mesh]:
 def test_it_is_named_and_the_hint_mends_it(vm: Mesh, name: str) -> None:
     broken = MACHINES[name]
     vm.wait_ready()
-    assert lab.check(vm) == {}
     broken.break_(vm)
     try:
         lab.is_named(broken, lab.check(vm, through=broken.through))
