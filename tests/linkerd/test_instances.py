@@ -77,6 +77,7 @@ def vm(mesh: Mesh) -> Iterator[Vm]:
         yield here
     finally:
         code, output = here.meshexp("leave", *INSTANCE)
+        here.box.processes.pop("harness-api").wait(60)
         here.box.stop("app-api")
         (here.folder / "etc/instances/api/harness.yaml").unlink()
         for kind in ("externalgroups.workload.meshexp.io", "service"):

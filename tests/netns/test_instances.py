@@ -28,6 +28,7 @@ from harness.messages import PROXY_PORT
 from tests import redirect_support as support
 from tests.mesh import ENVIRONMENT, ROOT, on_path
 from tests.namespaces import Namespace, namespace
+from tests.spire_support import AGENT_UID, SERVER_UID, SPIRE
 
 pytestmark = support.needs_root
 
@@ -73,7 +74,8 @@ class Lab:
     """`first` is `face`, the machine's first workload; `smiley` is the instance of that name."""
 
     def __init__(self, folder: Path, node: Namespace, vm: Namespace, proxy: str) -> None:
-        self.folder, self.node, self.vm, self.proxy = folder, node, vm, proxy or str(folder / "development-proxy")
+        self.folder, self.node, self.vm, self.real = folder, node, vm, bool(proxy)
+        self.proxy = proxy or str(folder / "development-proxy")
         self.site = Site(folder)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._up, self._stop = threading.Event(), threading.Event()
@@ -118,7 +120,7 @@ class Lab:
                 "address": f"{cluster.NODE}:{cluster.CONTROLLER_PORT}", "identity": cluster.IDENTITY,
                 "trust_anchors": f"{certs}/ca.crt",
             },
-            "identity": {"mode": "embedded", "embedded": {"ca_cert": f"{certs}/ca.crt", "ca_key": f"{certs}/ca.key"}},
+            "identity": self._identity(PORTS[name] + 1000),
             "network": {"node": cluster.NODE, "pod_cidrs": [cluster.POD_CIDR]},
             "proxy": {"path": self.proxy, "shutdown_grace": "1s"},
             "log": {"format": "json"},
@@ -126,6 +128,14 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         merged = {key: {**base.get(key, {}), **sections.get(key, {})} for key in {*base, *sections}}
         (folder / "harness.yaml").write_text(yaml.safe_dump(merged))
+
+    def _identity(self, port: int) -> dict[str, Any]:
+        """With real programs a SPIRE for each workload, whose server listens on `port`."""
+        authority = {"ca_cert": f"{self.site.certs}/ca.crt", "ca_key": f"{self.site.certs}/ca.key"}
+        if not self.real:
+            return {"mode": "embedded", "embedded": authority}
+        users = {"server_user": str(SERVER_UID), "agent_user": str(AGENT_UID)}
+        return {"mode": "local", "spire": users, "local": {**authority, "allow_root_key": True, "port": port}}
 
     def start(self, name: str, *argv: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -203,8 +213,8 @@ def spiffe(name: str) -> str:
 @pytest.fixture(params=["development proxy", REAL])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     real = on_path(REAL) if request.param == REAL else ""
-    if real is None:
-        pytest.skip(f"not on PATH, and in no registry: {REAL}")
+    if real is None or (real and not SPIRE):
+        pytest.skip(f"not on PATH, and in no registry: {REAL} or SPIRE")
     with tempfile.TemporaryDirectory(prefix="meshexp-test-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -229,14 +239,14 @@ def test_two_workloads_on_one_machine(lab: Lab) -> None:
     lab.wait(lambda: lab.status().get("phase") == "Ready")
     _one_comes(lab)
     _each_is_known_as_itself(lab)
-    if not lab.proxy.endswith(REAL):  # there is no destination controller here: tests/linkerd/test_instances.py has one
+    if not lab.real:  # there is no destination controller here: tests/linkerd/test_instances.py has one
         _each_calls_as_itself(lab)
         _an_operator_sees_both(lab)
     _one_probe_fails(lab)
     _one_leaves(lab)
     lab.start_daemon(*SMILEY)
     lab.wait(lambda: lab.status(*SMILEY).get("phase") == "Ready")
-    if lab.proxy.endswith(REAL):
+    if lab.real:
         done = lab.meshexp("leave")
         assert [lab.processes[daemon].wait(30) for daemon in ("first", "smiley")] == [0, 0]
         lab.wait(lambda: lab.endpoints() == {})
@@ -273,6 +283,8 @@ def _each_is_known_as_itself(lab: Lab) -> None:
     found = lab.endpoints()
     for name in PORTS:
         assert lab.peer_sees(found[name]) == (spiffe(name), name)
+    spires = {lab.status(*instance)["children"]["spire-server"]["pid"] for instance in ((), SMILEY)}
+    assert (len(spires), None in spires) == ((2, False) if lab.real else (1, True))
     inbound = [[port["port"] for port in found[name]["spec"]["ports"] if port.get("name") == "linkerd-proxy"] for name in PORTS]
     assert inbound == [[], [4243]], f"the first has Linkerd's own, {PROXY_PORT}"
 
