@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from dataclasses import dataclass
 
-from harness.errors import UnavailableError
+from harness.errors import HarnessError, UnavailableError
 from harness.rules import Family
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
@@ -36,7 +37,9 @@ def detect(choice: Choice = Choice.AUTO, nftables: Nftables | None = None, marks
     Raises UnavailableError when the chosen backend, or with `auto` every backend, does not work here.
     """
     nftables, iptables = nftables or Nftables(marks=marks), Iptables(marks)
-    if choice is Choice.AUTO:
+    if choice is Choice.AUTO and marks.instance and (of_first := _of_first(nftables, iptables)) is not None:
+        choice, reason = of_first, "the first workload's"
+    elif choice is Choice.AUTO:
         choice, reason = _choose(nftables, iptables)
     else:
         reason = "chosen by redirect.backend"
@@ -45,6 +48,15 @@ def detect(choice: Choice = Choice.AUTO, nftables: Nftables | None = None, marks
         return Detected(iptables, nftables, f"iptables (legacy): {reason}")
     nftables.check()
     return Detected(nftables, iptables, f"nftables: {reason}")
+
+
+def _of_first(nftables: Nftables, iptables: Iptables) -> Choice | None:
+    """Where the first workload's rules are, if there are any: one backend's are always ahead of the other's."""
+    for choice, backend in ((Choice.NFTABLES, nftables), (Choice.IPTABLES, iptables)):
+        with contextlib.suppress(HarnessError):
+            if FIRST in backend.marks():
+                return choice
+    return None
 
 
 def _choose(nftables: Nftables, iptables: Iptables) -> tuple[Choice, str]:

@@ -82,6 +82,10 @@ def test_each_workload_has_its_own_whatever_the_order(kind: str, peer: Peer) -> 
         failed = redirect_selftest.self_test(rules_for(wanted)).having(Outcome.FAILED)
         assert not failed, failed
     assert detect().backend.kind is first.kind, "our own rules are no other firewall's"
+    support.sh("iptables-legacy -t nat -A PREROUTING -p tcp --dport 9999 -j REDIRECT --to-ports 9998")
+    assert detect().backend.kind.value == "iptables"
+    assert detect(marks=Marks("api")).backend.kind is first.kind, "whatever else there is"
+    support.sh("iptables-legacy -t nat -F PREROUTING" if kind == "nftables" else "iptables-legacy -t nat -D PREROUTING 3")
     replace(api, None)
     assert not observe(api).present
     assert connect(MESH[Family.IPV4], 80, uid=USER).port == 4140
