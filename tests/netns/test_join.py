@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import http.server
 import json
+import os
 import signal
 import socket
 import ssl
@@ -250,7 +251,7 @@ def test_a_join_that_does_not_end_well_is_taken_back(vm: Mesh, ended: str) -> No
     assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
 
 
-def test_by_https_and_by_standard_input(vm: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_https_and_by_standard_input(vm: Mesh) -> None:
     text = invite(vm).read_text()
     vm.start_controller()
     certs = vm.folder / "certs"
@@ -270,11 +271,12 @@ def test_by_https_and_by_standard_input(vm: Mesh, monkeypatch: pytest.MonkeyPatc
     try:
         with pytest.raises(UnavailableError, match="certificate"):
             https.fetch(f"https://localhost:{server.server_port}/secret-path")
-        monkeypatch.setenv("SSL_CERT_FILE", str(certs / "ca.crt"))
+        os.environ["SSL_CERT_FILE"] = str(certs / "ca.crt")
         with pytest.raises(UnavailableError, match="certificate"):
             https.fetch(f"https://127.0.0.1:{server.server_port}/secret-path")
         assert https.fetch(f"https://localhost:{server.server_port}/secret-path") == text
     finally:
+        os.environ.pop("SSL_CERT_FILE", None)
         server.shutdown()
         server.server_close()
     argv = [*vm.vm.enter, sys.executable, "-s", "-m", "harness", "join", "-"]
