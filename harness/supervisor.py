@@ -1,9 +1,9 @@
 """What becomes of a child: a pure state table, and the small object that drives one child by it.
 
 STOPPED ──start──► STARTING ──ready──► RUNNING
-   ▲                  │ exited            │ exited
+   ▲                  │ exited, failed    │ exited
    │ stopped          ▼                   ▼
-STOPPING ◄──stop── BACKOFF ──start──► STARTING      (a stable run resets the backoff)
+STOPPING ◄──stop── BACKOFF ──start──► STARTING      (a stable run forgets the exits before it)
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ class State(enum.Enum):
 class Event(enum.Enum):
     START = "start"
     READY = "ready"
+    STABLE = "stable"
     EXITED = "exited"
+    FAILED = "failed"
     STOP = "stop"
 
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """`exits`: unplanned exits since the last stable run; `restarts`: since the daemon's start. `retry_at`: earliest moment of
-    the next start (Clock.now)."""
+    """`exits`: unplanned exits since the last stable run; `restarts`: since the daemon's start. `failures`: starts that could not
+    even be tried, since it last ran. `retry_at`: earliest moment of the next start (Clock.now)."""
 
     state: State = State.STOPPED
     since: float = 0.0
@@ -50,6 +52,7 @@ class ChildState:
     retry_at: float = 0.0
     last_exit: int | None = None
     restarts: int = 0
+    failures: int = 0
 
     @property
     def alive(self) -> bool:
@@ -66,12 +69,16 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
         case ((State.STOPPED | State.BACKOFF), Event.START):
             return replace(child, state=State.STARTING, since=now)
         case State.STARTING, Event.READY:
-            return replace(child, state=State.RUNNING, since=now)
+            return replace(child, state=State.RUNNING, since=now, failures=0)
+        case State.RUNNING, Event.STABLE:
+            return replace(child, exits=0)
+        case State.STARTING, Event.FAILED:
+            failures = child.failures + 1
+            retry_at = now + _delay(child.exits + failures)
+            return replace(child, state=State.BACKOFF, since=now, retry_at=retry_at, failures=failures)
         case ((State.STARTING | State.RUNNING), Event.EXITED):
-            stable = child.state is State.RUNNING and now - child.since >= STABLE_SECONDS
-            exits = 1 if stable else child.exits + 1
-            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (exits - 1))
-            return ChildState(State.BACKOFF, now, exits, now + delay, exit_code, child.restarts + 1)
+            exits = child.exits + 1
+            return ChildState(State.BACKOFF, now, exits, now + _delay(exits), exit_code, child.restarts + 1)
         case ((State.STARTING | State.RUNNING), Event.STOP):
             return replace(child, state=State.STOPPING, since=now)
         case State.STOPPING, Event.EXITED:
@@ -79,6 +86,11 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
         case State.BACKOFF, Event.STOP:
             return ChildState(State.STOPPED, now, last_exit=child.last_exit, restarts=child.restarts)
     return child
+
+
+def _delay(times: int) -> float:
+    """Seconds, after so many misfortunes in a row."""
+    return float(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(times - 1, 16)))  # beyond, no float holds it
 
 
 class Running(Protocol):
@@ -112,7 +124,7 @@ class Supervised(Generic[Kind]):
         self.state = advance(self.state, event, self._clock.now(), exit_code)
 
     async def start(self, command: process.Command) -> Kind:
-        """Raises UnavailableError if it cannot be started; that counts as an exit, so that the next try waits."""
+        """Raises UnavailableError if it cannot be started; the next try waits."""
         try:
             self.child = await self._processes.spawn(command)
         except UnavailableError:
@@ -136,11 +148,21 @@ class Supervised(Generic[Kind]):
 
     def ready(self) -> None:
         self._advance(Event.READY)
+        if self.child is not None and self.state.exits:
+            tasks.spawn(self._settle(self.child))
+
+    async def _settle(self, child: Running) -> None:
+        await self._clock.sleep(STABLE_SECONDS)
+        if self.child is child:
+            self._advance(Event.STABLE)
+            self._on_change(f"{child.name} runs steadily")
 
     def fail(self, name: str) -> None:
         """A start that cannot even be tried; the next one waits like after an exit."""
         self._advance(Event.START)
-        self._exited(name, None)
+        self._advance(Event.FAILED)
+        self._on_change(f"{name} cannot be started")
+        self._watch = tasks.spawn(self._back_off(name))
 
     async def give_up(self, grace: float) -> None:
         """Ends a child that is of no use; it counts as one that exited by itself, so that the next start waits."""
@@ -158,6 +180,7 @@ class Supervised(Generic[Kind]):
             await watch
         elif watch is not None:
             watch.cancel()  # what is left of a backoff
+            self._on_change("a backoff is cut short")
 
     async def _wait(self, child: Running) -> None:
         code = await child.wait()

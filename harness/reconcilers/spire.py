@@ -24,7 +24,7 @@ from harness.system.spire import AGENT, SERVER, PreparationError, Prepared, Spir
 POLL = 0.01
 START_SECONDS = 90.0  # an agent gives up by itself after 60 s
 SETTLED_SECONDS = 10.0
-OVERDUE_SECONDS = 30.0
+OVERDUE_SECONDS = 15.0
 ENTRY_RETRY = 0.5
 STOP_GRACE = 3.0
 
@@ -160,7 +160,8 @@ def condition(observed: Observed, now: float, wall: float) -> Fault | None:
         late = part.child.state is State.STARTING and now - part.child.since > 5.0
         if part.child.crash_loop or part.child.state is State.BACKOFF or (late and part.error):
             problem = problems.SPIRE_NOT_ATTESTED if "attest" in part.error.lower() else problems.SPIRE_FAILING
-            state = "is not ready" if late else f"has exited {part.child.exits} time{'s' if part.child.exits > 1 else ''}"
+            exits = part.child.exits
+            state = f"has exited {exits} time{'s' if exits > 1 else ''}" if exits and not late else "is not ready"
             return Fault(f"{name} {state}: {part.error or 'without an error'}", problem)
     signing = observed.server.prepared
     if signing is None or not observed.server.child.alive:

@@ -147,7 +147,31 @@ def test_a_crash_is_started_again_after_a_growing_pause(tmp_path: Path) -> None:
 
     state, exits, said = asyncio.run(run())
     assert (state, exits) == (State.STOPPED, 2)
-    assert said == ["child exited", "child may start again"] * 2
+    assert said == [*("child exited", "child may start again") * 2, "a backoff is cut short"]
+
+
+def test_a_stable_run_forgets_the_crashes_before_it(tmp_path: Path) -> None:
+    class Quick(SystemClock):
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(seconds / 100)
+
+    async def run() -> tuple[bool, bool]:
+        said: list[str] = []
+        child = Supervised(process.Processes(tmp_path, Lines()), Quick(), said.append)
+        for _ in range(3):
+            await child.start(command("exit 1"))
+            while child.state.state is not State.BACKOFF:
+                await asyncio.sleep(0.01)
+        await child.start(command("exec sleep 600"))
+        child.ready()
+        before = child.state.crash_loop
+        while "child runs steadily" not in said:
+            await asyncio.sleep(0.01)
+        after = child.state.crash_loop
+        await child.stop(1.0)
+        return before, after
+
+    assert asyncio.run(run()) == (True, False)
 
 
 def test_users_by_name_and_number() -> None:

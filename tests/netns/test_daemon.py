@@ -166,7 +166,7 @@ def test_rotation_is_followed(vm: Mesh) -> None:
     assert vm.stop("harness") == 0, "the renewed identity still opens the door"
 
 
-@pytest.mark.parametrize("port", [4140, 4143])
+@pytest.mark.parametrize("port", [4140, 4143, 4191])
 def test_a_port_that_is_taken(vm: Mesh, port: int) -> None:
     script = "import socket, sys; s = socket.create_server(('', int(sys.argv[1]))); print('up', flush=True); s.accept()"
     listener = vm.vm.start(sys.executable, "-c", script, str(port))

@@ -44,6 +44,10 @@ def pid(vm: Machine, child: str) -> int:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "ended"])
 def test_whoever_issues_it_comes_back_and_the_proxy_runs_on(vm: Machine, mode: str, number: signal.Signals) -> None:
     vm.start()
+    for child in (*SOURCES[mode], "identity"):  # as each of them comes up
+        vm.vm.wait(lambda child=child: pid(vm, child) != 0)  # type: ignore[misc]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid(vm, child), number)
     vm.ready()
     proxy = vm.pid("proxy")
     for child in (*SOURCES[mode], "identity"):
@@ -56,9 +60,9 @@ def test_whoever_issues_it_comes_back_and_the_proxy_runs_on(vm: Machine, mode: s
 
 def test_a_machine_that_slept_longer_than_its_svid_lasts(vm: Machine, mode: str) -> None:
     """Everything of the harness stands still, as on a suspended VM; the clock goes on."""
-    life = {"svid_ttl": "8s"}
+    life = {"svid_ttl": "5s"}
     if mode == "local":
-        vm.configure(svid_ttl="8s")
+        vm.configure(svid_ttl="5s")
     else:
         vm.configure(
             mode, identity={"embedded": {**life, "ca_cert": f"{vm.certificates}/ca.crt", "ca_key": f"{vm.certificates}/ca.key"}}

@@ -170,18 +170,20 @@ def test_a_month_powered_off(vm: Machine) -> None:
 
 
 def test_a_rotation_is_followed_without_a_word(vm: Machine) -> None:
-    vm.configure(svid_ttl="20s")
+    """Until the first SVID has run out and others were issued in its place."""
+    vm.configure(svid_ttl="15s")
     vm.start()
     vm.ready()
-    said = vm.log().count("condition Identity")
-    seen = set()
-    deadline = time.monotonic() + 32
-    while time.monotonic() < deadline:
-        seen.add(vm.vm.status()["phase"])
+    said, began = vm.log().count("condition Identity"), time.monotonic()
+
+    def issued() -> int:
+        return vm.log().count("Renewing X509-SVID") + vm.log().count("Creating X509-SVID")
+
+    while time.monotonic() - began < 16 or issued() < 3:
+        assert vm.vm.status()["phase"] == "Ready"
+        assert time.monotonic() - began < 60, vm.log()
         time.sleep(0.2)
-    assert seen == {"Ready"}
     assert vm.log().count("condition Identity") == said
-    assert vm.log().count("Renewing X509-SVID") + vm.log().count("Creating X509-SVID") >= 3
 
 
 @pytest.mark.parametrize("wakes", [True, False], ids=["wakes", "hangs"])
@@ -288,6 +290,7 @@ def test_an_intermediate_that_ends_soon_is_named_and_its_renewal_taken_up(vm: Ma
     vm.ready()
     proxy = vm.pid("proxy")
     vm.issue("renew")
+    vm.vm.processes["harness"].send_signal(signal.SIGUSR2)  # any reason to look; the timer is one within 15 s
     vm.vm.wait(lambda: vm.vm.condition("Identity")["problem"] is None, 30)
     vm.ready()
     assert vm.pid("proxy") == proxy, "a renewal touches no traffic"
@@ -362,6 +365,7 @@ def test_the_port_is_taken(vm: Machine) -> None:
     listener = vm.vm.start(
         "listener", vm.vm.vm, "python3", "-c", "import socket; socket.create_server(('127.0.0.1', 8081)).accept()"
     )
+    vm.vm.wait(lambda: ":8081" in vm.vm.vm.run("ss", "-ltnH"))
     vm.start()
     assert "address already in use" in vm.wait_problem("spire-failing")
     listener.kill()

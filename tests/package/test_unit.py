@@ -120,6 +120,17 @@ def test_a_crash_is_not_noticed(vm: Machine) -> None:
     assert vm.pid(PROXY) == proxy, "the proxy lived through the crash"
 
 
+def test_a_binary_replaced_under_the_proxy_is_taken_by_the_next_daemon(vm: Machine) -> None:
+    proxy, binary = vm.pid(PROXY), vm.file("/opt/development-proxy")
+    fresh = binary.with_name("fresh")
+    fresh.write_text(f"{binary.read_text()}# another build\n")
+    fresh.chmod(0o755)
+    fresh.rename(binary)
+    vm.run("systemctl", "restart", UNIT)
+    vm.wait(lambda: vm.pid(PROXY) not in (0, proxy))
+    vm.wait_ready()
+
+
 def test_the_watchdog_ends_a_daemon_that_hangs(vm: Machine) -> None:
     """Less than the daemon's own 15 s between two cycles: it goes by what the unit says."""
     drop_in(vm, "[Service]\nWatchdogSec=8s\n")

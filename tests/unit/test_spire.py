@@ -233,8 +233,8 @@ def test_what_makes_a_running_part_start_again() -> None:
     assert steps(replace(UP, agent=gone)) == ["start spire-agent again: its socket is gone"]
     assert steps(replace(UP, server=part(State.RUNNING, stamp=stamp))) == ["start spire-server again: its files have changed"]
     assert steps(replace(UP, agent=part(State.STARTING)), 91.0) == ["start spire-agent again: its socket does not come"]
-    assert steps(UP, 31.0, overdue=True) == ["start spire-server again: the SVID has run out"]
-    assert steps(UP, 29.0, overdue=True) == [], "a fresh one gets its time"
+    assert steps(UP, 16.0, overdue=True) == ["start spire-server again: the SVID has run out"]
+    assert steps(UP, 14.0, overdue=True) == [], "a fresh one gets its time"
     assert steps(children.Observed(part(State.BACKOFF), STOPPED)) == ["start spire-server"]
     waiting = children.Part(ChildState(State.BACKOFF, retry_at=9.0))
     assert steps(children.Observed(waiting, STOPPED)) == []

@@ -16,7 +16,7 @@ def test_the_ordinary_life_of_a_child() -> None:
 
 def test_the_backoff_doubles_and_a_stable_run_resets_it() -> None:
     child, now, delays = ChildState(), 0.0, []
-    for _ in range(12):
+    for _ in range(2000):  # more than a float's exponent has room for
         child = advance(advance(child, Event.START, now), Event.EXITED, now, 1)
         delays.append(child.retry_at - now)
         now = child.retry_at
@@ -26,9 +26,24 @@ def test_the_backoff_doubles_and_a_stable_run_resets_it() -> None:
     assert delays[-1] == BACKOFF_MOST
     assert child.crash_loop
     child = advance(advance(child, Event.START, now), Event.READY, now)
-    child = advance(child, Event.EXITED, now + STABLE_SECONDS, 1)
-    assert child.exits == 1
+    assert child.crash_loop, "it may exit again"
+    child = advance(child, Event.STABLE, now + STABLE_SECONDS)
     assert not child.crash_loop
+    assert advance(child, Event.EXITED, now + STABLE_SECONDS, 1).exits == 1
+
+
+def test_a_start_that_cannot_be_tried_is_no_exit() -> None:
+    child, now, delays = ChildState(), 0.0, []
+    for _ in range(4):
+        child = advance(advance(child, Event.START, now), Event.FAILED, now)
+        delays.append(round(child.retry_at - now, 6))
+        now = child.retry_at
+    assert delays == [0.1, 0.2, 0.4, 0.8]
+    assert (child.state, child.exits, child.restarts, child.crash_loop) == (State.BACKOFF, 0, 0, False)
+    child = advance(advance(child, Event.START, now), Event.READY, now)
+    assert child.failures == 0
+    child = advance(child, Event.EXITED, now + 1, 1)
+    assert round(child.retry_at - now - 1, 6) == 0.1, "what could not be tried before does not count"
 
 
 def test_a_short_run_does_not_reset_it() -> None:
