@@ -55,7 +55,8 @@ def test_without_systemd_nothing_fails(debian: Path, debs: Debs) -> None:
         (root / "opt/package.deb").write_bytes(debs.present.read_bytes())
         script = """
             export DEBIAN_FRONTEND=noninteractive
-            dpkg --purge --force-depends --force-remove-essential --force-remove-protected systemd-sysv systemd libpam-systemd dbus 2>/dev/null
+            force="--force-depends --force-remove-essential --force-remove-protected"
+            dpkg --purge $force systemd-sysv systemd libpam-systemd dbus 2>/dev/null
             dpkg --install /opt/systemd-standalone-sysusers_*.deb
             ! command -v systemctl
             dpkg --install /opt/package.deb
