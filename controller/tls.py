@@ -13,7 +13,7 @@ from controller.peer import spki_sha256
 from harness.errors import ConfigError, Fault
 
 READ_BUFFER_BYTES = 1024
-"""Our messages are about as small; it is the size of the reads from the API server too. ARCHITECTURE.md has what each size costs.
+"""Our messages are about as small; it is the size of the reads from the API server too. docs/scale.md has what each size costs.
 OpenSSL has released its own buffers by the time that an answer is held (Python asks it to)."""
 
 

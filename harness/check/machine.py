@@ -90,8 +90,9 @@ def _users(config: schema.Config) -> str:
 
 
 def _metrics(config: schema.Metrics) -> str:
-    taken = config.listen is not None and bool(tcp_sockets.listeners(config.listen.port))
-    return f"another process listens on port {config.listen.port}" if config.listen and taken else ""
+    if config.listen is None or not tcp_sockets.listeners(config.listen.port):
+        return ""
+    return f"another process listens on port {config.listen.port}"
 
 
 def _message(function: object) -> str:
