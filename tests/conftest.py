@@ -10,12 +10,12 @@ import pytest
 # Whoever starts the tests in the background of a script has them ignore it, and so would every program that they end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-MESH, CLUSTER = "tests/linkerd/", "tests/kubernetes/"
+MESH, CLUSTER, ENGINE = "tests/linkerd/", "tests/kubernetes/", "tests/container/"
 LONGEST_FIRST = (
     MESH,
     "tests/package/",
     CLUSTER,
-    "tests/container/",
+    ENGINE,
     "tests/netns/test_spire",
     "tests/netns/",
     "tests/check/",
@@ -30,11 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Modules are shared out among the workers, but one has all that stand in the real mesh, one all on the real API server."""
+    """Modules are shared out among the workers; all that share the real mesh, the API server or the engine have one worker."""
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return next((one for one in (MESH, CLUSTER) if nodeid.startswith(one)), str(super()._split_scope(nodeid)))
+            return next((one for one in (MESH, CLUSTER, ENGINE) if nodeid.startswith(one)), str(super()._split_scope(nodeid)))
 
     return Scheduling(config, log)

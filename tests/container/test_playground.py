@@ -1,7 +1,4 @@
-"""The playground in containers, on a real engine: what each of docker/'s images promises, and the scenarios in their order.
-
-All in one module: they share one cluster and one set of images, and later scenarios stand on earlier ones.
-"""
+"""The playground in containers, on a real engine: the scenarios, in their order; later ones stand on earlier ones."""
 
 from __future__ import annotations
 
@@ -9,24 +6,13 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
-from harness import __version__
 from tests.container import engine
 from tests.container.color_pod import color_pod
-from tests.container.conftest import PROGRAMS
-from tests.container.playground import (
-    BASE,
-    IMAGE,
-    MANIFESTS,
-    NAMESPACE,
-    Playground,
-    intermediate_folder,
-    shares,
-)
+from tests.container.playground import MANIFESTS, NAMESPACE, Playground, intermediate_folder, shares
 from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import NODE, TRUST_DOMAIN
 from tests.linkerd_lab_vm import ENVIRONMENT
@@ -36,154 +22,11 @@ if os.geteuid() != 0 or engine.MISSING:
 
 FACE, SMILEY, COLOR = (f"{name}.{NAMESPACE}.svc.cluster.local" for name in ("face", "smiley", "color"))
 GRINNING, HEART_EYES, BLUE, GREEN = "&#x1F603;", "&#x1F60D;", "#66CCEE", "#228833"
-CAPABILITIES = ("NET_ADMIN", "SETUID", "SETGID", "SETPCAP", "KILL")
 REAL = "needs Linkerd's programs on PATH"
 
 
 def identity(group: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/{group}"
-
-
-# --- the images, without a mesh
-
-
-def alone(playground: Playground, image: str, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-    given = [word for key, value in (env or {}).items() for word in ("-e", f"{key}={value}")]
-    return playground.engine.run("run", "--rm", "--network=none", *given, *words, image)
-
-
-def test_sizes(playground: Playground) -> None:
-    engine = playground.engine
-    base = (
-        engine.mib(BASE) if playground.real else engine.mib(BASE) - engine.mib("debian-controller") + engine.mib("debian-package")
-    )
-    assert base * 2**20 < 150e6
-    assert engine.mib(IMAGE) - engine.mib(BASE) < 1
-
-
-def test_programs_come_from_the_folder_that_the_build_was_given(playground: Playground) -> None:
-    for name, folder in PROGRAMS.items():
-        code, output = alone(playground, BASE, f"--entrypoint={folder}/{name}")
-        assert (code, output) == (0, f"{name}\n")
-
-
-@pytest.mark.parametrize(
-    ("env", "line"),
-    [
-        ({"WORKLOAD_NAMESPACE": "faces"}, "WORKLOAD_NAME must be set"),
-        ({"WORKLOAD_NAME": "face"}, "WORKLOAD_NAMESPACE must be set"),
-        ({"WORKLOAD_NAME": "face", "WORKLOAD_NAMESPACE": "faces"}, "/opt/spire/certs/ca.crt is missing"),
-    ],
-)
-def test_what_is_missing_is_one_line_and_exit_1(playground: Playground, env: dict[str, str], line: str) -> None:
-    code, output = alone(playground, IMAGE, env=env)
-    banner, said = output.splitlines()
-    assert (code, said) == (1, line)
-    assert "NOT for production" in banner
-
-
-def test_without_a_key_beside_the_certificate(playground: Playground, tmp_path: Path) -> None:
-    (tmp_path / "ca.crt").write_text((playground.certs / "ca.crt").read_text())
-    env = {"WORKLOAD_NAME": "face", "WORKLOAD_NAMESPACE": "faces"}
-    code, output = alone(playground, IMAGE, f"--volume={tmp_path}:/opt/spire/certs", env=env)
-    assert (code, output.splitlines()[-1]) == (1, "/opt/spire/certs/ca.key is missing")
-
-
-@pytest.mark.parametrize("words", [(), ("--entrypoint=/workload/start",)])
-def test_without_a_workload_it_says_so_and_exits_1(playground: Playground, words: tuple[str, ...]) -> None:
-    code, output = alone(playground, BASE, *words)
-    assert code == 1 and "There is no workload in this image" in output.splitlines()[-1]
-
-
-def test_an_unknown_service_of_faces(playground: Playground) -> None:
-    code, output = alone(playground, IMAGE, "--entrypoint=/workload/start", env={"FACES_SERVICE": "nose"})
-    assert code == 1 and "FACES_SERVICE must be" in output
-
-
-def test_the_controllers_image_runs_as_the_chart_runs_it(playground: Playground) -> None:
-    hard = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
-    code, output = playground.engine.run("run", "--rm", "--network=none", *hard, "meshexp-controller", "version")
-    assert (code, output.strip()) == (0, __version__)
-    assert playground.engine.inspect("meshexp-controller")["Config"]["User"] == "65532:65532"
-
-
-# --- the first process
-
-
-_WORKLOAD = """
-import os, signal, subprocess, sys, time
-signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))
-status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines())
-print("caps", status["CapBnd"], "uid", os.getuid(), "nnp", status["NoNewPrivs"], flush=True)
-for _ in range(20):
-    subprocess.run(["sh", "-c", "sleep 0.1 & exit"])
-while True:
-    time.sleep(0.1)
-"""
-
-
-@pytest.fixture
-def hardened(playground: Playground) -> Playground:
-    """smiley2-1 with a workload of our own, as little right as there may be, and a read-only root file system."""
-    start_hardened(playground, CAPABILITIES, "python3", "-c", _WORKLOAD)
-    return playground
-
-
-def start_hardened(playground: Playground, capabilities: tuple[str, ...], *command: str) -> None:
-    playground.engine.run("rm", "--force", "--volumes", "smiley2-1")
-    flags = ("--cap-drop=ALL", "--read-only", *(f"--cap-add={name}" for name in capabilities))
-    line = [word for word in playground.line("smiley2-1", "smiley2", flags=flags) if word != "--cap-add=NET_ADMIN"]
-    line += ["--cap-add=NET_ADMIN"] if "NET_ADMIN" in capabilities else []
-    playground.engine.do(*line, IMAGE, *command)
-
-
-def exit_code(playground: Playground, name: str) -> int:
-    return int(playground.engine.do("wait", name))
-
-
-def test_the_workloads_exit_code_is_the_containers(hardened: Playground) -> None:
-    """And its orphans are reaped, signals reach it, it has no rights, and the machine leaves the mesh."""
-    engine, address = hardened.engine, hardened.address("smiley2-1")
-    wait(lambda: "caps" in engine.run("logs", "smiley2-1")[1], 40, lambda: hardened.story("smiley2-1"), 0.1)
-    assert "caps 0000000000000000" in engine.do("logs", "smiley2-1")
-    assert "nnp 1" in engine.do("logs", "smiley2-1") and "uid 0 " not in engine.do("logs", "smiley2-1")
-    wait(lambda: hardened.mesh.workloads().get(address) is not None, 20)
-    time.sleep(0.5)
-    states = (
-        "import pathlib; print([p.read_text().rpartition(')')[2].split()[0] for p in pathlib.Path('/proc').glob('[0-9]*/stat')])"
-    )
-    assert "Z" not in hardened.inside("smiley2-1", "python3", "-c", states)
-    engine.do("kill", "--signal=USR1", "smiley2-1")
-    assert exit_code(hardened, "smiley2-1") == 7
-    wait(lambda: hardened.mesh.workloads().get(address) is None, 10)
-
-
-def test_a_killed_daemon_is_started_again_and_the_workload_goes_on(hardened: Playground) -> None:
-    engine = hardened.engine
-    wait(lambda: "caps" in engine.run("logs", "smiley2-1")[1], 40, lambda: hardened.story("smiley2-1"), 0.1)
-    find = 'pid=$(python3 -c \'import json; print(json.load(open("/run/meshexp/status.json"))["pid"])\'); kill -9 $pid; echo $pid'
-    killed = hardened.inside("smiley2-1", "sh", "-c", find).strip()
-    read = ("python3", "-c", "import json; print(json.load(open('/run/meshexp/status.json'))['pid'])")
-    wait(lambda: hardened.engine.run("exec", "smiley2-1", *read)[1].strip() not in (killed, ""), 15, every=0.2)
-    assert engine.inspect("smiley2-1")["State"]["Running"]
-    assert engine.do("logs", "smiley2-1").count("caps ") == 1
-    assert hardened.stop("smiley2-1")[0] == 143
-
-
-@pytest.mark.parametrize("missing", CAPABILITIES)
-def test_each_capability_is_needed_and_named(playground: Playground, missing: str) -> None:
-    start_hardened(playground, tuple(name for name in CAPABILITIES if name != missing))
-    assert exit_code(playground, "smiley2-1") == 77
-    assert f"missing CAP_{missing}" in playground.engine.do("logs", "smiley2-1")
-
-
-def test_a_wrong_configuration_ends_the_container(playground: Playground) -> None:
-    playground.start("smiley2-1", "smiley2", MESHEXP_LOG_LEVEL="loud")
-    assert exit_code(playground, "smiley2-1") == 78
-    assert "log.level" in playground.engine.do("logs", "smiley2-1")
-
-
-# --- the scenarios
 
 
 def test_calls_are_answered_and_go_by_mutual_tls(faces: Playground) -> None:

@@ -1,0 +1,101 @@
+"""What each of docker/'s images promises, without a mesh."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness import __version__
+from tests.container import engine
+from tests.container.conftest import PROGRAMS
+from tests.container.playground import BASE, IMAGE, Playground
+from tests.linkerd_lab_box import wait
+from tests.linkerd_lab_cluster import TRUST_DOMAIN
+from tests.mesh import certificates
+
+if os.geteuid() != 0 or engine.MISSING:
+    pytest.skip(engine.WHY if engine.MISSING else "containers need root", allow_module_level=True)
+
+
+def alone(playground: Playground, image: str, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    given = [word for key, value in (env or {}).items() for word in ("-e", f"{key}={value}")]
+    return playground.engine.run("run", "--rm", "--network=none", *given, *words, image)
+
+
+def test_sizes(playground: Playground) -> None:
+    engine = playground.engine
+    base = (
+        engine.mib(BASE) if playground.real else engine.mib(BASE) - engine.mib("debian-controller") + engine.mib("debian-package")
+    )
+    assert base * 2**20 < 150e6
+    assert engine.mib(IMAGE) - engine.mib(BASE) < 1
+
+
+def test_programs_come_from_the_folder_that_the_build_was_given(playground: Playground) -> None:
+    for name, folder in PROGRAMS.items():
+        code, output = alone(playground, BASE, f"--entrypoint={folder}/{name}")
+        assert (code, output) == (0, f"{name}\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "line"),
+    [
+        ({"WORKLOAD_NAMESPACE": "faces"}, "WORKLOAD_NAME must be set"),
+        ({"WORKLOAD_NAME": "face"}, "WORKLOAD_NAMESPACE must be set"),
+        ({"WORKLOAD_NAME": "face", "WORKLOAD_NAMESPACE": "faces"}, "/opt/spire/certs/ca.crt is missing"),
+    ],
+)
+def test_what_is_missing_is_one_line_and_exit_1(playground: Playground, env: dict[str, str], line: str) -> None:
+    code, output = alone(playground, IMAGE, env=env)
+    banner, said = output.splitlines()
+    assert (code, said) == (1, line)
+    assert "NOT for production" in banner
+
+
+def test_without_a_key_beside_the_certificate(playground: Playground, tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text((playground.certs / "ca.crt").read_text())
+    env = {"WORKLOAD_NAME": "face", "WORKLOAD_NAMESPACE": "faces"}
+    code, output = alone(playground, IMAGE, f"--volume={tmp_path}:/opt/spire/certs", env=env)
+    assert (code, output.splitlines()[-1]) == (1, "/opt/spire/certs/ca.key is missing")
+
+
+@pytest.mark.parametrize("words", [(), ("--entrypoint=/workload/start",)])
+def test_without_a_workload_it_says_so_and_exits_1(playground: Playground, words: tuple[str, ...]) -> None:
+    code, output = alone(playground, BASE, *words)
+    assert code == 1 and "There is no workload in this image" in output.splitlines()[-1]
+
+
+def test_an_unknown_service_of_faces(playground: Playground) -> None:
+    code, output = alone(playground, IMAGE, "--entrypoint=/workload/start", env={"FACES_SERVICE": "nose"})
+    assert code == 1 and "FACES_SERVICE must be" in output
+
+
+def test_the_controllers_image_runs_as_the_chart_runs_it(playground: Playground) -> None:
+    hard = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+    code, output = playground.engine.run("run", "--rm", "--network=none", *hard, "meshexp-controller", "version")
+    assert (code, output.strip()) == (0, __version__)
+    assert playground.engine.inspect("meshexp-controller")["Config"]["User"] == "65532:65532"
+
+
+def test_the_controllers_image_serves_the_fleets_page(playground: Playground, tmp_path: Path) -> None:
+    certificates(tmp_path / "certs")
+    (tmp_path / "groups").mkdir()
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    given = {"tls-cert": "controller.crt", "tls-key": "controller.key", "trust-anchors": "ca.crt"}
+    flags = [f"--{flag}=/given/certs/{name}" for flag, name in given.items()]
+    flags += [
+        f"--trust-domain={TRUST_DOMAIN}",
+        "--groups=/given/groups",
+        "--listen=127.0.0.1:8081",
+        "--fleet-listen=127.0.0.1:9996",
+    ]
+    hard = ("--detach", "--network=none", "--name=fleet", f"--volume={tmp_path}:/given:ro", "--read-only", "--cap-drop=ALL")
+    playground.engine.do("run", *hard, "meshexp-controller", "run", *flags)
+    script = "import urllib.request as u; print(*(u.urlopen(f'http://127.0.0.1:9996/{n}').read().decode() for n in {names}))"
+    read = ("exec", "fleet", "python3", "-c", script.replace("{names}", "('', 'fleet.css', 'fleet.js')"))
+    wait(lambda: playground.engine.run(*read)[0] == 0, 40, lambda: playground.engine.run("logs", "fleet")[1], 0.2)
+    assert "<html" in playground.engine.do(*read)
+    playground.engine.do("rm", "--force", "fleet")
