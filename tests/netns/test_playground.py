@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from demo import host_state
+from tests.linkerd_lab import MISSING, WHY
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = [sys.executable, "-m", "demo"]
@@ -24,10 +25,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_the_scenario_passes_and_the_host_is_as_before() -> None:
+@pytest.mark.parametrize("flags", [(), pytest.param(("--real",), marks=pytest.mark.skipif(bool(MISSING), reason=WHY))])
+def test_the_scenario_passes_and_the_host_is_as_before(flags: tuple[str, ...]) -> None:
     host_state.dump()
     before = host_state.dump()
-    result = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, check=False, cwd=ROOT, timeout=180)
+    result = subprocess.run([*DEMO, "--once", *flags], capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
     answer = json.loads(result.stdout.splitlines()[-1])
     failed = [name for name, passed in answer["checks"].items() if not passed]
     assert (failed, result.returncode) == ([], 0), result.stdout + result.stderr
