@@ -11,9 +11,11 @@ import json
 import shutil
 import signal
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from bench.record import Record, record
@@ -21,7 +23,12 @@ from tests.linkerd_lab import MISSING, WHY, Lab, lab
 from tests.linkerd_lab_box import Box, wait
 from tests.linkerd_lab_cluster import CLUSTER_NETWORKS, PROXY_UID, SUFFIX, TRUST_DOMAIN
 from tests.linkerd_lab_endpoints import Endpoints
-from tests.linkerd_lab_vm import NAMESPACE, Load, Vm
+from tests.linkerd_lab_package import HOST, packaged
+from tests.linkerd_lab_vm import NAMESPACE, Vm
+from tests.mesh import ROOT
+from tests.package import root
+from tests.package.conftest import NEXT, install, make_newer
+from tests.package.machine import UNIT
 
 JOINS, RATE, TTL, ROTATION_SECONDS = 5, 200.0, 60, 600.0
 SMILEY = f"smiley.{NAMESPACE}.svc.cluster.local"
@@ -209,27 +216,46 @@ def _lives(made: Lab) -> list[Record]:
     made.await_endpoints("smiley", {one.address: True, other.address: True})
     records = []
     for name, happens in (
-        ("restart", lambda: _restart(one, other)),
+        ("proxy_restart", lambda: _restart(one, other)),
         ("leave", lambda: _leave(made, one)),
         ("rotation", _rotation),
     ):
-        load = _under_load(client, happens)
-        for failure in load.failed[:5]:
-            print(f"{name}: {failure}")
-        records += [
-            record(f"{name}.failed_requests", len(load.failed), "requests"),
-            record(f"{name}.requests", load.requests, "requests"),
-            record(f"{name}.slowest_request_ms", load.slowest * 1000, "ms"),
-        ]
-    return records
+        records += _under_load(name, client, SMILEY, happens)
+    return [*records, *_packaged(made, client)]
 
 
-def _under_load(client: Vm, happens: Callable[[], None]) -> Load:
-    with client.load(SMILEY, RATE) as load:
+def _packaged(made: Lab, client: Vm) -> Iterator[Record]:
+    """A harness on a booted Debian is started anew, and upgraded."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        folder, debian = Path(name), root.debian("bookworm")
+        present = ROOT / root.sh(str(ROOT / "packaging/deb/build")).split()[-1]
+        make_newer(present, folder)
+        install(present, debian, folder)
+        with packaged(made, folder / "upper", debian) as vm:
+            upgrade = ("apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confold", "install", vm.put(folder / NEXT))
+
+            def change(*argv: str) -> None:
+                daemon = vm.pid()
+                vm.run(*argv)
+                vm.wait(lambda: vm.pid() not in (0, daemon))
+                vm.wait_ready()
+
+            yield from _under_load("restart", client, HOST, partial(change, "systemctl", "restart", UNIT))
+            yield from _under_load("upgrade", client, HOST, partial(change, *upgrade))
+
+
+def _under_load(name: str, client: Vm, host: str, happens: Callable[[], None]) -> list[Record]:
+    with client.load(host, RATE) as load:
         time.sleep(2)
         happens()
         time.sleep(2)
-    return load
+    for failure in load.failed[:5]:
+        print(f"{name}: {failure}")
+    return [
+        record(f"{name}.failed_requests", len(load.failed), "requests"),
+        record(f"{name}.requests", load.requests, "requests"),
+        record(f"{name}.slowest_request_ms", load.slowest * 1000, "ms"),
+    ]
 
 
 def _restart(*vms: Vm) -> None:

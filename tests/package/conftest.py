@@ -26,24 +26,24 @@ class Debs:
     newer: Path
 
 
-NEWER = f"{__version__}+next"
+NEWER, NEXT = f"{__version__}+next", "meshexp-harness-next.deb"
 
 
 @pytest.fixture(scope="session")
 def debs(tmp_path_factory: pytest.TempPathFactory) -> Debs:
     present = root.package(tmp_path_factory)
-    folder = root.once_a_run(tmp_path_factory, "newer-deb", lambda folder: _make_newer(present, folder))
-    return Debs(present, folder / "meshexp-harness-next.deb")
+    folder = root.once_a_run(tmp_path_factory, "newer-deb", lambda folder: make_newer(present, folder))
+    return Debs(present, folder / NEXT)
 
 
-def _make_newer(present: Path, folder: Path) -> None:
+def make_newer(present: Path, folder: Path) -> None:
     tree = folder / "tree"
     sh("dpkg-deb", "--raw-extract", str(present), str(tree))
     _edit(tree / "DEBIAN/control", r"^Version: .*$", f"Version: {NEWER}")
     _edit(tree / "usr/lib/meshexp-harness/harness/__init__.py", r'__version__ = ".*"', f'__version__ = "{NEWER}"')
     _edit(tree / "etc/meshexp/harness.yaml", r"\A", "## This is the next version's.\n")
     (tree / "DEBIAN/md5sums").unlink()
-    sh("dpkg-deb", "--build", "-Znone", "--root-owner-group", str(tree), str(folder / "meshexp-harness-next.deb"))
+    sh("dpkg-deb", "--build", "-Znone", "--root-owner-group", str(tree), str(folder / NEXT))
 
 
 def _edit(path: Path, pattern: str, by: str) -> None:
@@ -61,10 +61,12 @@ def debian() -> Path:
 @pytest.fixture(scope="session")
 def installed(debian: Path, debs: Debs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The layers of a machine that has never run, whose image the package was put into; not to be written to."""
+    folder = root.once_a_run(tmp_path_factory, f"installed-{SUITE}", lambda folder: install(debs.present, debian, folder))
+    return folder / "upper", debian
 
-    def install(folder: Path) -> None:
-        with root.written_to(folder, debian) as tree:
-            shutil.copy(debs.present, tree / "opt/package.deb")
-            sh("unshare", "--net", "--mount", "chroot", str(tree), "dpkg", "--force-unsafe-io", "--install", "/opt/package.deb")
 
-    return root.once_a_run(tmp_path_factory, f"installed-{SUITE}", install) / "upper", debian
+def install(deb: Path, debian: Path, folder: Path) -> None:
+    """What is written to `debian` lands in `folder`/upper."""
+    with root.written_to(folder, debian) as tree:
+        shutil.copy(deb, tree / "opt/package.deb")
+        sh("unshare", "--net", "--mount", "chroot", str(tree), "dpkg", "--force-unsafe-io", "--install", "/opt/package.deb")

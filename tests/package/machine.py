@@ -17,13 +17,19 @@ from typing import Any
 
 from demo import host_state
 from tests.mesh import NODE, ROOT, VM, Mesh, certificates, openssl
-from tests.namespaces import connect, namespace
+from tests.namespaces import Namespace, connect, namespace
 from tests.package import cgroup
 from tests.package.root import PATH
 
 CHECKOUT = "/opt/checkout"
 UNIT, PROXY = "meshexp-harness.service", "meshexp-proxy.service"
 PODS = "10.42.0.10"
+
+
+def plug_into_node(vm: Namespace, mesh: Mesh) -> None:
+    """Its eth0 ends at the node's."""
+    mesh.wait(lambda: "eth0" not in mesh.node.run("ip", "link"))
+    connect(vm, mesh.node, [(f"{VM}/24", f"{NODE}/24")])
 
 
 @dataclass(slots=True)
@@ -33,6 +39,7 @@ class Machine:
     root: Path
     mesh: Mesh
     binds: tuple[str, ...] = ()
+    plug: Callable[[Namespace, Mesh], None] = plug_into_node
     network: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     leader: int = 0
     booted: subprocess.Popen[bytes] | None = None
@@ -42,10 +49,9 @@ class Machine:
 
     def boot(self) -> None:
         """Until systemd has started all there is to start. The network is a new one each time, as a machine's is."""
-        self.mesh.wait(lambda: "eth0" not in self.mesh.node.run("ip", "link"))
         vm = self.network.enter_context(namespace())
         self.mesh.vm = vm
-        connect(vm, self.mesh.node, [(f"{VM}/24", f"{NODE}/24")])
+        self.plug(vm, self.mesh)
         argv = [
             "systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine=mx-{os.getpid()}", "--boot",
             "--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off", "--timezone=off",
