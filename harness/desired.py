@@ -235,9 +235,9 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
 
 
 def _proxy(config: schema.Config, machine: Machine, known: Registration, may_start: bool) -> ProxySpec:
-    environment = proxy_environment.build(
-        config, known, _anchors(machine, known), machine.workload_api, machine.addresses, machine.ipv6
-    )
+    # What a proxy takes for itself it calls in plain text; this machine's other workloads have the same addresses and are peers.
+    own = () if machine.others.proxies else machine.addresses
+    environment = proxy_environment.build(config, known, _anchors(machine, known), machine.workload_api, own, machine.ipv6)
     section = config.proxy
     return ProxySpec(
         path=config.proxy.path,

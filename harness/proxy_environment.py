@@ -21,10 +21,13 @@ def build(
     registration: Registration,
     anchors_pem: str,
     workload_api: str,
-    addresses: tuple[IPAddress, ...],
+    own_addresses: tuple[IPAddress, ...],
     ipv6: bool,
 ) -> dict[str, str]:
-    """Every variable that a VM's proxy needs, and the recommended ones; sorted by name so that equal inputs compare equal."""
+    """Every variable that a VM's proxy needs, and the recommended ones; sorted by name so that equal inputs compare equal.
+
+    `own_addresses`: no other workload has them. The proxy takes connections to no others, and calls them in plain text itself.
+    """
     facts, proxy = registration.facts, config.proxy
     (destination_address, destination_name), (policy_address, policy_name) = destination(config, facts), policy(config, facts)
     networks = _stable_networks(cluster_networks(config, facts))
@@ -46,7 +49,7 @@ def build(
         "POLICY_CLUSTER_NETWORKS": _joined(networks),
         "INBOUND_DEFAULT_POLICY": "all-unauthenticated",
         "INBOUND_PORTS": _joined(p.port for p in registration.template.ports),
-        "INBOUND_IPS": _joined(addresses),
+        **({"INBOUND_IPS": _joined(own_addresses)} if own_addresses else {}),
         "INBOUND_LISTEN_ADDR": str(HostPort("::" if ipv6 else "0.0.0.0", proxy.inbound_port)),  # noqa: S104
         "OUTBOUND_LISTEN_ADDRS": _joined(
             HostPort(host, proxy.outbound_port) for host in (["127.0.0.1", "::1"] if ipv6 else ["127.0.0.1"])

@@ -190,6 +190,12 @@ class TestProxyEnvironment:
         assert found["LINKERD2_PROXY_INBOUND_IPS"] == "10.9.0.2"
         assert "[{headers}]=off" in found["LINKERD2_PROXY_LOG"]
 
+    def test_a_neighbour_on_the_same_machine_is_a_peer(self) -> None:
+        """What it takes for itself, a proxy calls in plain text."""
+        machine = dataclasses.replace(builders.machine(), others=Others(proxies=(2202,)))
+        proxy = desired(builders.config(), machine, builders.progress()).proxy
+        assert proxy is not None and "LINKERD2_PROXY_INBOUND_IPS" not in dict(proxy.env)
+
     def test_a_node_that_joins_the_cluster_restarts_no_proxy(self) -> None:
         """The environment of a proxy that runs cannot change; a network that Linkerd's default does not cover is worth it."""
         assert self.environment(network={"pod_cidrs": ["10.42.7.0/24"]}) == self.environment(
