@@ -41,7 +41,7 @@ class Cluster:
     async def start(self) -> None:
         for words in (
             ("link", "set", "lo", "up"),
-            ("link", "add", "br0", "type", "bridge"),
+            machine.BRIDGE,
             ("addr", "add", f"{NODE}/24", "dev", "br0"),
         ):
             await machine.command("ip", *words)

@@ -35,6 +35,8 @@ NAMESPACES = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"),
 )
+# By itself a bridge has the lowest hardware address of its ports: a new port may change it, and who knew the old one is cut off.
+BRIDGE = ("link", "add", "br0", "address", "02:00:00:00:00:01", "type", "bridge")
 PYTHON = "/usr/bin/python3"
 APP_UID, PROXY_UID = 2105, 2102  # as in Linkerd's chart; any uid that nothing else has would do
 

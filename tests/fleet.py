@@ -79,16 +79,20 @@ class Machine:
         self.secret = self.registration.pop("secret")
         await self.report(True)
 
+    def _next(self) -> int:
+        """A report whose answer was lost may have been heard."""
+        self.sequence += 1
+        return self.sequence
+
     def _own_secret(self) -> dict[str, str]:
         return {"secret": self.secret} if self.secret else {}
 
     async def report(self, ready: bool, cordon: str = "") -> float:
         """When it was sent. `cordon`: an operator's reason."""
-        self.sequence += 1
         sent = time.time()
         reason = "Cordoned" if cordon else "Ready" if ready else "ProbeFailed"
-        body = {"sequence": self.sequence, "ready": ready and not cordon, "reason": reason, "message": cordon}
-        status, answer = await self.again("POST", self.path + "/state", lambda: body)
+        state = {"ready": ready and not cordon, "reason": reason, "message": cordon}
+        status, answer = await self.again("POST", self.path + "/state", lambda: {**state, "sequence": self._next()})
         assert status == 204, answer
         return sent
 

@@ -94,7 +94,7 @@ class Lab:
         ]
         return {e["addresses"][0]: e["conditions"]["ready"] for s in slices for e in s.get("endpoints") or ()}
 
-    def await_endpoints(self, service: str, wanted: dict[str, bool], seconds: float = 20.0) -> None:
+    def await_endpoints(self, service: str, wanted: dict[str, bool], seconds: float = 60.0) -> None:
         wait(lambda: self.endpoints(service) == wanted, seconds, lambda: f"{self.endpoints(service)} instead of {wanted}", 0.1)
 
 

@@ -75,7 +75,7 @@ class Box:
     def answers(self, url: str) -> bool:
         return self.run("curl", "-fsS", "-o/dev/null", "-m2", url)[0] == 0
 
-    def await_answer(self, url: str, log: str, seconds: float = 40.0) -> None:
+    def await_answer(self, url: str, log: str, seconds: float = 90.0) -> None:
         wait(lambda: self.answers(url), seconds, lambda: f"{self.name} does not answer {url}\n{self.log(log)[-4000:]}")
 
     def log(self, name: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from demo.machine import BRIDGE
 from tests import linkerd_lab_pki as pki
 from tests.linkerd_lab_box import PATH, Box, box, wait
 
@@ -150,7 +151,7 @@ def _linkerd_manifests(folder: Path) -> tuple[str, str]:
 
 def _network(made: Cluster) -> None:
     for bridge, address in (("br0", NODE), ("cbr0", POD_GATEWAY)):
-        made.node.do("ip", "link", "add", bridge, "type", "bridge")
+        made.node.do("ip", *(bridge if word == "br0" else word for word in BRIDGE))
         made.node.do("ip", "address", "add", f"{address}/24", "dev", bridge)
         made.node.do("ip", "link", "set", bridge, "up")
     made.node.do("sysctl", "-qw", "net.ipv4.ip_forward=1")

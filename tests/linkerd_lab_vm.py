@@ -112,7 +112,7 @@ class Vm:
         found = self.status()
         return found["phase"] == "Ready" and bool(found["ready"])
 
-    def await_ready(self, seconds: float = 30.0) -> None:
+    def await_ready(self, seconds: float = 60.0) -> None:
         wait(
             self.is_ready,
             seconds,

@@ -141,7 +141,7 @@ class Mesh:
     def condition(self, name: str) -> dict[str, Any]:
         return next((dict(c) for c in self.status()["conditions"] if c["name"] == name), {})
 
-    def wait(self, what: Callable[[], bool], seconds: float = 15.0) -> None:
+    def wait(self, what: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             if time.monotonic() > deadline:

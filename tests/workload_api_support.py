@@ -73,7 +73,7 @@ def write_pem(path: Path, *items: x509.Certificate | Key) -> Path:
     return path
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"

@@ -23,6 +23,7 @@ from typing import TypeVar, cast
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from demo.endpoints import EndpointServer
+from demo.machine import BRIDGE
 from harness import values
 from harness.system import workload_api
 from harness.system.workload_api_authority import Authority
@@ -260,7 +261,7 @@ class Lab:
         self.anchors = write_pem(folder / "root.crt", *self.authority.certificates).read_text()
         self.machines: dict[str, Machine] = {}
         self.endpoints = EndpointServer()
-        for words in (("link", "add", "br0", "type", "bridge"), ("addr", "add", f"{CLUSTER}/24", "dev", "br0")):
+        for words in (BRIDGE, ("addr", "add", f"{CLUSTER}/24", "dev", "br0")):
             run("ip", "-n", self.cluster.name, *words)
         run("ip", "-n", self.cluster.name, "link", "set", "br0", "up")
         self._serving = threading.Event()

@@ -154,7 +154,7 @@ class Playground:
 
     def stop(self, name: str) -> tuple[int, float]:
         """`docker stop`: the container's exit code, and how long it took."""
-        seconds = wait(lambda: self.engine.run("stop", name)[0] == 0, 40)
+        seconds = wait(lambda: self.engine.run("stop", name)[0] == 0, 60)
         return int(self.engine.inspect(name)["State"]["ExitCode"]), seconds
 
     def address(self, name: str) -> str:

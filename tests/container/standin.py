@@ -22,6 +22,7 @@ import yaml
 
 from demo.cluster import is_ready
 from demo.endpoints import EndpointServer
+from demo.machine import BRIDGE
 from tests import linkerd_lab_cluster as lab_cluster
 from tests import linkerd_lab_pki as pki
 from tests.kubernetes_build import kube_apiserver, kubectl
@@ -65,7 +66,7 @@ def stand_in() -> Iterator[StandIn]:
             node.do("mount", "-t", "tmpfs", "tmpfs", "/usr/local/sbin")
             for program in (kube_apiserver(), kubectl()):
                 node.do("ln", "-s", program, f"/usr/local/sbin/{'kubectl' if 'kubectl' in program else 'kube-apiserver'}")
-            node.do("ip", "link", "add", "br0", "type", "bridge")
+            node.do("ip", *BRIDGE)
             node.do("ip", "address", "add", f"{NODE}/24", "dev", "br0")
             node.do("ip", "link", "set", "br0", "up")
             lab_cluster.certificates(made.pki)

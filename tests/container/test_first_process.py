@@ -52,7 +52,7 @@ def test_the_workloads_exit_code_is_the_containers(hardened: Playground) -> None
     wait(lambda: "caps" in engine.run("logs", "smiley2-1")[1], 40, lambda: hardened.story("smiley2-1"), 0.1)
     assert "caps 0000000000000000" in engine.do("logs", "smiley2-1")
     assert "nnp 1" in engine.do("logs", "smiley2-1") and "uid 0 " not in engine.do("logs", "smiley2-1")
-    wait(lambda: hardened.mesh.workloads().get(address) is not None, 20)
+    wait(lambda: hardened.mesh.workloads().get(address) is not None, 60)
     time.sleep(0.5)
     states = (
         "import pathlib; print([p.read_text().rpartition(')')[2].split()[0] for p in pathlib.Path('/proc').glob('[0-9]*/stat')])"
@@ -60,7 +60,7 @@ def test_the_workloads_exit_code_is_the_containers(hardened: Playground) -> None
     assert "Z" not in hardened.inside("smiley2-1", "python3", "-c", states)
     engine.do("kill", "--signal=USR1", "smiley2-1")
     assert exit_code(hardened, "smiley2-1") == 7
-    wait(lambda: hardened.mesh.workloads().get(address) is None, 10)
+    wait(lambda: hardened.mesh.workloads().get(address) is None, 60)
 
 
 def test_a_killed_daemon_is_started_again_and_the_workload_goes_on(hardened: Playground) -> None:

@@ -120,7 +120,7 @@ def test_a_canary_by_weights(faces: Playground) -> None:
         assert set(found) == {GRINNING, HEART_EYES}
         assert abs(found[HEART_EYES] / 400 - p) < 4.5 * (p * (1 - p) / 400) ** 0.5, found
     faces.mesh.cluster.kubectl("delete", "httproute", "smiley-route", "-n", NAMESPACE)
-    wait(lambda: set(shares(faces.call(FACE, 20), "smiley")) == {GRINNING}, 20)
+    wait(lambda: set(shares(faces.call(FACE, 20), "smiley")) == {GRINNING}, 60)
 
 
 def test_who_may_call_a_machine_is_a_policy(faces: Playground) -> None:

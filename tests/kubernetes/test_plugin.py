@@ -63,8 +63,8 @@ def test_get_shows_every_machine_and_how_it_is(site: Site, call: Call) -> None:
     fleet("flip", number=1, ready=False)
     fleet("silence", number=2)
     silent_since = time.time()
-    wait(lambda: machines(call)["m2"]["reason"] == "Unreachable", 12)
-    wait(lambda: machines(call)["m0"]["versions"] != {}, 5)
+    wait(lambda: machines(call)["m2"]["reason"] == "Unreachable", 60)
+    wait(lambda: machines(call)["m0"]["versions"] != {}, 60)
     found = machines(call, "-n", "faces")
     one = found["m0"]
     assert one["identity"] == f"spiffe://{TRUST_DOMAIN}/face" and one["address"] == "10.128.0.0"

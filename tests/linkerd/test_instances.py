@@ -105,7 +105,7 @@ def test_two_workloads_on_one_machine_are_two_to_their_peers(mesh: Mesh, vm: Vm)
     mesh.lab.await_endpoints("api", {vm.address: True})
     mesh.lab.await_endpoints("face", {vm.address: True})
 
-    wait(lambda: mesh.one.curl(f"http://{API}/") == ("200", "api-1"), 15)
+    wait(lambda: mesh.one.curl(f"http://{API}/") == ("200", "api-1"), 60)
     outbound = ('direction="outbound"', 'tls="true"', f'server_id="{SPIFFE_ID}"', 'dst_service="api"')
     assert mesh.one.metrics("request_total", *outbound) > 0
     assert seen_inbound(vm, mesh.one.spiffe_id)

@@ -12,7 +12,7 @@ from tests.linkerd_lab_endpoints import Endpoints
 
 pytestmark = pytest.mark.root
 RATE = 100.0
-TTL, ROTATION_SECONDS = 60, 90.0
+TTL, ROTATIONS = 20, 2  # `python3 -m bench real` goes on for ten minutes
 REFRESHES = ("control_identity_cert_refreshes_total", 'result="ok"')
 
 
@@ -83,7 +83,7 @@ def test_the_controller_is_killed(mesh: Mesh) -> None:
     with mesh.client.load(SMILEY, RATE) as load:
         time.sleep(1)
         mesh.lab.kill_controller()
-        wait(lambda: mesh.one.status()["phase"] == "Degraded", 20)
+        wait(lambda: mesh.one.status()["phase"] == "Degraded", 60)
         assert mesh.lab.endpoints("smiley") == mesh.both
         mesh.lab.start_controller()
         mesh.lab.await_controller()
@@ -99,7 +99,7 @@ def test_a_proxy_is_killed(mesh: Mesh) -> None:
     with mesh.client.load(SMILEY, RATE) as load:
         time.sleep(1)
         mesh.one.kill_child("proxy")
-        wait(lambda: mesh.one.child("proxy") not in (None, before), 30)
+        wait(lambda: mesh.one.child("proxy") not in (None, before), 60)
         mesh.settle()
         time.sleep(1)
     assert 0 < len(load.failed) < RATE / 2, load.failed
@@ -116,8 +116,6 @@ def test_identities_are_rotated(mesh: Mesh) -> None:
     started = {vm.name: vm.child("proxy") for vm in machines}
     refreshed = {vm.name: vm.metrics(*REFRESHES) for vm in machines}
     with mesh.client.load(SMILEY, RATE) as load:
-        time.sleep(ROTATION_SECONDS)
+        wait(lambda: all(vm.metrics(*REFRESHES) >= refreshed[vm.name] + ROTATIONS for vm in machines), 90, every=1.0)
     load.check()
-    for vm in machines:
-        assert vm.metrics(*REFRESHES) >= refreshed[vm.name] + ROTATION_SECONDS // TTL
     assert {vm.name: vm.child("proxy") for vm in machines} == started

@@ -177,7 +177,7 @@ class Machine:
     def wait_ready(self, seconds: float = 60.0) -> None:
         self.wait(lambda: bool((status := self.status()).get("phase") == "Ready" and status.get("ready")), seconds)
 
-    def wait(self, what: Callable[[], bool], seconds: float = 30.0) -> None:
+    def wait(self, what: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             if time.monotonic() > deadline:
