@@ -78,6 +78,8 @@ class Progress:
     svid: Svid | None = None
     identity_served: bool = False
     """The Workload API answers: a proxy that starts now gets its certificate."""
+    left_alone: bool = True
+    """By the rules of this machine's other workloads, for which the proxy's own connections are a program's like any."""
     registration: Registration | None = None
     probe_failure: str | None = None
     proxy_certified: bool = False
@@ -102,7 +104,7 @@ class Desired:
 
 def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desired:
     known = progress.registration
-    proxy = _proxy(config, machine, known, progress.identity_served) if known else None
+    proxy = _proxy(config, machine, known, progress) if known else None
     return Desired(
         routes=routes(config, known),
         dns=_dns(config, machine, known),
@@ -234,7 +236,8 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
     return RegistrationSpec(target, request, progress.svid, readiness(progress, not off))
 
 
-def _proxy(config: schema.Config, machine: Machine, known: Registration, may_start: bool) -> ProxySpec:
+def _proxy(config: schema.Config, machine: Machine, known: Registration, progress: Progress) -> ProxySpec:
+    others = "" if progress.left_alone else "the rules of this machine's other workloads leave it alone"
     # What a proxy takes for itself it calls in plain text; this machine's other workloads have the same addresses and are peers.
     own = () if machine.others.proxies else machine.addresses
     environment = proxy_environment.build(config, known, _anchors(machine, known), machine.workload_api, own, machine.ipv6)
@@ -247,7 +250,7 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration, may_sta
         ports=(section.inbound_port, section.outbound_port, section.admin_port),
         admin_port=section.admin_port,
         start_timeout=section.start_timeout,
-        may_start=may_start,
+        waits_for=others if progress.identity_served else "the Workload API answers",
         shutdown_grace=section.shutdown_grace,
     )
 

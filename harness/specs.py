@@ -156,7 +156,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ProxySpec:
-    """`path` is None for the version in use. `may_start`: whether one that does not run is to be started now."""
+    """`path` is None for the version in use. `waits_for`: what one that does not run is not started before; empty: now."""
 
     path: str | None
     user: User
@@ -166,5 +166,5 @@ class ProxySpec:
     """Variables that the operator set by hand."""
     admin_port: int
     start_timeout: float
-    may_start: bool
+    waits_for: str
     shutdown_grace: float

@@ -26,7 +26,7 @@ from harness.paths import Paths
 from harness.status import Condition, Truth
 from harness.system import files, kernel_events, systemd, units
 
-TIMER_SECONDS, RESTART_RETRY_SECONDS = 15.0, 2.0
+TIMER_SECONDS, RESTART_RETRY_SECONDS, NEIGHBOURS_SECONDS = 15.0, 2.0, 0.1
 
 
 class Daemon:
@@ -126,26 +126,32 @@ class Daemon:
         if self._reload:
             self._reload = False
             await self._load_again()
-        await self._look_at_others()
+        fresh = await self._look_at_others()
         await self._look()
         want = desired(self.config, self._machine, self._progress)
-        if self._restart_proxy or (self._parts.stale(want.proxy) and self._clock.now() >= self._restart_after):
+        # A proxy takes long to end, and until then another's own connections would go through it: rules first.
+        may_restart = not fresh and self._clock.now() >= self._restart_after
+        if self._restart_proxy or (may_restart and self._parts.stale(want.proxy)):
             await self._prepare_restart()
         want = desired(self.config, self._machine, self._progress)
         conditions = [await self._reconcile(part, want) for part in self._parts.up]
         await self._watch_nodes(want)
         await self._look()
-        if desired(self.config, self._machine, self._progress) != want:
+        if fresh or desired(self.config, self._machine, self._progress) != want:
             self.wake("the next step is possible")
+        if not self._progress.left_alone:
+            asyncio.get_running_loop().call_later(NEIGHBOURS_SECONDS, self.wake, "another workload's rules may know this proxy")
         await self._publish(tuple(conditions), want)
         systemd.notify(WATCHDOG=1)
 
-    async def _look_at_others(self) -> None:
-        """Another workload of this machine came, went or changed: what it has for itself, this one leaves alone."""
-        if (stamp := load.stamp(self._paths)) != self._others:
-            with contextlib.suppress(HarnessError):  # of this one nothing has changed
-                self._machine = await machine.look(self.config, self._paths)
-            self._others = stamp
+    async def _look_at_others(self) -> bool:
+        """Whether another workload of this machine came, went or changed: what it has for itself, this one leaves alone."""
+        if (stamp := load.stamp(self._paths)) == self._others:
+            return False
+        with contextlib.suppress(HarnessError):  # of this one nothing has changed
+            self._machine = await machine.look(self.config, self._paths)
+        self._others = stamp
+        return True
 
     async def _watch_nodes(self, want: Desired) -> None:
         with contextlib.suppress(HarnessError):  # the routes' own condition has said it
@@ -197,6 +203,7 @@ class Daemon:
             self._progress,
             svid=identity.svid if valid else None,
             identity_served=valid and identity.error is None,
+            left_alone=proxy.pid is not None or machine.left_alone(self._paths, self._machine.user.uid),
             registration=known,
             probe_failure=probes.failing,
             proxy_certified=proxy.certified,

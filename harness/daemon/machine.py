@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.config import claims, load, schema
 from harness.desired import Machine, Others, workload_api
@@ -105,11 +106,23 @@ def _uids(names: Iterable[str]) -> Iterator[int]:
 
 def wake_others(paths: Paths) -> None:
     """So that the other workloads' daemons read at once what this one has for itself. One that is not up yet reads it then."""
+    for status in _daemons_beside(paths):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(status["pid"]), signal.SIGUSR2)
+
+
+def left_alone(paths: Paths, proxy_uid: int) -> bool:
+    """Whether the rules of every other workload that has some know that proxy as one of this machine's."""
+    told = (status.get("neighbours") for status in _daemons_beside(paths))
+    return all(known is None or proxy_uid in known for known in told)
+
+
+def _daemons_beside(paths: Paths) -> Iterator[dict[str, Any]]:
+    """What the daemons of the machine's other workloads tell, of those that run."""
     for where in configured(paths):
         status = files.read_json(where.status) if where.instance != paths.instance else {}
         if "reported" in status and Path(f"/proc/{status['pid']}").exists():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(status["pid"]), signal.SIGUSR2)
+            yield status
 
 
 def _spire_user(config: schema.Config, program: str, proxy: User) -> User:

@@ -47,7 +47,7 @@ class Publisher:
         self._log_changes(conditions)
         worst = status.worst(conditions)
         systemd.notify(STATUS=f"{phase.text}: {worst.message}" if worst else phase.text)
-        look = await self._observed(parts, counters)
+        look = await self._observed(parts, counters, machine.others.proxies if progress.redirected else None)
         data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, look)
         files.write_json(self._paths.status, data, mode=0o644)
         await self._exporter.export(config.metrics, data)
@@ -63,7 +63,7 @@ class Publisher:
                 (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
         self.said = conditions
 
-    async def _observed(self, parts: Parts, counters: Counters) -> Observed:
+    async def _observed(self, parts: Parts, counters: Counters, neighbours: tuple[int, ...] | None) -> Observed:
         identity = await parts.identity.reconciler.observe()
         proxy = await parts.proxy.reconciler.observe()
         registration = await parts.registration.reconciler.observe()
@@ -87,6 +87,7 @@ class Publisher:
             proxy=proxy.program,
             ends=ends,
             reported=registration.reported,
+            neighbours=neighbours,
             counters=counters,
             probes=tuple(zip(probes.probes, probes.health, strict=True)),
             calls=parts.calls,

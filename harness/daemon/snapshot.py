@@ -35,6 +35,7 @@ class Counters:
 class Observed:
     """`proxy`: the binary that runs. `ends`: epoch seconds, 0 where there is none.
 
+    `neighbours`: uids of this machine's other proxies, which the rules in force leave alone; None without rules.
     `boot`: the epoch second at which Clock.now() was 0. `began`: Clock.now() at the start. `joined_seconds`: from then until it
     was Ready for the first time.
     """
@@ -43,6 +44,7 @@ class Observed:
     proxy: str | None
     ends: dict[str, float]
     reported: Readiness | None
+    neighbours: tuple[int, ...] | None
     counters: Counters
     probes: tuple[tuple[Check, Health], ...]
     calls: Mapping[str, Calls]
@@ -92,6 +94,7 @@ def snapshot(
         ],
         "calls": {name: _calls(calls) for name, calls in look.calls.items()},
         "reported": {"ready": look.reported.ready, "reason": look.reported.reason.value} if look.reported else None,
+        "neighbours": look.neighbours,
         "counters": {
             "cycles": look.counters.cycles,
             "changes": dict(look.counters.changes),

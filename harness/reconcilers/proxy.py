@@ -155,7 +155,7 @@ class Proxy:
 
     def stale(self, desired: ProxySpec | None) -> bool:
         """Whether it serves, but is not what it should be: it is to be started anew, when that may be."""
-        if desired is None or not desired.may_start or self._may_restart:
+        if desired is None or desired.waits_for or self._may_restart:
             return False
         return self._supervised.state.state is State.RUNNING and self._running != fingerprint(desired)
 
@@ -197,7 +197,7 @@ class Proxy:
             if child.state is State.STARTING and observed.now - child.since > desired.start_timeout:
                 return Stop("no certificate in time", KILL_RESERVE), start
             return ()
-        return (start,) if desired.may_start and observed.now >= child.retry_at else ()
+        return (start,) if not desired.waits_for and observed.now >= child.retry_at else ()
 
     async def apply(self, action: Action) -> None:
         if not isinstance(action, Start):
@@ -267,8 +267,8 @@ class Proxy:
             return Condition("Proxy", Truth.FALSE, observed.refused.title, observed.refused)
         if desired is None and not child.alive:
             return Condition("Proxy", Truth.UNKNOWN, "starts after the registration")
-        if desired is not None and not desired.may_start and not child.alive:
-            return Condition("Proxy", Truth.FALSE, "starts when the Workload API answers")
+        if desired is not None and desired.waits_for and not child.alive:
+            return Condition("Proxy", Truth.FALSE, f"starts when {desired.waits_for}")
         if observed.taken:
             ports = ", ".join(map(str, observed.taken))
             return Condition("Proxy", Truth.FALSE, f"another process listens on {ports}", problems.PROXY_PORT_TAKEN)

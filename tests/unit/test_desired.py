@@ -28,9 +28,17 @@ def test_each_gate_opens_the_next() -> None:
     assert desired(config, machine, Progress(svid=builders.svid())).registration is not None
     registered = desired(config, machine, Progress(svid=builders.svid(), registration=builders.registration()))
     assert registered.proxy is not None
-    assert not registered.proxy.may_start, "its first connect to the Workload API must not fail"
+    assert registered.proxy.waits_for == "the Workload API answers", "its first connect to the Workload API must not fail"
     assert registered.redirect is None, "the redirect is the last thing in"
     assert desired(config, machine, builders.progress(redirected=False)).redirect is not None
+
+
+def test_a_proxy_starts_when_the_rules_of_its_neighbours_know_it() -> None:
+    """Else its own connections to the control plane would go through another's proxy, and break when that one is started anew."""
+    spec = desired(builders.config(), builders.machine(), builders.progress(left_alone=False)).proxy
+    assert spec is not None and spec.waits_for == "the rules of this machine's other workloads leave it alone"
+    spec = desired(builders.config(), builders.machine(), builders.progress()).proxy
+    assert spec is not None and spec.waits_for == ""
 
 
 def test_a_lost_identity_takes_neither_proxy_nor_redirect_away() -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from harness.daemon import machine
+from harness.paths import Paths
 from harness.system import addresses
 
 
@@ -19,6 +24,16 @@ def test_the_instance_id(tmp_path: Path) -> None:
     assert len(fresh) == 32
     assert machine.instance_id(None, kept, False, "host") == fresh
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("told", "left"), [(None, True), ([], False), ([2103], False), ([2103, 2116], True)])
+def test_whether_the_others_leave_its_proxy_alone(tmp_path: Path, told: list[int] | None, left: bool) -> None:
+    first = Paths(tmp_path / "etc", tmp_path / "state", tmp_path / "run")
+    assert machine.left_alone(first.of("api"), 2116), "without a daemon there are no rules of its"
+    first.run.mkdir()
+    first.status.write_text(json.dumps({"pid": os.getpid(), "reported": None, "neighbours": told}))
+    assert machine.left_alone(first.of("api"), 2116) is left
+    assert machine.left_alone(first, 2102), "of its own rules nothing is asked"
 
 
 def test_the_address_that_speaks_to_another() -> None:
