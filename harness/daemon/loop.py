@@ -42,6 +42,7 @@ class Daemon:
         self._proxy_seen = clock.now()
         self._restart_after = 0.0
         self._others: tuple[tuple[str, int], ...] = ()
+        self._neighbours: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger().bind(component="harness")
         self._exporter = Exporter()
         self._publisher = Publisher(paths, clock, self._log, self._exporter, begun.began)
@@ -139,8 +140,7 @@ class Daemon:
         await self._look()
         if fresh or desired(self.config, self._machine, self._progress) != want:
             self.wake("the next step is possible")
-        if not self._progress.left_alone:
-            asyncio.get_running_loop().call_later(NEIGHBOURS_SECONDS, self.wake, "another workload's rules may know this proxy")
+        self._await_neighbours()
         await self._publish(tuple(conditions), want)
         systemd.notify(WATCHDOG=1)
 
@@ -152,6 +152,13 @@ class Daemon:
             self._machine = await machine.look(self.config, self._paths)
         self._others = stamp
         return True
+
+    def _await_neighbours(self) -> None:
+        if self._neighbours is not None:
+            self._neighbours.cancel()
+        if not self._progress.left_alone:
+            look, why = asyncio.get_running_loop().call_later, "another workload's rules may know this one's proxy"
+            self._neighbours = look(NEIGHBOURS_SECONDS, self.wake, why)
 
     async def _watch_nodes(self, want: Desired) -> None:
         with contextlib.suppress(HarnessError):  # the routes' own condition has said it
