@@ -50,10 +50,7 @@ FIELDS = {
     "calls.CALL.answered_at": ("time or null", "the last answer"),
     "reported.ready": ("yes or no", "what the controller has last heard; `reported` is null before it has heard anything"),
     "reported.reason": ("text", "with that"),
-    "neighbours": (
-        "list or null",
-        "uids of this machine's other proxies, which the rules leave alone; null without rules",
-    ),
+    "neighbours[]": ("number", "uid of another proxy here that the rules leave alone; `neighbours` is null without rules"),
     "counters.cycles": ("number", "looks at the whole, since the daemon's start"),
     "counters.changes.PART": ("number", "changes that were made to a part, since then"),
     "counters.repairs.PART": ("number", "the changes among them to what had been right, while nobody wanted another"),
