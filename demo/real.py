@@ -127,7 +127,7 @@ class Real:
         self._killed_daemon()
 
     def _call(self, seconds: float) -> Answers:
-        argv = (PYTHON, "-c", CLIENT, FACE, str(seconds), "0.01")
+        argv = (PYTHON, "-c", CLIENT, FACE, str(seconds), "0.03")
         _, output = self._lab.vms["gui-1"].box.run(*argv, uid=APP_UID)
         return [line.split(" ", 2) for line in output.splitlines()]
 

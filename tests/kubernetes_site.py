@@ -15,7 +15,8 @@ import yaml
 
 from controller.manifest import GROUP_API
 from tests.controller_support import TRUST_DOMAIN, Authority, group_object
-from tests.kubernetes_support import ROOT, Cluster, end, free_port, spawn
+from tests.kubernetes_support import ROOT, Cluster, end, spawn
+from tests.ports import free_port
 
 SERVER_NAME = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local"
 LEASES = "coordination.k8s.io/v1/namespaces/meshexp/leases"

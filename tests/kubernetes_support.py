@@ -7,7 +7,6 @@ import functools
 import os
 import pathlib
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -23,6 +22,7 @@ from controller.kubernetes import access
 from controller.kubernetes.client import Client
 from tests.controller_support import Authority
 from tests.kubernetes_build import kube_apiserver, kubectl
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMESPACE = "meshexp"
@@ -152,8 +152,3 @@ def wait_ready(made: Cluster) -> None:
                 log = (made.folder / "kube-apiserver.log").read_text()[-2000:]
                 raise AssertionError(f"the API server is not ready: {error}\n{log}") from None
             time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from harness.system import proxy_store
 from tests import images
 from tests.images import ARCHITECTURE, PROXY, Blobs, layer
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = shutil.which("linkerd2-proxy")
@@ -117,12 +117,6 @@ def top(blobs: Blobs) -> str:
 
 def own_manifest(blobs: Blobs) -> str:
     return next(d for d in blobs.manifests if json.loads(blobs.stored[d]).get("layers", [None])[2:])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from harness.errors import ConfigError, Fault, UnavailableError
 from harness.specs import User
+from harness.system import files
 
 _CAPABILITIES = {"net_bind_service": 10}  # linux/capability.h
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # of the system's own programs, whatever this process was given
@@ -180,8 +181,12 @@ class Processes:
             cwd="/",
         )
         record = self._records / f"{command.name}.json"
-        self._records.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"name": command.name, "pid": process.pid, "start_time": start_time(process.pid)}))
+        try:
+            data = {"name": command.name, "pid": process.pid, "start_time": start_time(process.pid)}
+            files.write_json(record, data, mode=0o644)
+        except UnavailableError:
+            process.kill()  # nobody would find it after us
+            raise
         child = Child(command, process, record)
         child.log_output(self._on_line)
         return child

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import ssl
 import statistics
 import sys
@@ -31,6 +30,7 @@ from harness.errors import ConfigError
 from harness.messages import CODES
 from harness.values import HostPort
 from tests.controller_support import TRUST_DOMAIN, Answer, Authority, Client, group, group_object
+from tests.ports import free_port
 
 FACE = f"spiffe://{TRUST_DOMAIN}/face"
 LOOPBACK = HostPort("127.0.0.1", 0)
@@ -553,11 +553,6 @@ async def next_line(process: asyncio.subprocess.Process, event: str) -> dict[str
             if line["event"] == event:
                 return line
     raise AssertionError(f"it ended without saying {event!r}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def write_config(folder: pathlib.Path, **changes: Any) -> Authority:

@@ -20,6 +20,7 @@ from harness.specs import Check, User
 from harness.system import process
 from harness.system import workload_api_wire as wire
 from harness.system.probe_call import Checker
+from tests.ports import free_port
 
 NOBODY = User(65534, 65534)
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -83,9 +84,7 @@ def ask(probe: Probe, command: tuple[str, ...] | None = None, user: User | None 
 
 
 def test_nobody_listens() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     refused = ask(Probe(tcp_socket=TcpSocket(port)))
     assert refused is not None
     assert "Connect call failed" in refused
@@ -155,9 +154,7 @@ def test_grpc_asked_of_something_else() -> None:
     assert ask_grpc(answering("200 OK")) == "the connection was closed without an answer"
     assert (ask_grpc(babbling) or "").startswith("the answer is not gRPC")
     assert ask_grpc(silent) == "no answer within 0.5 s"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert "Connect call failed" in (ask(Probe(grpc=Grpc(port))) or "")
+    assert "Connect call failed" in (ask(Probe(grpc=Grpc(free_port()))) or "")
 
 
 EXEC = Probe(exec_=Exec("check"), timeout_seconds=0.5)

@@ -43,6 +43,20 @@ def test_its_lines_reach_the_log_under_its_name(tmp_path: Path) -> None:
     assert sorted(lines) == [("child", "one"), ("child", "three"), ("child", "two")]
 
 
+def test_one_that_cannot_be_recorded_does_not_live(tmp_path: Path) -> None:
+    """Nobody would find it after the daemon."""
+    (tmp_path / "file").touch()
+
+    async def run() -> None:
+        mark = tmp_path / "pid"
+        with pytest.raises(UnavailableError):
+            await process.Processes(tmp_path / "file" / "records", Lines()).spawn(command(f"echo $$ >{mark}; exec sleep 1000"))
+        await asyncio.sleep(0.3)
+        assert not mark.exists() or process.start_time(int(mark.read_text())) is None
+
+    asyncio.run(run())
+
+
 def test_a_flood_without_newlines_is_cut_and_costs_no_memory(tmp_path: Path) -> None:
     async def run() -> Lines:
         lines = Lines()

@@ -17,6 +17,7 @@ from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.system import oci, oci_registry, proxy_source
 from tests import namespaces
 from tests.images import Blobs
+from tests.ports import free_port
 from tests.proxy_support import (
     REAL,
     TLS,
@@ -24,7 +25,6 @@ from tests.proxy_support import (
     Answer,
     Machine,
     binary,
-    free_port,
     issuer,
     jwt,
     made,

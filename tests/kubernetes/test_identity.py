@@ -20,7 +20,8 @@ from harness.clock import SystemClock
 from harness.errors import TemporaryError
 from harness.values import HostPort
 from tests.controller_support import Authority
-from tests.kubernetes_support import Cluster, cluster, end, free_port, spawn
+from tests.kubernetes_support import Cluster, cluster, end, spawn
+from tests.ports import free_port
 
 SUFFIX = "serviceaccount.identity.linkerd.cluster.local"
 NAME, SERVICE = f"meshexp-controller.meshexp.{SUFFIX}", f"linkerd-identity.linkerd.{SUFFIX}"

@@ -16,7 +16,8 @@ from controller.model import micro_time
 from harness.values import parse_host_port
 from tests.controller_support import TRUST_DOMAIN, Answer, Client
 from tests.kubernetes_site import Site, wait
-from tests.kubernetes_support import ROOT, cluster, free_port, spawn
+from tests.kubernetes_support import ROOT, cluster, spawn
+from tests.ports import free_port
 
 
 def workloads() -> list[dict[str, Any]]:

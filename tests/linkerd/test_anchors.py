@@ -15,7 +15,7 @@ from tests.linkerd_lab_endpoints import Endpoints
 from tests.linkerd_lab_vm import Vm
 
 pytestmark = pytest.mark.root
-RATE = 50.0
+RATE = 20.0
 ANCHORS = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
 
 

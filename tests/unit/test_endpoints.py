@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import socket
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from demo import services
 from demo.endpoints import EndpointServer
+from tests.ports import free_port
 
 VIP = "10.43.0.10"
 KEY = (ipaddress.ip_address(VIP), 80)
@@ -106,12 +106,6 @@ def test_a_workload_is_meshed_by_its_own_address_unless_two_claim_it() -> None:
     assert alone.service is None
     assert [endpoint.name for endpoint in alone.endpoints] == ["face-1"]
     assert OWN not in services.table([], [workload(), workload("face-2")], {})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def get(port: int, target: str) -> tuple[int, Any]:
