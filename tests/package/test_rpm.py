@@ -10,6 +10,7 @@ import pytest
 
 from harness import __version__
 from tests.mesh import ROOT
+from tests.package.instance import add_api
 from tests.package.machine import UNIT, Machine, machine
 from tests.package.root import layered, sh
 
@@ -64,6 +65,7 @@ def test_install_join_upgrade_erase(vm: Machine, rpm: Path) -> None:
         vm.wait_ready()
     assert vm.pid("meshexp-proxy.service") == proxy
     assert "group" in vm.file("/etc/meshexp/harness.yaml").read_text(), "what was edited is kept"
+    add_api(vm)  # a further workload goes with it
     vm.run("rpm", "--erase", "meshexp-harness")
     assert [line for line in vm.dump().items() if line not in before.items()] == []
     assert vm.file("/etc/meshexp/harness.yaml.rpmsave").exists()
