@@ -68,9 +68,10 @@ def test_from_a_registry(machine: Machine, tmp_path: Path) -> None:
         machine.refuses(69, "no such image", "install", "--from", f"{address}/other:nothing")
         # A layer changed on the registry's own disk.
         (data,) = (tmp_path / "data").rglob(f"{json.loads(blobs.stored[own_manifest(blobs)])['layers'][1]['digest'][7:]}/data")
-        data.write_bytes(data.read_bytes()[:-1] + b"\0")
+        whole = data.read_bytes()
+        data.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         machine.refuses(1, "what came for", "install", "--from", f"{name}:edge-26.8.3")
-        data.write_bytes(data.read_bytes()[:-1000])
+        data.write_bytes(whole[:-1000])
         machine.refuses(1, "cut short", "install", "--from", f"{name}:edge-26.8.3")
         data.unlink()
         machine.refuses(69, "a part of it is missing", "install", "--from", f"{name}:edge-26.8.3")
