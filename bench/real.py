@@ -27,8 +27,8 @@ from tests.linkerd_lab_package import HOST, packaged
 from tests.linkerd_lab_vm import NAMESPACE, Vm
 from tests.mesh import ROOT
 from tests.package import root
-from tests.package.conftest import NEXT, install, make_newer
-from tests.package.machine import UNIT
+from tests.package.conftest import NEWER, NEXT, install, make_newer
+from tests.package.machine import UNIT, UPGRADE
 
 JOINS, RATE, TTL, ROTATION_SECONDS = 5, 200.0, 60, 600.0
 SMILEY = f"smiley.{NAMESPACE}.svc.cluster.local"
@@ -232,16 +232,10 @@ def _packaged(made: Lab, client: Vm) -> Iterator[Record]:
         make_newer(present, folder)
         install(present, debian, folder)
         with packaged(made, folder / "upper", debian) as vm:
-            upgrade = ("apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confold", "install", vm.put(folder / NEXT))
-
-            def change(*argv: str) -> None:
-                daemon = vm.pid()
-                vm.run(*argv)
-                vm.wait(lambda: vm.pid() not in (0, daemon))
-                vm.wait_ready()
-
-            yield from _under_load("restart", client, HOST, partial(change, "systemctl", "restart", UNIT))
-            yield from _under_load("upgrade", client, HOST, partial(change, *upgrade))
+            restart = partial(vm.change_daemon, "systemctl", "restart", UNIT)
+            upgrade = partial(vm.change_daemon, *UPGRADE, vm.put(folder / NEXT), version=NEWER)
+            yield from _under_load("restart", client, HOST, restart)
+            yield from _under_load("upgrade", client, HOST, upgrade)
 
 
 def _under_load(name: str, client: Vm, host: str, happens: Callable[[], None]) -> list[Record]:

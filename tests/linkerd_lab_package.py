@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import cli
+from tests import linkerd_lab_pki as pki
 from tests.linkerd_lab import Lab
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import NODE
@@ -62,9 +61,7 @@ def _plug_into_bridge(vm: Namespace, side: NodeSide) -> None:
 def _certificates(lab: Lab, folder: Path) -> None:
     """The mesh's trust anchor, and what SPIRE on this machine signs under: ca.crt and ca.key."""
     keys = lab.cluster.pki
-    anchor = ("--trust-anchor", f"{keys}/ta.crt", "--key", f"{keys}/ta.key")
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["ca", "issue", "--name", GROUP, *anchor, "--out", str(folder)]) == 0
+    pki.for_machine(folder, keys / "ta", GROUP)
     shutil.copy(keys / "ta.crt", folder / "ta.crt")
 
 

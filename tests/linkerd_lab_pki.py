@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
+from harness import cli
 from tests.mesh import openssl
 
 _NEW = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "365")
@@ -18,6 +21,14 @@ def root(folder: Path, name: str, common_name: str) -> None:
 def intermediate(folder: Path, name: str, issuer: str, common_name: str) -> None:
     extensions = (*_CA, "-addext", "basicConstraints=critical,CA:TRUE,pathlen:0", "-addext", f"subjectAltName=DNS:{common_name}")
     openssl("req", "-x509", *_NEW, *_issuer(folder, issuer), *extensions, "-subj", f"/CN={common_name}", *_out(folder, name))
+
+
+def for_machine(folder: Path, anchor: Path, name: str) -> Path:
+    """`folder` with what `meshexp ca issue` makes under `anchor`.{crt,key}: ca.crt, ca.key and trust-anchors.pem."""
+    words = ("--trust-anchor", f"{anchor}.crt", "--key", f"{anchor}.key", "--out", str(folder))
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert cli.main(["ca", "issue", "--name", name, *words]) == 0
+    return folder
 
 
 def leaf(folder: Path, name: str, issuer: str, subject: str, names: str = "") -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 import signal
 
-from harness import cli
 from tests import linkerd_lab_control
 from tests import linkerd_lab_pki as pki
 from tests.linkerd_lab import Lab
@@ -52,9 +49,7 @@ def new_issuers(lab: Lab) -> None:
 def new_intermediate(lab: Lab, vm: Vm) -> None:
     """As `meshexp ca issue` makes it elsewhere, copied over the one that the machine has."""
     keys, fresh = lab.cluster.pki, vm.folder / "fresh"
-    anchor = ("--trust-anchor", f"{keys}/new.crt", "--key", f"{keys}/new.key")
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["ca", "issue", "--name", vm.name, *anchor, "--out", str(fresh)]) == 0
+    pki.for_machine(fresh, keys / "new", vm.name)
     for name in ("ca.key", "ca.crt"):
         (fresh / name).replace(vm.folder / "ca" / name)
     shutil.rmtree(fresh)

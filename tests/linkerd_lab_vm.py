@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from harness import cli
+from tests import linkerd_lab_pki as pki
 from tests.linkerd_lab_box import PATH, Box, wait, which
 from tests.linkerd_lab_cluster import NODE, PROXY_UID, TRUST_DOMAIN, Cluster
 from tests.mesh import ENVIRONMENT as MESH_ENVIRONMENT
@@ -55,9 +54,7 @@ class Vm:
 
     def set_up(self, **sections: Any) -> None:
         self.box.link(self.cluster.node, "br0", f"{self.address}/24")
-        anchor = ("--trust-anchor", f"{self.cluster.pki}/ta.crt", "--key", f"{self.cluster.pki}/ta.key")
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert cli.main(["ca", "issue", "--name", self.name, *anchor, "--out", f"{self.folder}/ca"]) == 0
+        pki.for_machine(self.folder / "ca", self.cluster.pki / "ta", self.name)
         self.configure(**sections)
         self.box.start("app", PYTHON, str(TRAFFIC), "serve", self.name, str(APP_PORT), f"{self.folder}/unready", uid=APP_UID)
 

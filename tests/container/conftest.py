@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def playground(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
+    if os.geteuid() != 0 or engine.MISSING:
+        pytest.skip(engine.WHY if engine.MISSING else "containers need root")
     real = not linkerd_lab.MISSING
     package = ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1]
     with contextlib.ExitStack() as stack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from typing import Any, Protocol
 
 import yaml
 
-from harness import cli
 from tests.container import debian
 from tests.container.engine import Engine
 from tests.linkerd_lab_box import PATH, wait
@@ -215,12 +213,4 @@ def root_folder(folder: Path, anchor: Path) -> Path:
     folder.mkdir()
     for suffix in ("crt", "key"):
         shutil.copy(anchor.with_suffix(f".{suffix}"), folder / f"ca.{suffix}")
-    return folder
-
-
-def intermediate_folder(folder: Path, anchor: Path, name: str) -> Path:
-    """What `meshexp ca issue` makes."""
-    words = ("--trust-anchor", f"{anchor}.crt", "--key", f"{anchor}.key", "--out", str(folder))
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["ca", "issue", "--name", name, *words]) == 0
     return folder

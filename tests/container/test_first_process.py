@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
 
-from tests.container import engine
 from tests.container.playground import IMAGE, Playground
 from tests.linkerd_lab_box import wait
-
-if os.geteuid() != 0 or engine.MISSING:
-    pytest.skip(engine.WHY if engine.MISSING else "containers need root", allow_module_level=True)
 
 CAPABILITIES = ("NET_ADMIN", "SETUID", "SETGID", "SETPCAP", "KILL")
 _WORKLOAD = """

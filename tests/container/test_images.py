@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from harness import __version__
-from tests.container import engine
 from tests.container.conftest import PROGRAMS
 from tests.container.playground import BASE, IMAGE, Playground
 from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import TRUST_DOMAIN
 from tests.mesh import certificates
-
-if os.geteuid() != 0 or engine.MISSING:
-    pytest.skip(engine.WHY if engine.MISSING else "containers need root", allow_module_level=True)
 
 
 def alone(playground: Playground, image: str, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:

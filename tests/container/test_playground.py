@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 
 import pytest
 import yaml
 
-from tests.container import engine
+from tests import linkerd_lab_pki as pki
 from tests.container.color_pod import color_pod
-from tests.container.playground import MANIFESTS, NAMESPACE, Playground, intermediate_folder, shares
+from tests.container.playground import MANIFESTS, NAMESPACE, Playground, shares
 from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import NODE, TRUST_DOMAIN
 from tests.linkerd_lab_vm import ENVIRONMENT
-
-if os.geteuid() != 0 or engine.MISSING:
-    pytest.skip(engine.WHY if engine.MISSING else "containers need root", allow_module_level=True)
 
 FACE, SMILEY, COLOR = (f"{name}.{NAMESPACE}.svc.cluster.local" for name in ("face", "smiley", "color"))
 GRINNING, HEART_EYES, BLUE, GREEN = "&#x1F603;", "&#x1F60D;", "#66CCEE", "#228833"
@@ -48,7 +44,7 @@ def test_the_key_of_a_root_works_and_is_warned_of(faces: Playground) -> None:
 
 def test_a_second_face_joins_by_an_intermediate_and_is_balanced_over_and_leaves_without_a_lost_request(faces: Playground) -> None:
     if faces.real:  # the embedded stand-in for SPIRE signs under any CA
-        certs = intermediate_folder(faces.mesh.cluster.folder / "face-2-ca", faces.mesh.cluster.pki / "ta", "face-2")
+        certs = pki.for_machine(faces.mesh.cluster.folder / "face-2-ca", faces.mesh.cluster.pki / "ta", "face-2")
     else:
         certs = faces.certs
     faces.join("face-2", "face", certs=certs, DELAY_BUCKETS="0,10,20")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cli
+from tests import linkerd_lab_pki as pki
 from tests.linkerd.conftest import SMILEY, Mesh
 from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import TRUST_DOMAIN
@@ -38,10 +37,7 @@ def group(mesh: Mesh) -> None:
 
 def configure(vm: Vm) -> None:
     """Beside what the machine's first workload has, with a SPIRE of its own."""
-    pki = vm.cluster.pki
-    anchor = ("--trust-anchor", f"{pki}/ta.crt", "--key", f"{pki}/ta.key")
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["ca", "issue", "--name", f"{vm.name}-api", *anchor, "--out", f"{vm.folder}/ca-api"]) == 0
+    pki.for_machine(vm.folder / "ca-api", vm.cluster.pki / "ta", f"{vm.name}-api")
     first: dict[str, Any] = yaml.safe_load((vm.folder / "etc" / "harness.yaml").read_text())
     authority = {"ca_cert": f"{vm.folder}/ca-api/ca.crt", "ca_key": f"{vm.folder}/ca-api/ca.key", "port": 8181}
     own = {

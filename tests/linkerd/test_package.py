@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import __version__
 from tests.linkerd.conftest import SMILEY, Mesh
 from tests.linkerd_lab_package import ADDRESS, GROUP, HOST, calls, packaged
 from tests.package.conftest import NEWER, Debs, debian, debs, installed  # noqa: F401
-from tests.package.machine import PROXY, UNIT, Machine
+from tests.package.machine import PROXY, UNIT, UPGRADE, Machine
 
 pytestmark = pytest.mark.root
 RATE = 50.0  # each way; `python3 -m bench real`: 200
@@ -25,18 +24,14 @@ def vm(mesh: Mesh, installed: tuple[Path, ...]) -> Iterator[Machine]:  # noqa: F
 
 
 def test_the_harness_is_started_anew_and_upgraded(mesh: Mesh, vm: Machine, debs: Debs) -> None:  # noqa: F811
-    upgrade = ("apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confold", "install", vm.put(debs.newer))
+    newer = vm.put(debs.newer)
     proxy, told = vm.pid(PROXY), mesh.lab.workloads()[ADDRESS]["metadata"]
     by_mutual_tls = ('direction="outbound"', 'tls="true"', f'server_id="spiffe://root.linkerd.cluster.local/{GROUP}"')
     before = mesh.client.metrics("request_total", *by_mutual_tls)
     with mesh.client.load(HOST, RATE) as inward, calls(vm, SMILEY, RATE) as outward:
         time.sleep(1)
-        for change, version in ((("systemctl", "restart", UNIT), __version__), (upgrade, NEWER)):
-            daemon = vm.pid()
-            vm.run(*change)
-            vm.wait(lambda daemon=daemon: vm.pid() not in (0, daemon))  # type: ignore[misc]
-            vm.wait_ready()
-            assert vm.status()["version"] == version
+        vm.change_daemon("systemctl", "restart", UNIT)
+        vm.change_daemon(*UPGRADE, newer, version=NEWER)
         time.sleep(1)
     for load in (inward, outward):
         load.check()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import host_state
+from harness import __version__
 from tests.mesh import NODE, ROOT, VM, Mesh, certificates, openssl
 from tests.namespaces import Namespace, connect, namespace
 from tests.package import cgroup
@@ -24,6 +25,7 @@ from tests.package.root import PATH
 CHECKOUT = "/opt/checkout"
 UNIT, PROXY = "meshexp-harness.service", "meshexp-proxy.service"
 PODS = "10.42.0.10"
+UPGRADE = ("apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confold", "install")
 
 
 def plug_into_node(vm: Namespace, mesh: Mesh) -> None:
@@ -115,6 +117,13 @@ class Machine:
         )  # fmt: skip
         assert not (check and done.returncode), f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}\n{self.journal()}"
         return done.stdout
+
+    def change_daemon(self, *argv: str, version: str = __version__) -> None:
+        """The command ends in another daemon, of `version`, which is ready."""
+        daemon = self.pid()
+        self.run(*argv)
+        self.wait(lambda: self.pid() not in (0, daemon) and self.status().get("version") == version)
+        self.wait_ready()
 
     def succeeds(self, *argv: str) -> bool:
         return subprocess.run([*self.enter, *argv], capture_output=True, check=False, timeout=60).returncode == 0

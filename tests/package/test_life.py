@@ -15,7 +15,7 @@ from harness import __version__
 from tests.mesh import VM, on_path
 from tests.package.conftest import NEWER, Debs
 from tests.package.instance import API_USER, add_api
-from tests.package.machine import PODS, PROXY, UNIT, Machine, machine
+from tests.package.machine import PODS, PROXY, UNIT, UPGRADE, Machine, machine
 from tests.package.root import layered
 
 REAL = {name: on_path(name) for name in ("linkerd2-proxy", "spire-server", "spire-agent")}
@@ -44,11 +44,9 @@ def join(vm: Machine, **sections: Any) -> None:
 
 def survives(vm: Machine, ways: tuple[str, ...], *change: str, version: str = __version__) -> None:
     """The command changes the daemon for one of `version`, and nobody notices."""
-    proxy, daemon = vm.pid(PROXY), vm.pid()
+    proxy = vm.pid(PROXY)
     with vm.traffic(*ways):
-        vm.run(*change)
-        vm.wait(lambda: vm.pid() not in (0, daemon) and vm.status().get("version") == version)
-        vm.wait_ready()
+        vm.change_daemon(*change, version=version)
     assert vm.pid(PROXY) == proxy, f"the proxy lived through {' '.join(change)}"
 
 
@@ -125,9 +123,8 @@ def test_a_whole_life(vm: Machine, debs: Debs, sections: dict[str, Any]) -> None
 
     survives(vm, ways, "systemctl", "restart", UNIT)
     conffile = vm.file("/etc/meshexp/harness.yaml").read_text()
-    apt = ("apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confold", "install")
-    survives(vm, ways, *apt, vm.put(debs.newer), version=NEWER)
-    survives(vm, ways, *apt, "--allow-downgrades", vm.put(debs.present))
+    survives(vm, ways, *UPGRADE, vm.put(debs.newer), version=NEWER)
+    survives(vm, ways, *UPGRADE, "--allow-downgrades", vm.put(debs.present))
     assert vm.file("/etc/meshexp/harness.yaml").read_text() == conffile, "what was edited by hand is kept"
     assert vm.status()["workload"]["name"] == name
 

@@ -16,7 +16,8 @@ from harness.invitation import AgentIdentity, Invitation, LocalIdentity
 from harness.messages import PodRoute
 from harness.paths import Paths
 from harness.values import parse_address, parse_host_port, parse_label, parse_network, parse_spiffe_id
-from tests.container.playground import intermediate_folder, root_folder
+from tests.container.playground import root_folder
+from tests.linkerd_lab_pki import for_machine
 from tests.mesh import certificates
 
 GIVEN = {"WORKLOAD_NAME": "face", "WORKLOAD_NAMESPACE": "faces"}
@@ -65,7 +66,7 @@ def test_the_root_and_its_key_work_with_a_warning(anchor: Path, tmp_path: Path) 
 
 
 def test_an_intermediate_needs_its_root_beside_it_and_no_warning(anchor: Path, tmp_path: Path) -> None:
-    certs = intermediate_folder(tmp_path / "certs", anchor, "face-1")
+    certs = for_machine(tmp_path / "certs", anchor, "face-1")
     config, setup = configured(certs, tmp_path, GIVEN)
     assert setup.warnings == () and not config.identity.local.allow_root_key
     assert config.controller.trust_anchors == f"{certs}/trust-anchors.pem"
