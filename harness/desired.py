@@ -82,6 +82,7 @@ class Progress:
     """By the rules of this machine's other workloads, for which the proxy's own connections are a program's like any."""
     registration: Registration | None = None
     probe_failure: str | None = None
+    probes_decided: bool = True
     proxy_certified: bool = False
     proxy_lost_seconds: float = 0.0
     redirected: bool = False
@@ -104,14 +105,13 @@ class Desired:
 
 def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desired:
     known = progress.registration
-    proxy = _proxy(config, machine, known, progress) if known else None
     return Desired(
         routes=routes(config, known),
         dns=_dns(config, machine, known),
         identity=identity(config, machine, known),
         registration=_registration(config, machine, progress),
         probes=_probes(config, machine, known) if known else None,
-        proxy=proxy,
+        proxy=_proxy(config, machine, known, progress) if known else None,
         redirect=_redirect(config, machine, known) if known and _may_redirect(config, progress) else None,
     )
 
@@ -180,8 +180,8 @@ def readiness(progress: Progress, redirect_wanted: bool) -> Readiness:
     if redirect_wanted and not progress.redirected:
         return Readiness(False, Reason.REDIRECT_MISSING, "the redirect is not in place")
     if progress.probe_failure is not None:
-        return Readiness(False, Reason.PROBE_FAILED, progress.probe_failure[:256])
-    return Readiness(True, Reason.READY)
+        return Readiness(False, Reason.PROBE_FAILED, progress.probe_failure[:256], decided=progress.probes_decided)
+    return Readiness(True, Reason.READY, decided=progress.probes_decided)
 
 
 def routes(config: schema.Config, known: Registration | None) -> tuple[Route, ...]:

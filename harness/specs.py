@@ -135,6 +135,8 @@ class Readiness:
     ready: bool
     reason: Reason
     message: str = ""
+    decided: bool = True
+    """False: too early to say, so what was last reported, maybe by the daemon before this one, stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,11 +59,14 @@ class Lab:
     def kill_controller(self) -> None:
         self.cluster.node.stop("controller", signal.SIGKILL)
 
-    def group(self, name: str, failures: int = 1, **spec: Any) -> None:
-        """An ExternalGroup whose probe follows within a second, or after some failures, and a Service for it."""
+    def group(self, name: str, failures: int = 1, delay: int = 0, **spec: Any) -> None:
+        """An ExternalGroup whose probe follows within a second, or after some failures, and a Service for it.
+
+        `delay`: seconds before the first probe.
+        """
         http = {"port": APP_PORT, "path": "/ready", "host": "127.0.0.1", "scheme": "HTTP"}
         template = {"metadata": {"labels": {"service": name}}, "ports": [{"name": "http", "port": APP_PORT}]}
-        probe = {"httpGet": http, "initialDelaySeconds": 0, "periodSeconds": 1, "failureThreshold": failures}
+        probe = {"httpGet": http, "initialDelaySeconds": delay, "periodSeconds": 1, "failureThreshold": failures}
         self.cluster.apply(
             {
                 "apiVersion": "workload.meshexp.io/v1alpha1",

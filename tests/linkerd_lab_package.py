@@ -29,7 +29,8 @@ TRAFFIC = ("/usr/bin/python3", f"{CHECKOUT}/tests/linkerd_lab_traffic.py")
 @contextlib.contextmanager
 def packaged(lab: Lab, *layers: Path) -> Iterator[Machine]:
     """Ready. `layers`: of a file system into which the package was installed, the first one uppermost."""
-    lab.group(GROUP, failures=5)  # a busy machine is slow to answer now and then
+    # A busy machine is slow to answer now and then; a daemon that is started anew registers long before its first probe.
+    lab.group(GROUP, failures=5, delay=2)
     node = Namespace(lab.cluster.node.pid)
     with tempfile.TemporaryDirectory(prefix="meshexp-lab-", ignore_cleanup_errors=True) as name, layered(*layers) as root:
         folder = Path(name)

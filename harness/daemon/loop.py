@@ -213,6 +213,7 @@ class Daemon:
             left_alone=proxy.pid is not None or machine.left_alone(self._paths, self._machine.user.uid),
             registration=known,
             probe_failure=probes.failing,
+            probes_decided=probes.decided,
             proxy_certified=proxy.certified,
             proxy_lost_seconds=now - self._proxy_seen,
             cordon=read_cordon(self._paths),

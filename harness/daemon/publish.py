@@ -89,7 +89,7 @@ class Publisher:
             reported=registration.reported,
             neighbours=neighbours,
             counters=counters,
-            probes=tuple(zip(probes.probes, probes.health, strict=True)),
+            probes=tuple(zip(probes.probes or (), probes.health, strict=True)),
             calls=parts.calls,
             boot=boot,
             began=self._began,

@@ -40,21 +40,30 @@ def count(health: Health, probe: Probe, failure: str | None) -> Health:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    probes: tuple[Check, ...] = ()
+    """`probes` is None before a registration has told of them."""
+
+    probes: tuple[Check, ...] | None = None
     health: tuple[Health, ...] = ()
 
     @property
     def failing(self) -> str | None:
         """Why the application is not ready; None when it is. No probes: ready."""
-        return next((h.why or "has not passed often enough" for h in self.health if not h.ready), None)
+        unready = sorted((h for h in self.health if not h.ready), key=lambda h: h.failed == 0)
+        return next((h.why or "has not passed often enough" for h in unready), None)
+
+    @property
+    def decided(self) -> bool:
+        """False while the probes say neither that it is ready nor that it is not."""
+        unready = [h for h in self.health if not h.ready]
+        return self.probes is not None and (not unready or any(h.failed for h in unready))
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    probes: tuple[Check, ...]
+    probes: tuple[Check, ...] | None
 
     def __str__(self) -> str:
-        return f"run {len(self.probes)} readiness probes"
+        return f"run {len(self.probes or ())} readiness probes"
 
 
 class Probes:
@@ -62,7 +71,7 @@ class Probes:
 
     def __init__(self, check: Callable[[Check], Awaitable[str | None]], clock: Clock, wake: Callable[[str], None]) -> None:
         self._check, self._clock, self._wake = check, clock, wake
-        self._probes: tuple[Check, ...] = ()
+        self._probes: tuple[Check, ...] | None = None
         self._health: list[Health] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,14 +79,15 @@ class Probes:
         return Observed(self._probes, tuple(self._health))
 
     def diff(self, desired: tuple[Check, ...] | None, observed: Observed) -> tuple[Watch, ...]:
-        return (Watch(desired or ()),) if (desired or ()) != observed.probes else ()
+        return (Watch(desired),) if desired != observed.probes else ()
 
     async def apply(self, action: Watch) -> None:
         for task in self._tasks:
             task.cancel()
         self._probes = action.probes
-        self._health = [Health() for _ in action.probes]
-        self._tasks = [tasks.spawn(self._run(i, check)) for i, check in enumerate(action.probes)]
+        checks = action.probes or ()
+        self._health = [Health() for _ in checks]
+        self._tasks = [tasks.spawn(self._run(i, check)) for i, check in enumerate(checks)]
 
     async def _run(self, index: int, check: Check) -> None:
         probe = check.probe

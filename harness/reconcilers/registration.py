@@ -133,7 +133,7 @@ class RegistrationKeeper:
         if observed.registration is None or observed.request != desired.request:
             return (Register(desired),)
         actions: list[Action] = [] if observed.watching else [Follow(desired)]
-        if observed.reported != desired.readiness:
+        if desired.readiness.decided and observed.reported != desired.readiness:
             actions.append(Report(desired))
         return tuple(actions)
 

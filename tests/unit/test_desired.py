@@ -170,6 +170,12 @@ def test_ready_or_the_first_reason_why_not(changes: dict[str, object], reason: R
     assert found.ready is (reason is Reason.READY)
 
 
+def test_only_what_the_probes_alone_could_say_is_undecided() -> None:
+    assert not readiness(builders.progress(probes_decided=False, probe_failure="not checked yet"), redirect_wanted=True).decided
+    for known in ({"cordon": "repair"}, {"proxy_certified": False}, {"redirected": False}):
+        assert readiness(builders.progress(probes_decided=False, **known), redirect_wanted=True).decided
+
+
 def test_a_redirect_that_is_switched_off_is_not_waited_for() -> None:
     assert readiness(builders.progress(redirected=False), redirect_wanted=False).ready
 

@@ -47,3 +47,18 @@ def test_the_thresholds_are_kept(results: list[bool], failures: int, successes: 
 def test_a_group_without_probes_is_ready_and_a_failing_one_says_why() -> None:
     assert Observed().failing is None
     assert Observed((Check(probe()),), (follow([False], probe()),)).failing == "refused"
+
+
+def test_it_is_decided_when_all_have_passed_or_one_has_failed() -> None:
+    """A daemon that is started anew must not call an application not ready that it has not asked yet."""
+
+    def seen(*results: list[bool]) -> Observed:
+        spec = probe(successes=2)
+        return Observed((Check(spec),) * len(results), tuple(follow(r, spec) for r in results))
+
+    assert not Observed().decided, "the group's probes are not known yet"
+    assert Observed(()).decided
+    assert not seen([]).decided and not seen([True]).decided and not seen([True, True], []).decided
+    assert seen([True, True]).decided and seen([False]).decided
+    assert seen([], [False]).decided and seen([], [False]).failing == "refused"
+    assert seen([True, True, False, False, False]).decided

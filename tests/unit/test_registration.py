@@ -196,6 +196,20 @@ def test_once_registered_a_lost_controller_changes_nothing_but_the_condition(tmp
     run(tmp_path, body)
 
 
+def test_what_is_not_decided_is_not_told(tmp_path: Path) -> None:
+    """The daemon before this one may have said ready, and that stays until there is something else to say."""
+
+    async def body(bench: Bench) -> None:
+        waiting = Readiness(False, Reason.PROBE_FAILED, "not checked yet", decided=False)
+        assert (await bench.cycle(spec(waiting))).registration is not None
+        assert bench.controller.reports == []
+        await bench.cycle(spec())
+        await bench.cycle(spec(waiting))
+        assert [r.reason for r in bench.controller.reports] == [Reason.READY]
+
+    run(tmp_path, body)
+
+
 def test_after_a_lost_connection_the_state_is_told_again(tmp_path: Path) -> None:
     async def body(bench: Bench) -> None:
         await bench.cycle(spec())
