@@ -21,7 +21,8 @@ from controller.kubernetes.client import Client
 from controller.kubernetes.store import KubernetesStore
 from harness.errors import TemporaryError
 from tests import kubernetes_support
-from tests.kubernetes_site import Site, wait
+from tests.kubernetes_site import Site
+from tests.waiting import wait
 
 JOINING, HELD, FLIPS = 1000, 5000, 100
 REST_SECONDS = 60.0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.record import Record, record
 from tests.linkerd_lab import MISSING, WHY, Lab, lab
-from tests.linkerd_lab_box import Box, wait
+from tests.linkerd_lab_box import Box
 from tests.linkerd_lab_cluster import CLUSTER_NETWORKS, PROXY_UID, SUFFIX, TRUST_DOMAIN
 from tests.linkerd_lab_endpoints import Endpoints
 from tests.linkerd_lab_package import HOST, packaged
@@ -29,6 +29,7 @@ from tests.mesh import ROOT
 from tests.package import root
 from tests.package.conftest import NEWER, NEXT, install, make_newer
 from tests.package.machine import UNIT, UPGRADE
+from tests.waiting import wait
 
 JOINS, RATE, TTL, ROTATION_SECONDS = 5, 200.0, 60, 600.0
 SMILEY = f"smiley.{NAMESPACE}.svc.cluster.local"

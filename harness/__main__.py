@@ -6,8 +6,9 @@ import sys
 
 
 def main() -> None:
-    from harness import cli
+    from harness import cli, lean_imports
 
+    lean_imports.apply()
     sys.exit(cli.main())
 
 

@@ -117,18 +117,14 @@ def _verb_of(words: Sequence[str]) -> str:
 
 
 def _run(_: argparse.Namespace) -> int:
-    from harness import lean_imports
-
-    lean_imports.apply()
-
     from harness import log
     from harness.clock import SystemClock
     from harness.config import load
     from harness.daemon import head_start, machine, waiting
-    from harness.system import systemd
+    from harness.system import privileges, systemd
 
     where = paths.from_environment()
-    machine.check_privileges()
+    privileges.check()
     if systemd.supervised() and load.is_unconfigured(where, os.environ):
         return waiting.run(where)
     config = load.load(where, os.environ)

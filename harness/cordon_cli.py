@@ -27,10 +27,12 @@ def cordon(paths: Paths, reason: str) -> int:
 
 
 def uncordon(paths: Paths) -> int:
+    from harness.system import privileges
+
     if not paths.cordon.exists():
         print("not cordoned")
         return 0
-    _check_privileges()
+    privileges.check()
     paths.cordon.unlink()
     if _told(paths, lambda reported: reported.get("reason") != "Cordoned"):
         print("uncordoned; traffic comes again when the machine is ready")
@@ -60,16 +62,10 @@ def drain(paths: Paths, reason: str, timeout: float | None) -> int:
     return 1 if number else 0
 
 
-def _check_privileges() -> None:
-    from harness.daemon import machine
-
-    machine.check_privileges()
-
-
 def _set(paths: Paths, reason: str) -> None:
-    from harness.system import files
+    from harness.system import files, privileges
 
-    _check_privileges()
+    privileges.check()
     files.write_json(paths.cordon, {"reason": reason, "since": time.time()}, mode=0o644)
 
 

@@ -31,9 +31,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     import asyncio
 
-    from harness.daemon import machine
+    from harness.system import privileges
 
-    machine.check_privileges()
+    privileges.check()
     verbs = {"show": _show, "apply": _apply, "remove": _remove, "test": _test}
     return asyncio.run(verbs[options.what](options))
 

@@ -6,7 +6,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from controller.manifest import GROUP_API
 from tests.controller_support import TRUST_DOMAIN, Authority, group_object
 from tests.kubernetes_support import ROOT, Cluster, end, spawn
 from tests.ports import free_port
+from tests.waiting import wait
 
 SERVER_NAME = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local"
 LEASES = "coordination.k8s.io/v1/namespaces/meshexp/leases"
@@ -121,15 +121,6 @@ class Site:
         """Each kind by one call: kubectl would delete thousands one by one, fifty a second."""
         for path in ("workload.linkerd.io/v1beta1/namespaces/faces/externalworkloads", LEASES):
             self.cluster.kubectl("delete", "--raw", f"/apis/{path}")
-
-
-def wait(holds: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "") -> float:
-    """Seconds until it holds; AssertionError when it does not."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, why()
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 def _json(text: str) -> dict[str, Any]:

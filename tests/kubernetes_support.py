@@ -66,7 +66,7 @@ class Cluster:
         return Client(access.from_kubeconfig(self.kubeconfig()), **options)
 
     def kubectl(self, *arguments: str, given: str = "", check: bool = True, kubeconfig: str = "") -> str:
-        environment = {**os.environ, "KUBECONFIG": kubeconfig or self.kubeconfig()}
+        environment = {**os.environ, "KUBECONFIG": kubeconfig or self.kubeconfig(), "KUBECACHEDIR": f"{self.folder}/kubectl"}
         done = subprocess.run(
             [kubectl(), *arguments], input=given, text=True, capture_output=True, env=environment, timeout=60, check=False
         )

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tests import linkerd_lab_control
-from tests.linkerd_lab_box import Box, box, wait, which
+from tests.linkerd_lab_box import Box, box, which
 from tests.linkerd_lab_cluster import NODE, Cluster, cluster
 from tests.linkerd_lab_vm import APP_PORT, ENVIRONMENT, NAMESPACE, Vm
 from tests.mesh import ROOT
+from tests.waiting import wait
 
 PROGRAMS = (
     "linkerd", "linkerd-controller", "linkerd-policy-controller", "linkerd2-proxy", "spire-server", "spire-agent",

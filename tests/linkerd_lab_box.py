@@ -7,14 +7,15 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from demo.machine import NAMESPACES
+from tests.waiting import wait
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"PATH": PATH} | {name: value for name, value in os.environ.items() if name == "GOGC"}
 # bash reaps whatever its descendants leave behind.
 _INIT = """
 hostname "$1"
@@ -50,7 +51,7 @@ class Box:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [*self.enter, *_as(uid), *argv],
-                env={"PATH": PATH, **(env or {})},
+                env={**_ENVIRONMENT, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -62,7 +63,7 @@ class Box:
         """Exit code and all output."""
         done = subprocess.run(
             [*self.enter, *_as(uid), *argv], input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={"PATH": PATH, **(env or {})}, timeout=120, check=False, cwd="/",
+            env={**_ENVIRONMENT, **(env or {})}, timeout=120, check=False, cwd="/",
         )  # fmt: skip
         return done.returncode, done.stdout
 
@@ -126,15 +127,6 @@ def box(name: str, folder: Path, dns: str) -> Iterator[Box]:
 
 def which(name: str) -> str | None:
     return shutil.which(name, path=PATH)
-
-
-def wait(holds: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "", every: float = 0.05) -> float:
-    """Seconds until it holds; AssertionError when it does not."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, f"not within {seconds} s: {why()}"
-        time.sleep(every)
-    return time.monotonic() - began
 
 
 def _as(uid: int | None) -> list[str]:

@@ -23,7 +23,8 @@ import yaml
 
 from demo.machine import BRIDGE
 from tests import linkerd_lab_pki as pki
-from tests.linkerd_lab_box import PATH, Box, box, wait
+from tests.linkerd_lab_box import PATH, Box, box
+from tests.waiting import wait
 
 NODE, POD_GATEWAY, IDENTITY, DESTINATION = "10.77.0.1", "10.42.0.1", "10.42.0.11", "10.42.0.12"
 POD_CIDR, SERVICE_CIDR, API = "10.42.0.0/24", "10.96.0.0/16", f"https://{NODE}:6443"
@@ -66,9 +67,8 @@ class Cluster:
         return self.folder / "pki"
 
     def kubectl(self, *words: str, given: str = "") -> str:
-        return self.node.do(
-            "kubectl", "--request-timeout=20s", *words, given=given, env={"KUBECONFIG": f"{self.folder}/admin.kubeconfig"}
-        )
+        env = {"KUBECONFIG": f"{self.folder}/admin.kubeconfig", "KUBECACHEDIR": f"{self.folder}/kubectl"}
+        return self.node.do("kubectl", "--request-timeout=20s", *words, given=given, env=env)
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=yaml.safe_dump_all(objects))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests import linkerd_lab_pki as pki
-from tests.linkerd_lab_box import Box, wait
+from tests.linkerd_lab_box import Box
 from tests.linkerd_lab_cluster import (
     ACCOUNTS,
     CLUSTER_NETWORKS,
@@ -16,6 +16,7 @@ from tests.linkerd_lab_cluster import (
     SUFFIX,
     Cluster,
 )
+from tests.waiting import wait
 
 _CONTROL = "linkerd.svc.cluster.local."
 SERVICES = (

@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import API, Cluster
 from tests.linkerd_lab_vm import NAMESPACE
+from tests.waiting import wait
 
 
 class Endpoints:

@@ -17,10 +17,11 @@ from typing import Any
 import yaml
 
 from tests import linkerd_lab_pki as pki
-from tests.linkerd_lab_box import PATH, Box, wait, which
+from tests.linkerd_lab_box import PATH, Box, which
 from tests.linkerd_lab_cluster import NODE, PROXY_UID, TRUST_DOMAIN, Cluster
 from tests.mesh import ENVIRONMENT as MESH_ENVIRONMENT
 from tests.mesh import ROOT
+from tests.waiting import wait
 
 NAMESPACE, APP_PORT, APP_UID, SERVER_UID, AGENT_UID = "faces", 8000, 2105, 2106, 2107
 MACHINES = "10.77.0.64/26"  # without the node's own address

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from tests import waiting
 from tests.namespaces import Namespace, connect, namespace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,12 +141,8 @@ class Mesh:
     def condition(self, name: str) -> dict[str, Any]:
         return next((dict(c) for c in self.status()["conditions"] if c["name"] == name), {})
 
-    def wait(self, what: Callable[[], bool], seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds} s\n{json.dumps(self.status(), indent=1)}\n{self.logs()}")
-            time.sleep(0.02)
+    def wait(self, what: Callable[[], object], seconds: float = 60.0) -> float:
+        return waiting.wait(what, seconds, lambda: f"{json.dumps(self.status(), indent=1)}\n{self.logs()}", every=0.02)
 
     def wait_ready(self) -> None:
         self.wait(lambda: bool(self.status().get("phase") == "Ready" and self.status().get("ready")))

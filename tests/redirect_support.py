@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from harness.rules import Family, Hook, Inbound, Outbound, RedirectSpec, Rule, Rules, merge_networks, merge_ports
+from harness.system.iptables import Iptables
+from harness.system.nftables import Nftables
+from harness.system.redirect_table import Backend
 from harness.values import IPNetwork, PortRange
 
 PROXY_UID = 2102
+KINDS: dict[str, Callable[[], Backend]] = {"nftables": Nftables, "iptables": Iptables}
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -104,6 +108,17 @@ def machine() -> Iterator[Peer]:
             yield peer
         finally:
             sh(f"ip netns del {peer.name}")
+
+
+@pytest.fixture(name="peer")
+def peer_fixture() -> Iterator[Peer]:
+    with machine() as peer:
+        yield peer
+
+
+@pytest.fixture(name="kind", params=list(KINDS))
+def kind_fixture(request: pytest.FixtureRequest, peer: Peer) -> str:
+    return str(request.param)
 
 
 ECHO = Path(__file__).parent / "children" / "redirect_echo.py"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 
 from harness import ca, cli, spire
@@ -22,6 +23,7 @@ from harness.values import HostPort, parse_spiffe_id
 from tests.mesh import NODE, TRUST_DOMAIN, Mesh, mesh, on_path, openssl
 
 SERVER_UID, AGENT_UID, PROXY_UID = 2106, 2107, 2102
+ID = "spiffe://root.linkerd.cluster.local/face"
 SPIRE = on_path("spire-server") is not None and on_path("spire-agent") is not None
 MISSING = "spire-server and spire-agent are in no registry, and not on PATH"
 UNIT_CAPABILITIES = "-all,+net_admin,+net_raw,+setuid,+setgid,+setpcap,+kill"
@@ -190,6 +192,19 @@ def machine(**sections: Any) -> Iterator[Machine]:
         found.issue()
         found.configure()
         yield found
+
+
+@pytest.fixture(name="vm")
+def vm_fixture() -> Iterator[Machine]:
+    with machine() as found:
+        yield found
+
+
+@pytest.fixture(name="joined")
+def joined_fixture(vm: Machine) -> Machine:
+    vm.start()
+    vm.ready()
+    return vm
 
 
 def certificate(path: Path) -> x509.Certificate:

@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
+
+from tests import waiting
 
 REPOSITORY = Path(__file__).parent.parent
 TRUST_DOMAIN = "root.linkerd.cluster.local"
@@ -73,11 +74,7 @@ def write_pem(path: Path, *items: x509.Certificate | Key) -> Path:
     return path
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
+until = waiting.wait
 
 
 def accepts(path: Path) -> bool:

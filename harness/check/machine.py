@@ -11,10 +11,9 @@ from harness import check_problems as problems
 from harness.check.context import Context
 from harness.check.report import Judge, Result
 from harness.config import schema
-from harness.daemon import machine
 from harness.errors import HarnessError
 from harness.problems import METRICS_NOT_EXPORTED, REDIRECT_BACKEND_UNAVAILABLE
-from harness.system import process, redirect_backend, tcp_sockets
+from harness.system import privileges, process, redirect_backend, tcp_sockets
 from harness.system.nftables import Nftables
 
 OTHERS = 0o077
@@ -45,7 +44,7 @@ async def gather(context: Context) -> Facts:
         backend_error, kernel = ("", error.message) if backend else (error.message, "")
     return Facts(
         exposed=tuple(str(path) for path in secrets(context) if is_exposed(path)),
-        privileges=_message(machine.check_privileges),
+        privileges=_message(privileges.check),
         users=_users(config),
         backend=backend,
         backend_error=backend_error,

@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from harness.clock import SystemClock
-from harness.daemon import compose
-from harness.daemon.machine import check_privileges
+from harness.daemon import names
 from harness.errors import ConfigError, HarnessError
 from harness.paths import Paths, configured, is_name
 from harness.reconcilers.base import Reconciler
@@ -21,7 +20,7 @@ from harness.reconcilers.dns import Dns
 from harness.reconcilers.proxy import NAME as PROXY
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.routes import Routes
-from harness.system import files, process, redirect_backend, units
+from harness.system import files, privileges, process, redirect_backend, units
 from harness.system.iptables import Iptables
 from harness.system.netlink import Netlink
 from harness.system.nftables import Nftables
@@ -38,7 +37,7 @@ def run(paths: Paths, after_exit: bool) -> int:
     Of the machine's first workload: all workloads' that ever were. after_exit: called by systemd when the daemon has ended; what
     the next daemon is to take over stays, and so do the other workloads.
     """
-    check_privileges()
+    privileges.check()
     meant = (paths,) if paths.instance or after_exit else everyone(paths)
     with contextlib.ExitStack() as locks:
         for one in meant:
@@ -99,7 +98,7 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
 def _dns(paths: Paths) -> Dns:
     clock = SystemClock()
     runners = Units() if units.booted() else process.Processes(paths.children, lambda name, line: None)
-    return compose.dns(paths, runners, "", clock, lambda reason: None)
+    return names.dns(paths, runners, "", clock, lambda reason: None)
 
 
 async def _try(what: str, step: Awaitable[object]) -> int:

@@ -12,6 +12,7 @@ from harness.clock import Clock
 from harness.config import schema
 from harness.daemon import machine
 from harness.daemon.head_start import HeadStart
+from harness.daemon.names import dns
 from harness.desired import Desired
 from harness.paths import Paths
 from harness.reconcilers.base import Reconciler
@@ -108,11 +109,6 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
         restart_proxy=proxy.restart,
         release=(proxy.release, keeper.release, names.release),
     )
-
-
-def dns(paths: Paths, runners: Any, chosen: str, clock: Clock, wake: Callable[[str], None]) -> Dns:
-    fronts = ResolvConf(paths.resolv_conf, paths.run / "resolv.conf"), ResolvedFront(resolved.Resolved(Netlink()))
-    return Dns(runners, fronts, chosen, paths.dnsmasq, clock, wake)
 
 
 async def _front(mode: schema.DnsMode, paths: Paths) -> str:

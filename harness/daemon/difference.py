@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness import paths
-from harness.daemon import machine, plan
+from harness.daemon import plan
 from harness.reconcilers import redirect, routes
+from harness.system import privileges
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
 from harness.system.redirect_table import BackendKind, Marks
@@ -17,7 +18,7 @@ from harness.system.redirect_table import BackendKind, Marks
 
 def run() -> int:
     """0 when all is as it should be, 1 when something differs, as diff(1)."""
-    machine.check_privileges()
+    privileges.check()
     lines = asyncio.run(_lines(paths.from_environment()))
     print("\n".join(lines) if lines else "# no difference")
     return 1 if lines else 0

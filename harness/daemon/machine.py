@@ -14,36 +14,14 @@ from typing import Any
 
 from harness.config import claims, load, schema
 from harness.desired import Machine, Others, workload_api
-from harness.errors import ConfigError, Fault, PermissionError_
+from harness.errors import ConfigError, Fault
 from harness.paths import Paths, configured
 from harness.specs import User
 from harness.system import addresses, files, process, redirect_exclusions
 from harness.system.proxy_store import Store
 from harness.values import IPAddress
 
-CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN = 5, 6, 7, 8, 12
 PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
-# KILL ends children that run under users of their own: without it there is no clean stop.
-NEEDED = {
-    CAP_NET_ADMIN: "CAP_NET_ADMIN",
-    CAP_SETUID: "CAP_SETUID",
-    CAP_SETGID: "CAP_SETGID",
-    CAP_SETPCAP: "CAP_SETPCAP",
-    CAP_KILL: "CAP_KILL",
-}
-
-
-def check_privileges() -> None:
-    """Raises PermissionError_ (exit 77) naming every capability that is missing."""
-    if os.geteuid() != 0:
-        raise PermissionError_(
-            "meshexp-harness sets routes and firewall rules and must run as root", "start it by its unit, or with sudo"
-        )
-    missing = [name for bit, name in NEEDED.items() if not process.holds(bit)]
-    if missing:
-        raise PermissionError_(
-            f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID, SETPCAP and KILL"
-        )
 
 
 def check_identity(config: schema.Config, environ: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from harness.daemon.compose import compose
 from harness.desired import Progress, desired
 from harness.problems import Problem, Severity
 from harness.reconcilers import routes
-from harness.system import files
+from harness.system import files, privileges
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Objection:
 
 
 def run(output: str) -> int:
-    machine.check_privileges()
+    privileges.check()
     steps = asyncio.run(actions(paths.from_environment()))
     if output == "json":
         print(json.dumps([_record(part, action) for part, action in steps], indent=2))

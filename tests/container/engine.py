@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.linkerd_lab_box import PATH, wait
+from tests.linkerd_lab_box import PATH
+from tests.waiting import wait
 
 # What Debian's docker.io consists of.
 PROGRAMS = ("dockerd", "docker", "containerd", "runc")

@@ -18,9 +18,10 @@ import yaml
 
 from tests.container import debian
 from tests.container.engine import Engine
-from tests.linkerd_lab_box import PATH, wait
+from tests.linkerd_lab_box import PATH
 from tests.linkerd_lab_cluster import NODE, POD_CIDR, SERVICE_CIDR, Cluster
 from tests.mesh import ROOT
+from tests.waiting import wait
 
 DNS = "10.96.0.10"  # of the cluster's DNS Service, as --dns names it
 NAMESPACE, NETWORK, IMAGE, BASE = "faces", "mesh-exp", "faces-external-workload", "demo-external-base"

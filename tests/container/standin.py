@@ -26,9 +26,10 @@ from demo.machine import BRIDGE
 from tests import linkerd_lab_cluster as lab_cluster
 from tests import linkerd_lab_pki as pki
 from tests.kubernetes_build import kube_apiserver, kubectl
-from tests.linkerd_lab_box import box, wait
+from tests.linkerd_lab_box import box
 from tests.linkerd_lab_cluster import NODE, SERVICE_CIDR, Cluster
 from tests.mesh import ENVIRONMENT, IDENTITY, ROOT, TRUST_DOMAIN
+from tests.waiting import wait
 
 NAMESPACE, PORT, SOURCE = "faces", 8086, "/opt/stand-in"
 POLL_SECONDS = 0.2
@@ -120,7 +121,7 @@ async def _serve(folder: Path) -> None:
     server = EndpointServer()
     await server.start(NODE, PORT)
     words = ("kubectl", "get", "services,externalworkloads", "-n", NAMESPACE, "-o", "json")
-    environment = {**os.environ, "KUBECONFIG": str(folder / "admin.kubeconfig")}
+    environment = {**os.environ, "KUBECONFIG": f"{folder}/admin.kubeconfig", "KUBECACHEDIR": f"{folder}/kubectl"}
     before: list[Any] = []
     while True:
         process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE, env=environment)

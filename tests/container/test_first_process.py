@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.container.playground import IMAGE, Playground
-from tests.linkerd_lab_box import wait
+from tests.waiting import wait
 
 CAPABILITIES = ("NET_ADMIN", "SETUID", "SETGID", "SETPCAP", "KILL")
 _WORKLOAD = """

@@ -9,9 +9,9 @@ import pytest
 from harness import __version__
 from tests.container.conftest import PROGRAMS
 from tests.container.playground import BASE, IMAGE, Playground
-from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import TRUST_DOMAIN
 from tests.mesh import certificates
+from tests.waiting import wait
 
 
 def alone(playground: Playground, image: str, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:

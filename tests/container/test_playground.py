@@ -12,9 +12,9 @@ import yaml
 from tests import linkerd_lab_pki as pki
 from tests.container.color_pod import color_pod
 from tests.container.playground import MANIFESTS, NAMESPACE, Playground, shares
-from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import NODE, TRUST_DOMAIN
 from tests.linkerd_lab_vm import ENVIRONMENT
+from tests.waiting import wait
 
 FACE, SMILEY, COLOR = (f"{name}.{NAMESPACE}.svc.cluster.local" for name in ("face", "smiley", "color"))
 GRINNING, HEART_EYES, BLUE, GREEN = "&#x1F603;", "&#x1F60D;", "#66CCEE", "#228833"

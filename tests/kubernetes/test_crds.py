@@ -13,8 +13,9 @@ from controller.kubernetes.store import KubernetesStore
 from controller.manifest import BUOYANT_GROUP_API, GROUP_API, GroupStatus, stored_group
 from controller.model import Condition, Key
 from tests.controller_support import group, group_object
-from tests.kubernetes_site import Site, wait
+from tests.kubernetes_site import Site
 from tests.kubernetes_support import ROOT, cluster
+from tests.waiting import wait
 
 CRDS = ROOT / "deploy" / "crds"
 COMPATIBLE = CRDS / "compatible"

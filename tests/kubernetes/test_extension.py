@@ -9,8 +9,9 @@ import sys
 import tomllib
 from typing import Any
 
-from tests.kubernetes_site import Site, wait
+from tests.kubernetes_site import Site
 from tests.kubernetes_support import ROOT, cluster
+from tests.waiting import wait
 
 # What `linkerd check` gives to each extension.
 LINKERDS_FLAGS = ("--linkerd-namespace=linkerd", "--cni-namespace=linkerd-cni", "--output=json", "--wait=5m0s", "--proxy")

@@ -23,8 +23,9 @@ from harness.decode import decode
 from harness.invitation import Invitation
 from tests.controller_support import TRUST_DOMAIN, _certificate
 from tests.kubernetes.test_cluster import config_map
-from tests.kubernetes_site import SERVER_NAME, Site, wait
+from tests.kubernetes_site import SERVER_NAME, Site
 from tests.kubernetes_support import ROOT, cluster
+from tests.waiting import wait
 
 EXTERNAL_WORKLOADS = "/apis/workload.linkerd.io/v1beta1/namespaces/faces/externalworkloads"
 FACE = f"spiffe://{TRUST_DOMAIN}/face"

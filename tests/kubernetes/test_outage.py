@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests import kubernetes_support
-from tests.kubernetes_site import Site, wait
+from tests.kubernetes_site import Site
 from tests.kubernetes_support import CRDS, Cluster, end
+from tests.waiting import wait
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ import yaml
 from controller.model import micro_time
 from harness.values import parse_host_port
 from tests.controller_support import TRUST_DOMAIN, Answer, Client
-from tests.kubernetes_site import Site, wait
+from tests.kubernetes_site import Site
 from tests.kubernetes_support import ROOT, cluster, spawn
 from tests.ports import free_port
+from tests.waiting import wait
 
 
 def workloads() -> list[dict[str, Any]]:

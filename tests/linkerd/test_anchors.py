@@ -10,9 +10,9 @@ import pytest
 
 from tests import linkerd_lab_rotation as rotation
 from tests.linkerd.conftest import SMILEY, Mesh
-from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_endpoints import Endpoints
 from tests.linkerd_lab_vm import Vm
+from tests.waiting import wait
 
 pytestmark = pytest.mark.root
 RATE = 20.0

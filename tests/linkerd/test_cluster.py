@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests import linkerd_lab_control
 from tests.controller_support import _certificate
 from tests.linkerd.conftest import Mesh
-from tests.linkerd_lab_box import Box, box, wait
+from tests.linkerd_lab_box import Box, box
 from tests.linkerd_lab_cluster import NODE, join_pods
 from tests.linkerd_lab_vm import NAMESPACE, Vm
+from tests.waiting import wait
 
 pytestmark = pytest.mark.root
 SECOND = "fd00:77::1"

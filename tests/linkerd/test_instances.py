@@ -12,9 +12,9 @@ import yaml
 
 from tests import linkerd_lab_pki as pki
 from tests.linkerd.conftest import SMILEY, Mesh
-from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import TRUST_DOMAIN
 from tests.linkerd_lab_vm import NAMESPACE, PYTHON, TRAFFIC, Vm
+from tests.waiting import wait
 
 pytestmark = pytest.mark.root
 API, API_PORT, API_UID, PROXY_UID = f"api.{NAMESPACE}.svc.cluster.local", 8001, 2115, 2116

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.linkerd.conftest import SMILEY, Mesh
-from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_cluster import PROXY_UID
 from tests.linkerd_lab_vm import APP_PORT, NAMESPACE
+from tests.waiting import wait
 
 pytestmark = pytest.mark.root
 CALLS = 60

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from tests.linkerd.conftest import SMILEY, Mesh
-from tests.linkerd_lab_box import wait
 from tests.linkerd_lab_endpoints import Endpoints
+from tests.waiting import wait
 
 pytestmark = pytest.mark.root
 RATE = 50.0  # `python3 -m bench real`: 200

@@ -8,13 +8,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.namespaces import Namespace, connect, namespace
+from tests.waiting import wait
 
 ROOT = Path(__file__).resolve().parents[2]
 FAILOVER_SECONDS = 6.0  # the kernel asks three times, a second apart; we look every second
@@ -91,13 +92,6 @@ class Lab:
         found = re.search(r"via (\S+)", self.vm.run(*family.ip, "route", "show", "proto", "77"))
         return found[1] if found else ""
 
-    def wait(self, done: Callable[[], bool], seconds: float) -> float:
-        began = time.monotonic()
-        while not done():
-            assert time.monotonic() - began < seconds, f"not within {seconds} s"
-            time.sleep(0.05)
-        return time.monotonic() - began
-
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
@@ -122,7 +116,7 @@ def kept(lab: Lab, family: Family) -> Iterator[None]:
     argv = ["-c", SCRIPT, family.network, family.address(1), family.address(2)]
     process = lab.vm.start(sys.executable, *argv, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        lab.wait(lambda: lab.via(family) == family.address(1) or process.poll() is not None, 10)
+        wait(lambda: lab.via(family) == family.address(1) or process.poll() is not None, 10)
         yield
         assert process.poll() is None
     finally:
@@ -153,11 +147,11 @@ def test_a_node_whose_link_goes_down_is_replaced_and_comes_back_when_steady(lab:
     with kept(lab, family), stream(lab, family) as gaps:
         time.sleep(1)
         lab.nodes[0].run("ip", "link", "set", "port1", "down")
-        seconds = lab.wait(lambda: lab.via(family) == family.address(2), FAILOVER_SECONDS)
+        seconds = wait(lambda: lab.via(family) == family.address(2), FAILOVER_SECONDS)
         lab.nodes[0].run("ip", "link", "set", "port1", "up")
         if family is V6:  # they go with the link
             lab.nodes[0].run("ip", "address", "replace", f"{V6.address(1)}/64", "dev", "port1", "nodad")
-        back = lab.wait(lambda: lab.via(family) == family.address(1), STEADY_SECONDS + 6)
+        back = wait(lambda: lab.via(family) == family.address(1), STEADY_SECONDS + 6)
         time.sleep(0.5)
     assert len(gaps) > 10, "answers were counted"
     print(f"failover after {seconds:.1f} s, back after {back:.1f} s, longest gap {gaps[-1]:.1f} s")
@@ -172,7 +166,7 @@ def test_a_node_that_stops_answering_arp_with_its_link_up(lab: Lab) -> None:
         lab.nodes[0].run(
             "ip", "address", "del", f"{V4.address(1)}/24", "dev", "port1"
         )  # a machine gone, its switch port still up
-        seconds = lab.wait(lambda: lab.via(V4) == V4.address(2), FAILOVER_SECONDS)
+        seconds = wait(lambda: lab.via(V4) == V4.address(2), FAILOVER_SECONDS)
         time.sleep(0.5)
     assert len(gaps) > 10, "answers were counted"
     print(f"failover after {seconds:.1f} s, longest gap {gaps[-1]:.1f} s")
@@ -182,7 +176,7 @@ def test_a_node_that_stops_answering_arp_with_its_link_up(lab: Lab) -> None:
 def test_a_node_that_comes_and_goes_is_not_followed(lab: Lab) -> None:
     with kept(lab, V4):
         lab.switch.run("ip", "link", "set", "port1", "down")
-        lab.wait(lambda: lab.via(V4) == V4.address(2), FAILOVER_SECONDS)
+        wait(lambda: lab.via(V4) == V4.address(2), FAILOVER_SECONDS)
         seen = set()
         for _ in range(3):
             lab.switch.run("ip", "link", "set", "port1", "up")
@@ -204,6 +198,6 @@ def test_with_no_node_left_the_route_stays_and_follows_the_first_that_answers(la
         assert lab.via(V4), "a route that may work again is better than packets to the default gateway"
         lab.switch.run("ip", "link", "set", "port2", "up")
         with stream(lab, V4) as gaps:
-            lab.wait(lambda: lab.via(V4) == V4.address(2), 8)
+            wait(lambda: lab.via(V4) == V4.address(2), 8)
             time.sleep(1)
     assert len(gaps) > 5, "the other node answers"

@@ -13,25 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh import on_path, openssl
-from tests.spire_support import AGENT_UID, MISSING, PROXY_UID, SERVER_UID, SPIRE, Machine, Remote, machine
+from tests.mesh import on_path
+from tests.spire_support import (
+    AGENT_UID,
+    ID,
+    MISSING,
+    PROXY_UID,
+    SERVER_UID,
+    SPIRE,
+    Machine,
+    joined_fixture,  # noqa: F401
+    vm_fixture,  # noqa: F401
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not SPIRE, reason=MISSING)]
-ID = "spiffe://root.linkerd.cluster.local/face"
 PROXY = on_path("linkerd2-proxy")
-
-
-@pytest.fixture
-def vm() -> Iterator[Machine]:
-    with machine() as found:
-        yield found
-
-
-@pytest.fixture
-def joined(vm: Machine) -> Machine:
-    vm.start()
-    vm.ready()
-    return vm
 
 
 def status_lines(pid: int | None) -> dict[str, str]:
@@ -202,101 +198,6 @@ def test_expired_while_asleep(vm: Machine, wakes: bool) -> None:
     vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True", 60)
 
 
-def test_wrong_anchors_are_named_and_right_ones_are_taken(vm: Machine) -> None:
-    """Another root of the same name: only a signature tells."""
-    right = (vm.certificates / "ca.crt").read_text()
-    wrong = vm.vm.folder / "wrong"
-    wrong.mkdir()
-    openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"),
-        *("-subj", "/CN=root.linkerd.cluster.local", "-keyout", f"{wrong}/key", "-out", f"{wrong}/crt"),
-    )
-    anchors = vm.vm.folder / "anchors.pem"
-    anchors.write_text((wrong / "crt").read_text())
-    vm.configure(sections={"controller": {"trust_anchors": str(anchors)}})
-    vm.start()
-    assert "does not lead to a trust anchor" in vm.wait_problem("identity-ca-unusable")
-    anchors.write_text((wrong / "crt").read_text() + right)
-    vm.vm.processes["harness"].send_signal(signal.SIGHUP)
-    vm.ready()
-
-
-def test_another_trust_domain_over_old_data(joined: Machine) -> None:
-    """SPIRE itself refuses that. The group does not allow the new ID, which is not the question here."""
-    joined.configure(identity={"spiffe_id": "spiffe://other.example/face"})
-    joined.vm.processes["harness"].send_signal(signal.SIGHUP)
-    joined.vm.wait(lambda: "spiffe://other.example/face" in joined.vm.condition("Identity").get("message", ""), 30)
-    assert "spiffe://other.example/face" in joined.fetch(PROXY_UID)
-    assert joined.data("server") and joined.data("agent")
-
-
-def test_another_id_and_the_old_one_again(joined: Machine) -> None:
-    for name in ("color", "face"):
-        joined.configure(identity={"spiffe_id": f"spiffe://root.linkerd.cluster.local/{name}"})
-        joined.vm.processes["harness"].send_signal(signal.SIGHUP)
-        wanted = f"/{name}, valid"
-        joined.vm.wait(lambda: wanted in joined.vm.condition("Identity").get("message", ""), 30)  # noqa: B023 — it is waited for here
-        assert joined.fetch(PROXY_UID).count("SPIFFE ID") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"), "path length 0"),
-        (("-addext", "basicConstraints=critical,CA:FALSE"), "is no CA certificate"),
-    ],
-)
-def test_a_certificate_that_spire_cannot_use_is_refused_before_it_starts(
-    vm: Machine, arguments: tuple[str, ...], text: str
-) -> None:
-    openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=issuer"),
-        *("-CA", f"{vm.certificates}/ca.crt", "-CAkey", f"{vm.certificates}/ca.key", *arguments),
-        *("-keyout", f"{vm.ca}/ca.key", "-out", f"{vm.ca}/ca.crt"),
-    )
-    vm.start()
-    assert text in vm.wait_problem("identity-ca-unusable")
-    assert vm.pid("spire-server") is None
-
-
-def test_a_half_copied_pair_is_named_and_its_other_half_is_taken_up(vm: Machine) -> None:
-    old = (vm.ca / "ca.key").read_text()
-    shutil.rmtree(vm.ca)
-    vm.issue()
-    right = (vm.ca / "ca.key").read_text()
-    (vm.ca / "ca.key").write_text(old)
-    vm.start()
-    assert "is not that of the signing certificate" in vm.wait_problem("identity-ca-unusable")
-    (vm.ca / "ca.key").write_text(right)
-    vm.ready()
-
-
-def test_a_roots_own_key_only_when_told_so_and_never_in_silence(vm: Machine) -> None:
-    cert, key = f"{vm.certificates}/ca.crt", f"{vm.certificates}/ca.key"
-    vm.configure(ca_cert=cert, ca_key=key)
-    vm.start()
-    assert "allow_root_key" in vm.wait_problem("identity-ca-unusable") + str(vm.vm.condition("Identity")) + vm.log()
-    vm.configure(ca_cert=cert, ca_key=key, allow_root_key=True)
-    vm.vm.processes["harness"].send_signal(signal.SIGHUP)
-    vm.wait_problem("identity-root-key", 30)
-    vm.ready()
-    vm.wait_problem("identity-root-key")
-
-
-def test_an_intermediate_that_ends_soon_is_named_and_its_renewal_taken_up(vm: Machine) -> None:
-    vm.issue_aged(1, 0.75)  # the anchor lasts a day
-    vm.start()
-    assert "ends in 6.0 hours" in vm.wait_problem("identity-ca-expiring")
-    vm.ready()
-    proxy = vm.pid("proxy")
-    vm.issue("renew")
-    vm.vm.processes["harness"].send_signal(signal.SIGUSR2)  # any reason to look; the timer is one within 15 s
-    vm.vm.wait(lambda: vm.vm.condition("Identity")["problem"] is None, 30)
-    vm.ready()
-    assert vm.pid("proxy") == proxy, "a renewal touches no traffic"
-    assert "its files have changed" in vm.log()
-
-
 @pytest.fixture
 def small_disk(vm: Machine) -> Iterator[Machine]:
     state = vm.vm.folder / "state"
@@ -370,101 +271,3 @@ def test_the_port_is_taken(vm: Machine) -> None:
     assert "address already in use" in vm.wait_problem("spire-failing")
     listener.kill()
     vm.ready()
-
-
-@pytest.fixture
-def remote(vm: Machine) -> Remote:
-    found = Remote(vm)
-    found.start()
-    return found
-
-
-def test_mode_agent_by_key_pair(vm: Machine, remote: Remote) -> None:
-    remote.entry()
-    vm.configure("agent", identity={"agent": {"server_address": remote.address, **remote.pair}})
-    vm.start()
-    vm.ready()
-    assert vm.pid("spire-server") is None
-    assert ID in vm.fetch(PROXY_UID)
-    shutil.rmtree(vm.state)
-    before = vm.pid("spire-agent")
-    vm.kill("spire-agent")
-    vm.wait_replaced("spire-agent", before)
-    vm.ready()
-    assert vm.vm.stop("harness") == 0
-
-
-def test_mode_agent_by_token_which_is_seen_by_nobody_and_may_be_replaced(vm: Machine, remote: Remote) -> None:
-    token, file = remote.token(), vm.vm.folder / "token"
-    remote.token_entry()
-    file.write_text(token)
-    file.chmod(0o600)
-    vm.configure("agent", identity={"agent": {"server_address": remote.address, "join_token_file": str(file)}})
-    vm.start()
-    vm.ready()
-    pid = vm.pid("spire-agent")
-    assert token not in Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text() + vm.log()
-    vm.kill("spire-agent")
-    vm.wait_replaced("spire-agent", pid)
-    vm.ready()
-    # The data goes: the token has been used, and SPIRE alone would be stuck.
-    assert vm.vm.stop("harness") == 0
-    shutil.rmtree(vm.state)
-    vm.start(controller=False)
-    message = vm.wait_problem("spire-not-attested", 30)
-    assert "join token" in message
-    file.write_text(remote.token())
-    vm.ready()
-
-
-def test_mode_agent_with_a_server_that_is_away_at_first_and_later(vm: Machine) -> None:
-    remote = Remote(vm)
-    vm.configure("agent", identity={"agent": {"server_address": remote.address, **remote.pair}})
-    vm.start()
-    assert "connection refused" in vm.wait_problem("spire-not-attested", 30)
-    remote.start()
-    remote.entry()
-    vm.ready()
-    vm.vm.stop("remote", signal.SIGKILL)
-    time.sleep(3)
-    assert vm.vm.status()["phase"] == "Ready", "the SVID is good for long"
-    remote.start()
-
-
-def test_mode_agent_never_trusts_a_server_of_other_anchors(vm: Machine, remote: Remote) -> None:
-    wrong = vm.vm.folder / "wrong.crt"
-    openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"),
-        *("-subj", "/CN=root.linkerd.cluster.local", "-keyout", f"{vm.vm.folder}/wrong.key", "-out", str(wrong)),
-    )
-    remote.entry()
-    agent = {"server_address": remote.address, **remote.pair}
-    vm.configure("agent", identity={"agent": agent}, sections={"controller": {"trust_anchors": str(wrong)}})
-    vm.start()
-    assert "certificate signed by unknown authority" in vm.wait_problem("spire-not-attested", 30)
-    assert not (vm.vm.folder / "run" / "workload-api" / "api.sock").exists()
-
-
-def test_mode_external_on_an_agent_that_somebody_else_runs(vm: Machine, remote: Remote) -> None:
-    """Its socket comes late, vanishes and comes back; a proxy that dies meanwhile is there again when the socket is."""
-    remote.entry()
-    socket = remote.agent()
-    vm.configure("external", identity={"socket": f"unix:{socket}"})
-    vm.start()
-    vm.wait_problem("identity-socket-missing")
-    remote.start_agent()
-    vm.ready()
-    assert ID in vm.fetch(PROXY_UID, socket)
-    assert (vm.pid("spire-server"), vm.pid("spire-agent")) == (None, None), "none of the harness's own"
-    proxy = vm.pid("proxy")
-    vm.vm.stop("agent", signal.SIGKILL)
-    socket.unlink()
-    vm.wait_problem("identity-socket-missing")
-    assert (vm.vm.condition("Proxy")["status"], vm.pid("proxy")) == ("True", proxy), "traffic goes on"
-    vm.kill("proxy")
-    vm.vm.wait(lambda: vm.vm.condition("Proxy")["message"] == "starts when the Workload API answers")
-    remote.start_agent()
-    vm.ready()
-    assert vm.log().count("it would not try again") == 0
-    assert vm.vm.stop("harness") == 0
-    assert vm.vm.processes["agent"].poll() is None, "somebody else's goes on"

@@ -17,6 +17,7 @@ from typing import Any
 
 from demo import host_state
 from harness import __version__
+from tests import waiting
 from tests.mesh import NODE, ROOT, VM, Mesh, certificates, openssl
 from tests.namespaces import Namespace, connect, namespace
 from tests.package import cgroup
@@ -186,13 +187,8 @@ class Machine:
     def wait_ready(self, seconds: float = 60.0) -> None:
         self.wait(lambda: bool((status := self.status()).get("phase") == "Ready" and status.get("ready")), seconds)
 
-    def wait(self, what: Callable[[], bool], seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            if time.monotonic() > deadline:
-                status = json.dumps(self.status(), indent=1)
-                raise AssertionError(f"not within {seconds} s\n{status}\n{self.journal()}\n{self.mesh.logs()}")
-            time.sleep(0.05)
+    def wait(self, what: Callable[[], object], seconds: float = 60.0) -> float:
+        return waiting.wait(what, seconds, lambda: f"{json.dumps(self.status(), indent=1)}\n{self.journal()}\n{self.mesh.logs()}")
 
     def journal(self) -> str:
         argv = [*self.enter, "journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic", "-u", "meshexp-*"]

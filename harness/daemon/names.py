@@ -1,0 +1,19 @@
+"""The DNS part with its adapters: the daemon composes it, and so does `meshexp cleanup`, which needs little else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from harness.clock import Clock
+from harness.paths import Paths
+from harness.reconcilers.dns import Dns
+from harness.reconcilers.dns_resolv_conf import ResolvConf
+from harness.reconcilers.dns_resolved import ResolvedFront
+from harness.system import resolved
+from harness.system.netlink import Netlink
+
+
+def dns(paths: Paths, runners: Any, chosen: str, clock: Clock, wake: Callable[[str], None]) -> Dns:
+    fronts = ResolvConf(paths.resolv_conf, paths.run / "resolv.conf"), ResolvedFront(resolved.Resolved(Netlink()))
+    return Dns(runners, fronts, chosen, paths.dnsmasq, clock, wake)

@@ -1,0 +1,31 @@
+"""What this process must be allowed to do before it changes anything."""
+
+from __future__ import annotations
+
+import os
+
+from harness.errors import PermissionError_
+from harness.system import process
+
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN = 5, 6, 7, 8, 12
+# KILL ends children that run under users of their own: without it there is no clean stop.
+NEEDED = {
+    CAP_NET_ADMIN: "CAP_NET_ADMIN",
+    CAP_SETUID: "CAP_SETUID",
+    CAP_SETGID: "CAP_SETGID",
+    CAP_SETPCAP: "CAP_SETPCAP",
+    CAP_KILL: "CAP_KILL",
+}
+
+
+def check() -> None:
+    """Raises PermissionError_ (exit 77) naming every capability that is missing."""
+    if os.geteuid() != 0:
+        raise PermissionError_(
+            "meshexp-harness sets routes and firewall rules and must run as root", "start it by its unit, or with sudo"
+        )
+    missing = [name for bit, name in NEEDED.items() if not process.holds(bit)]
+    if missing:
+        raise PermissionError_(
+            f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID, SETPCAP and KILL"
+        )
