@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from tests import waiting
+from tests.waiting import wait
 
 REPOSITORY = Path(__file__).parent.parent
 TRUST_DOMAIN = "root.linkerd.cluster.local"
@@ -74,9 +74,6 @@ def write_pem(path: Path, *items: x509.Certificate | Key) -> Path:
     return path
 
 
-until = waiting.wait
-
-
 def accepts(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
@@ -117,7 +114,7 @@ class Embedded:
             ],
             cwd=REPOSITORY,
         )
-        until(lambda: accepts(self.socket))
+        wait(lambda: accepts(self.socket))
 
     def stop(self) -> None:
         if self._process is not None:
@@ -147,7 +144,7 @@ class Spire:
         if self._server is None:
             self._start_server()
         self._agent = self._run("spire-agent", "agent.cfg", "-joinToken", self._token)
-        until(lambda: accepts(self.socket), 30)
+        wait(lambda: accepts(self.socket), 30)
 
     def stop(self) -> None:
         if self._agent is not None:
@@ -168,8 +165,8 @@ class Spire:
         (self._directory / "server.cfg").write_text(_SERVER.format(d=self._directory, port=port, td=TRUST_DOMAIN))
         (self._directory / "agent.cfg").write_text(_AGENT.format(d=self._directory, port=port, td=TRUST_DOMAIN))
         self._server = self._run("spire-server", "server.cfg")
-        until(lambda: accepts(self._server_socket), 30)
-        until(lambda: subprocess.run(self._command("healthcheck"), capture_output=True).returncode == 0, 30)
+        wait(lambda: accepts(self._server_socket), 30)
+        wait(lambda: subprocess.run(self._command("healthcheck"), capture_output=True).returncode == 0, 30)
         alias = f"spiffe://{TRUST_DOMAIN}/agent"
         token = subprocess.check_output(self._command("token", "generate", "-spiffeID", alias, "-output", "json"))
         self._token = json.loads(token)["value"]

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from demo.endpoints import EndpointServer
@@ -29,15 +29,19 @@ from harness.system import workload_api
 from harness.system.workload_api_authority import Authority
 from harness.system.workload_api_connection import Connection
 from harness.system.workload_api_issuer import Issuer
-from tests.workload_api_support import REPOSITORY, TRUST_DOMAIN, make_ca, until, write_pem
+from tests.children.mesh_namespace import APP_PORT, Namespace, run
+from tests.waiting import wait
+from tests.workload_api_support import REPOSITORY, TRUST_DOMAIN, make_ca, write_pem
 
-T = TypeVar("T")
 CLUSTER, ENDPOINTS_PORT = "10.99.0.1", 8086
+
+
 VIP, VIP6 = "10.43.0.10", "fd43::10"
-APP_PORT = 8000
+
+
 REDIRECTED_GID = 2105  # the clients' group; the proxies keep ours, which the rules leave alone
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
+
+
 _RULES = f"""
 table inet mx {{
   chain outbound {{
@@ -51,10 +55,6 @@ table inet mx {{
   }}
 }}
 """
-
-
-def run(*argv: str, stdin: str | None = None) -> None:
-    subprocess.run(argv, input=stdin, text=True, check=True)
 
 
 def new_authority() -> Authority:
@@ -103,79 +103,6 @@ class SvidSource:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
-
-
-class Namespace:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        run("ip", "netns", "add", name)
-        run("ip", "-n", name, "link", "set", "lo", "up")
-
-    def call(self, function: Callable[[], T], gid: int | None = None) -> T:
-        """The result of `function` in a thread of its own that has entered, and made its sockets as `gid`."""
-        result: list[T] = []
-        failure: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                self._enter(gid)
-                result.append(function())
-            except (OSError, AssertionError) as error:
-                failure.append(error)
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
-        return result[0]
-
-    def start(self, function: Callable[[], object]) -> threading.Thread:
-        def body() -> None:
-            self._enter(None)
-            function()
-
-        thread = threading.Thread(target=body, daemon=True)
-        thread.start()
-        return thread
-
-    def _enter(self, gid: int | None) -> None:
-        fd = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
-        try:
-            assert _LIBC.setns(fd, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        finally:
-            os.close(fd)
-        if gid is not None:
-            _LIBC.setfsgid(gid)  # of this thread alone
-
-    def delete(self) -> None:
-        run("ip", "netns", "delete", self.name)
-
-
-class RawApp:
-    """Listens on the application's port, remembers every byte, and answers the whole of what it read at the client's end."""
-
-    def __init__(self, namespace: Namespace, address: str) -> None:
-        self.received = bytearray()
-        self.connections = 0
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._listener = namespace.call(lambda: socket.create_server((address, APP_PORT), family=family))
-        self._thread = namespace.start(self._serve)
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                with connection:
-                    while data := connection.recv(65536):
-                        self.received += data
-                    connection.sendall(bytes(self.received))
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
 
 
 class Machine:
@@ -238,7 +165,7 @@ class Machine:
         return [line for line in text.splitlines() if all(part in line for part in parts)]
 
     def until_ready(self) -> None:
-        until(lambda: self.admin("/ready")[0] == 200)
+        wait(lambda: self.admin("/ready")[0] == 200)
 
     def stop(self, seconds: float = 15.0) -> int:
         assert self.proxy is not None
@@ -324,3 +251,9 @@ def lab(folder: Path) -> Iterator[Lab]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(name="mesh")
+def mesh_fixture() -> Iterator[Lab]:
+    with tempfile.TemporaryDirectory(prefix="mxA-", dir="/tmp") as folder, lab(Path(folder)) as made:
+        yield made

@@ -1,42 +1,30 @@
-"""The development proxy as a real process, with real redirects: who may talk to whom, rotation, drain, and how it fails."""
+"""The development proxy as a real process, with real redirects: who may talk to whom, rotation and drain."""
 
 from __future__ import annotations
 
 import errno
-import shutil
 import socket
-import statistics
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.children.mesh_lab import (
-    APP_PORT,
     CLUSTER,
     REDIRECTED_GID,
     VIP,
     VIP6,
     Lab,
     Machine,
-    RawApp,
-    lab,
+    mesh_fixture,  # noqa: F401 — a fixture
     new_authority,
     spiffe,
 )
-from tests.workload_api_support import REPOSITORY, until, write_pem
+from tests.children.mesh_namespace import APP_PORT, RawApp
+from tests.waiting import wait
+from tests.workload_api_support import write_pem
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def mesh() -> Iterator[Lab]:
-    with tempfile.TemporaryDirectory(prefix="mxA-", dir="/tmp") as folder, lab(Path(folder)) as made:
-        yield made
 
 
 def exchange(machine: Machine, data: bytes, address: str = VIP, port: int = 80, gid: int | None = REDIRECTED_GID) -> bytes:
@@ -82,7 +70,7 @@ def test_a_service_is_reached_with_mutual_tls_and_both_ends_name_the_peer(mesh: 
     assert exchange(client, data, address) == data  # the client's half-close went through, the answer came after it
     assert opened(client, 'direction="outbound"', 'tls="true"', f'server_id="{spiffe("app")}"') == 1
     assert opened(server, 'direction="inbound"', 'tls="true"', f'client_id="{spiffe("cli")}"') == 1
-    until(lambda: not any(line.endswith(" 1") for line in client.metrics("tcp_open_connections")))
+    wait(lambda: not any(line.endswith(" 1") for line in client.metrics("tcp_open_connections")))
     app.close()
 
 
@@ -146,7 +134,7 @@ def test_without_a_mesh_client_or_service_it_passes_bytes_on(mesh: Lab) -> None:
         answer = exchange(client, b"direct", server.address, APP_PORT)
         return answer.endswith(b"direct") and opened(client, 'tls="true"', f'server_id="{spiffe("app")}"') == 1
 
-    until(meshed)
+    wait(meshed)
     app.close()
 
 
@@ -189,9 +177,9 @@ def test_rotation_keeps_connections_and_serves_new_ones(mesh: Lab) -> None:
     def across() -> bytes:
         with socket.create_connection((VIP, 80), timeout=8) as connection:
             connection.sendall(b"before ")
-            until(lambda: app.received == b"before ")
+            wait(lambda: app.received == b"before ")
             second = server.svids.give(mesh.authority, "app")
-            until(lambda: bool(server.metrics('refreshes_total{result="ok"} 2')))
+            wait(lambda: bool(server.metrics('refreshes_total{result="ok"} 2')))
             assert server.metrics(f"expiration_timestamp_seconds {second.expires_at}")
             time.sleep(max(0.0, first.expires_at - time.time()) + 0.2)
             connection.sendall(b"after")
@@ -202,9 +190,9 @@ def test_rotation_keeps_connections_and_serves_new_ones(mesh: Lab) -> None:
     assert exchange(client, b"!") == b"before after!"
     # An SVID that nobody would accept is not taken.
     server.svids.give(new_authority(), "app")
-    until(lambda: "the SVID is unusable" in server.log.read_text())
+    wait(lambda: "the SVID is unusable" in server.log.read_text())
     server.svids.give(mesh.authority, "other")
-    until(lambda: "no matching SVID found" in server.log.read_text())
+    wait(lambda: "no matching SVID found" in server.log.read_text())
     assert exchange(client, b"?") == b"before after!?"
     app.close()
 
@@ -258,7 +246,7 @@ def test_the_grace_period_ends_the_drain(mesh: Lab) -> None:
     def hold() -> float:
         with socket.create_connection((VIP, 80), timeout=8) as connection:
             connection.sendall(b"no answer to this")
-            until(lambda: bool(app.received))
+            wait(lambda: bool(app.received))
             began = time.monotonic()
             assert server.stop() == 0
             return time.monotonic() - began
@@ -279,7 +267,7 @@ def test_connections_are_spread_and_go_round_a_dead_endpoint(mesh: Lab) -> None:
         assert exchange(client, b"x")
     assert [app.connections for app in apps] == [3, 7]
     mesh.publish()
-    until(lambda: not exchange(client, b"x"))
+    wait(lambda: not exchange(client, b"x"))
     began = time.monotonic()
     assert exchange(client, b"x") == b""  # no endpoint: held a while, then closed
     assert 2.5 < time.monotonic() - began < 6
@@ -301,122 +289,3 @@ def test_known_destinations_outlive_the_endpoint_server(mesh: Lab) -> None:
 
 
 _CUT_OFF = "table ip mx { chain in { type filter hook input priority 0; tcp dport 8086 reject with tcp reset; }; }"
-
-
-def test_ready_comes_with_the_certificate_and_soon(mesh: Lab) -> None:
-    machine = mesh.machine("cli", start=False)
-    machine.svids.close()
-    machine.spawn(machine.environment("cli", mesh.anchors))
-    until(lambda: machine.admin("/live") == (200, "live\n"))
-    assert machine.admin("/ready") == (503, "not ready\n")
-    assert machine.metrics('refreshes_total{result="ok"} 0')
-    assert machine.admin("/other")[0] == 404
-    assert "stand-in for linkerd2-proxy" in machine.log.read_text().splitlines()[0]
-    machine.svids = type(machine.svids)(mesh.folder / "again.sock")
-    machine.svids.give(mesh.authority, "cli")
-    (mesh.folder / "cli.sock").unlink(missing_ok=True)
-    (mesh.folder / "cli.sock").symlink_to("again.sock")
-    machine.until_ready()
-    assert machine.stop() == 0
-
-
-def test_start_to_ready(mesh: Lab) -> None:
-    """Under 250 ms where the SVID is there; the bound here allows for a machine that is busy with other tests."""
-    machine, seconds = mesh.machine("cli", start=False), []
-    for _ in range(5):
-        began = time.monotonic()
-        machine.spawn(machine.environment("cli", mesh.anchors))
-        machine.until_ready()
-        seconds.append(time.monotonic() - began)
-        assert machine.stop() == 0
-    assert statistics.median(seconds) < 2.0, seconds
-
-
-GOOD = {
-    "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS": "unix:///nowhere/api.sock",
-    "IDENTITY_SERVER_ID": spiffe("face"),
-    "IDENTITY_SERVER_NAME": "face.cluster.local",
-    "DESTINATION_SVC_ADDR": "127.0.0.1:1",
-    "DESTINATION_SVC_NAME": "destination.example",
-    "POLICY_SVC_ADDR": "127.0.0.1:1",
-    "POLICY_SVC_NAME": "policy.example",
-    "POLICY_WORKLOAD": '{"ns":"faces","external_workload":"face"}',
-    "OUTBOUND_LISTEN_ADDRS": "127.0.0.1:4140",
-    "UNKNOWN_TO_ALL": "x",
-}
-PROXIES = {
-    "development": [sys.executable, "-s", "-m", "demo.proxy"],
-    "linkerd2-proxy": [shutil.which("linkerd2-proxy") or ""],
-}
-
-
-@pytest.fixture(params=PROXIES)
-def start(request: pytest.FixtureRequest, mesh: Lab) -> Iterator[object]:
-    """Starts either proxy in a namespace; what follows must hold for both."""
-    argv = PROXIES[request.param]
-    if not argv[0]:
-        pytest.skip("linkerd2-proxy is not on PATH")
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(**variables: str | None) -> subprocess.Popen[str]:
-        values = {"IDENTITY_TRUST_ANCHORS": mesh.anchors} | GOOD | variables
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
-        environment |= {f"LINKERD2_PROXY_{name}": value for name, value in values.items() if value is not None}
-        command = ["ip", "netns", "exec", mesh.cluster.name, *argv]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("IDENTITY_SERVER_ID", "https://root.linkerd.cluster.local/face"),
-        ("IDENTITY_SERVER_ID", None),
-        ("IDENTITY_SERVER_NAME", "spiffe://root/face"),
-        ("IDENTITY_TRUST_ANCHORS", ""),
-        ("IDENTITY_TRUST_ANCHORS", None),
-        ("IDENTITY_LOCAL_NAME", "face.example"),
-        ("DESTINATION_SVC_ADDR", "http://127.0.0.1:1"),
-        ("DESTINATION_SVC_ADDR", None),
-        ("POLICY_WORKLOAD", None),
-        ("OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4140, [::1]:4140"),
-        ("OUTBOUND_LISTEN_ADDRS", ""),
-        ("OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4140,127.0.0.1:4141,127.0.0.1:4142"),
-        ("INBOUND_LISTEN_ADDR", "localhost:4143"),
-        ("INBOUND_LISTEN_ADDR", "0.0.0.0"),
-        ("ADMIN_LISTEN_ADDR", "4191"),
-        ("SHUTDOWN_GRACE_PERIOD", "10"),
-        ("SHUTDOWN_GRACE_PERIOD", "1.5s"),
-        ("SHUTDOWN_GRACE_PERIOD", "10 s"),
-        ("SHUTDOWN_GRACE_PERIOD", ""),
-    ],
-)
-def test_bad_configuration_ends_with_64(start, name: str, value: str | None) -> None:  # type: ignore[no-untyped-def]
-    process = start(**{name: value})
-    out, err = process.communicate(timeout=10)
-    assert process.returncode == 64, (out, err)
-    assert "Invalid configuration" in err
-    if value:
-        assert f"LINKERD2_PROXY_{name}" in out or "Spire support requires a SPIFFE TLS Id" in out
-
-
-def test_unusable_anchors_end_with_1(start) -> None:  # type: ignore[no-untyped-def]
-    process = start(IDENTITY_TRUST_ANCHORS="no certificate")
-    _, err = process.communicate(timeout=10)
-    assert process.returncode == 1
-    assert "Initialization failure" in err
-
-
-@pytest.mark.parametrize(("address", "code"), [("127.0.0.1:4140", 101), ("0.0.0.0:4143", 101), ("127.0.0.1:4191", 1)])
-def test_a_taken_port(start, mesh: Lab, address: str, code: int) -> None:  # type: ignore[no-untyped-def]
-    host, port = address.split(":")
-    with mesh.cluster.call(lambda: socket.create_server((host, int(port)))):
-        process = start()
-        process.communicate(timeout=10)
-    assert process.returncode == code

@@ -23,7 +23,7 @@ from controller.rendering import Membership
 from harness.clock import SystemClock
 from harness.values import HostPort, parse_spiffe_id
 from tests.browser import CHROMIUM, Page, page
-from tests.children.test_controller_server import FACE, LOOPBACK, REQUEST, Site, config, path_of, report, secret_of, site
+from tests.children.controller_site import FACE, LOOPBACK, REQUEST, Site, config, path_of, report, secret_of, site
 from tests.controller_support import Authority, Client, group
 
 MACHINES = 1000

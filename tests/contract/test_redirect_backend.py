@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,40 +13,23 @@ from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.rules import Family, RedirectSpec, Rules, differences, for_family, rules_for
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
-from harness.system.redirect_backend import Choice, detect
-from harness.system.redirect_table import Backend, BackendKind, TableState
+from harness.system.redirect_table import TableState
 from tests import redirect_support as support
-from tests.redirect_support import networks, ports, rule_sets, sh, spec, specs
+from tests.contract.redirect_network import assert_holds, network, observe, replace  # noqa: F401 — a fixture
+from tests.redirect_support import KINDS, networks, ports, rule_sets, sh, spec, specs
 
 pytestmark = support.needs_root
 
-KINDS: dict[str, Callable[[], Backend]] = {"nftables": Nftables, "iptables": Iptables}
+
 TOOLS = {"nftables": ("nft -f -",), "iptables": ("iptables-legacy-restore --noflush", "ip6tables-legacy-restore --noflush")}
+
+
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 
 @pytest.fixture(params=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with support.own_network():
-        yield
-
-
-def observe(backend: Backend) -> TableState:
-    return asyncio.run(backend.observe())
-
-
-def replace(backend: Backend, rules: Rules) -> None:
-    asyncio.run(backend.replace(rules))
-
-
-def assert_holds(backend: Backend, rules: Rules) -> None:
-    state = observe(backend)
-    assert (state.strange, state.on_trial, differences(rules, state.rules)) == ((), False, ())
 
 
 def test_apply_then_observe_gives_the_same_records_nftables() -> None:
@@ -293,53 +275,3 @@ def test_what_the_kernel_refuses_leaves_the_old_rules() -> None:
     with pytest.raises(HarnessError):
         asyncio.run(backend.run("add rule inet meshexp outbound accept\nadd rule inet meshexp nowhere accept\n"))
     assert_holds(backend, rules)
-
-
-NAT_RULE = "-t nat -A OUTPUT -p tcp --dport 9 -j REDIRECT --to-ports 10"
-
-
-@pytest.mark.parametrize(
-    ("prepare", "choice", "chosen", "reason"),
-    [
-        ("true", Choice.AUTO, BackendKind.NFTABLES, "the legacy nat tables are empty"),
-        (f"iptables-legacy {NAT_RULE}", Choice.AUTO, BackendKind.IPTABLES, "only the legacy nat tables are in use"),
-        (f"ip6tables-legacy {NAT_RULE}", Choice.AUTO, BackendKind.IPTABLES, "only the legacy nat tables are in use"),
-        ("iptables-legacy -t nat -L", Choice.AUTO, BackendKind.NFTABLES, "the legacy nat tables are empty"),
-        (f"iptables-nft {NAT_RULE}", Choice.AUTO, BackendKind.NFTABLES, "table ip nat in use"),
-        (f"iptables-nft {NAT_RULE}; iptables-legacy {NAT_RULE}", Choice.AUTO, BackendKind.NFTABLES, "both in use"),
-        (f"iptables-legacy {NAT_RULE}", Choice.NFTABLES, BackendKind.NFTABLES, "chosen by redirect.backend"),
-        ("true", Choice.IPTABLES, BackendKind.IPTABLES, "chosen by redirect.backend"),
-    ],
-)
-def test_detection(prepare: str, choice: Choice, chosen: BackendKind, reason: str) -> None:
-    sh(prepare)
-    detected = detect(choice)
-    assert detected.backend.kind is chosen
-    assert detected.other.kind is not chosen
-    assert reason in detected.reason
-
-
-def test_asking_makes_no_legacy_table() -> None:
-    detect()
-    observe(Iptables())
-    assert sh("cat /proc/thread-self/net/ip_tables_names /proc/thread-self/net/ip6_tables_names") == ""
-    assert Nftables().other_nat_tables() == ()
-
-
-def test_what_was_seen_belongs_to_what_was_there() -> None:
-    """An edit is undone in the midst of a look, which then finds nothing wrong; when the same edit comes back it must be seen."""
-    backend, rules = Iptables(), rules_for(spec())
-    edit = "iptables-legacy -t nat -{} MESHEXP_OUTBOUND -j ACCEPT"
-    replace(backend, rules)
-
-    async def check() -> None:
-        for _ in range(4):
-            sh(edit.format("A"))
-            undo = asyncio.to_thread(sh, "sleep 0.02; " + edit.format("D"))
-            await asyncio.gather(backend.observe(), undo)
-            sh(edit.format("A"))
-            assert (await backend.observe()).strange
-            sh(edit.format("D"))
-            assert not (await backend.observe()).strange
-
-    asyncio.run(check())

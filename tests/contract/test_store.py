@@ -25,7 +25,6 @@ from controller.model import (
     Status,
     WorkloadIP,
     WorkloadSpec,
-    workload_from_object,
 )
 from controller.store import Change, ChangeType, ConflictError, GoneError, NotFoundError, Store
 from harness.clock import SystemClock
@@ -277,47 +276,6 @@ def test_events_are_taken(run: Run) -> None:
         await store.record(Event(Key("faces", "face"), "Joined", "face-abc joined"))
 
     run(body)
-
-
-def test_workload_is_the_same_after_its_kubernetes_form() -> None:
-    made = ready(workload())
-    assert workload_from_object(made.to_object()) == made
-    assert made.to_object() == {
-        "apiVersion": "workload.linkerd.io/v1beta1",
-        "kind": "ExternalWorkload",
-        "metadata": {
-            "name": "face-abc",
-            "namespace": "faces",
-            "labels": {"service": "face"},
-            "annotations": {"a": "b"},
-            "ownerReferences": [
-                {
-                    "apiVersion": "workload.meshexp.io/v1alpha1",
-                    "kind": "ExternalGroup",
-                    "name": "face",
-                    "uid": "0b7d4c0e-0000-4000-8000-000000000000",
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
-        },
-        "spec": {
-            "meshTLS": {"identity": "spiffe://td/face", "serverName": "face-abc.faces.external.cluster.local"},
-            "workloadIPs": [{"ip": "192.0.2.1"}],
-            "ports": [{"port": 8000, "name": "http", "protocol": "TCP"}],
-        },
-        "status": {
-            "conditions": [
-                {
-                    "type": "Ready",
-                    "status": "True",
-                    "reason": "Ready",
-                    "message": "",
-                    "lastTransitionTime": "2026-01-01T00:00:00Z",
-                }
-            ]
-        },
-    }
 
 
 def test_embedded_watch_of_a_forgotten_version_is_gone() -> None:

@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from harness.system.workload_api import Delivered, Failed, FailureKind, Frame, Svid, read_frames
+from tests.waiting import wait
 from tests.workload_api_support import OTHER_UID, REPOSITORY, SPIFFE_ID, UID, WorkloadApi, raw_call, spire_is_here, workload_api
-from tests.workload_api_support import until as wait_until
 
 pytestmark = pytest.mark.root
 APIS = ["embedded", "spire"] if spire_is_here() else ["embedded"]
@@ -184,7 +184,7 @@ def test_linkerd2_proxy_takes_its_certificate_from_it(api: WorkloadApi) -> None:
         drop = ("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--no-new-privs")
         with subprocess.Popen([*inside, *drop, "linkerd2-proxy"], env=proxy_environment(api), stdout=subprocess.DEVNULL) as proxy:
             try:
-                wait_until(lambda: refreshes(inside) >= 2)  # the second one is a rotation
+                wait(lambda: refreshes(inside) >= 2)  # the second one is a rotation
             finally:
                 proxy.kill()
     finally:

@@ -21,7 +21,8 @@ from controller.manifest import BUOYANT_GROUP_API
 from harness.clock import SystemClock
 from harness.messages import CODES, ClusterFacts
 from harness.values import HostPort
-from tests.children.test_controller_server import FACE, HOSTILE, REQUEST, Site, config, path_of, report, secret_of
+from tests.children.controller_site import FACE, REQUEST, Site, config, path_of, report, secret_of
+from tests.children.test_controller_hostile import HOSTILE
 from tests.controller_support import Authority, group
 from tests.kubernetes_support import NAMESPACE, cluster
 

@@ -17,16 +17,14 @@ from harness.errors import TemporaryError
 from harness.reconcilers.redirect import Redirect
 from harness.rules import Family, Inbound, RedirectSpec, Rules, differences, rules_for
 from harness.system.iptables import Iptables
-from harness.system.nftables import Nftables
 from harness.system.redirect_backend import Choice, detect
 from harness.system.redirect_selftest import Report
-from harness.system.redirect_table import Backend, TableState
+from harness.system.redirect_table import TableState
 from tests import redirect_support as support
-from tests.redirect_support import NEAR, Peer, listening, ports, sh, spec
+from tests.redirect_support import KINDS, NEAR, Peer, listening, ports, sh, spec
 
 pytestmark = support.needs_root
 
-KINDS: dict[str, Callable[[], Backend]] = {"nftables": Nftables, "iptables": Iptables}
 RUNS = {"nftables": 200, "iptables": 8}
 OLD, NEW = 7, 8
 SSH_PORT = 2222

@@ -21,7 +21,7 @@ from harness.rules import RedirectSpec, rules_for
 from harness.system.redirect_backend import Choice, detect
 from harness.system.redirect_selftest import Outcome, Report, self_test
 from tests import redirect_support as support
-from tests.redirect_support import Peer, sh, spec
+from tests.redirect_support import Peer, peer_fixture, sh, spec  # noqa: F401 — a fixture
 
 pytestmark = support.needs_root
 
@@ -121,12 +121,6 @@ class Running:
             os.killpg(self._process.pid, 9)
             self._process.wait(10)
         self._log.close()
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with support.machine() as peer:
-        yield peer
 
 
 @pytest.fixture(params=list(NEIGHBOURS))

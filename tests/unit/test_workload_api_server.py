@@ -29,7 +29,8 @@ from harness.system import workload_api_issuer as issuer
 from harness.system import workload_api_server as server
 from harness.system import workload_api_wire as wire
 from harness.system.workload_api_child import FRAME_HEADER
-from tests.workload_api_support import REPOSITORY, SPIFFE_ID, accepts, make_ca, raw_call, until, write_pem
+from tests.waiting import wait
+from tests.workload_api_support import REPOSITORY, SPIFFE_ID, accepts, make_ca, raw_call, write_pem
 
 METHOD = "/SpiffeWorkloadAPI/FetchX509SVID"
 METADATA = {"workload.spiffe.io": "true"}
@@ -80,7 +81,7 @@ def test_an_unusable_ca_is_refused(files: list[str], tmp_path: Path) -> None:
 def test_a_live_servers_socket_is_left_alone_and_a_clean_end_removes_it(files: list[str]) -> None:
     path = Path(files[1])
     with subprocess.Popen([*SERVER, *files, "--entry", f"uid:7={SPIFFE_ID}"], cwd=REPOSITORY) as first:
-        until(lambda: accepts(path))
+        wait(lambda: accepts(path))
         code, text = refusal(*files, "--entry", f"uid:7={SPIFFE_ID}")
         assert code == 75
         assert "another server listens there" in text
