@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import pathlib
 import ssl
@@ -85,7 +86,11 @@ def test_a_watch_from_a_forgotten_version_is_gone() -> None:
             store = KubernetesStore(client)
             await store.workloads.list()
             with pytest.raises(GoneError):
-                await anext(store.workloads.watch("1"))
+                async with asyncio.timeout(30):
+                    while True:
+                        with contextlib.suppress(TemporaryError):  # the API server's cache of a kind that is new to it
+                            await anext(store.workloads.watch("1"))
+                        await asyncio.sleep(0.1)
 
     asyncio.run(main())
 

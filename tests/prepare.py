@@ -1,0 +1,29 @@
+"""What the tests need and no package brings: made by `setup test` once, and kept in the user's cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.container import debian
+from tests.kubernetes_build import kube_apiserver, kubectl
+
+# A compiler keeps all cores busy, and what is installed in the meantime waits for mirrors.
+MAKERS: tuple[tuple[str, Callable[[], object]], ...] = (
+    ("kube-apiserver and kubectl", lambda: (kube_apiserver(), kubectl())),
+    ("a Debian to install packages into, and images of it", debian.bases),
+)
+
+
+def _make(what: str, make: Callable[[], object]) -> None:
+    began = time.monotonic()
+    make()
+    if (seconds := time.monotonic() - began) > 1:
+        print(f"made {what}: {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(_make, *maker) for maker in MAKERS]:
+            done.result()
