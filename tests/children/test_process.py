@@ -77,7 +77,7 @@ def test_one_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: Path
 
     code, seconds = asyncio.run(run())
     assert code == -signal.SIGKILL
-    assert seconds < 3
+    assert seconds < 20
     assert not list(tmp_path.glob("*.json")), "its record is gone with it"
 
 

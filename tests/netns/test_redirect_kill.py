@@ -68,7 +68,7 @@ held = socket.create_connection(("{NEAR[Family.IPV4]}", {SSH_PORT}), timeout=5)
 print("up", flush=True)
 for line in sys.stdin:
     held.sendall(b"x"); assert held.recv(1) == b"x"
-    with socket.create_connection(("{NEAR[Family.IPV4]}", {SSH_PORT}), timeout=2) as new:
+    with socket.create_connection(("{NEAR[Family.IPV4]}", {SSH_PORT}), timeout=5) as new:
         new.sendall(b"y"); assert new.recv(1) == b"y"
     print("alive", flush=True)
 """

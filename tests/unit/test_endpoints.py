@@ -137,7 +137,7 @@ def test_the_server_answers_at_once_and_then_holds_until_a_change() -> None:
         server.update([service()], [workload(), workload("face-2", "10.77.0.22")])
         began = time.monotonic()
         _, second = await held
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert len(second["endpoints"]) == 2
         assert second["version"] != first["version"]
         _, nobody = await get(port, "/endpoints/192.0.2.1/443")
@@ -147,7 +147,7 @@ def test_the_server_answers_at_once_and_then_holds_until_a_change() -> None:
         await asyncio.sleep(0.1)
         began = time.monotonic()
         await server.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         await waiting
 
     asyncio.run(scenario())
