@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import ipaddress
 import json
@@ -18,7 +19,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from controller.manifest import BUOYANT_GROUP_API, ExternalGroup, group_from_object
-from harness.values import HostPort
+from controller.model import (
+    Condition,
+    EndpointPort,
+    ExternalWorkload,
+    MeshTLS,
+    Metadata,
+    OwnerReference,
+    Status,
+    WorkloadIP,
+    WorkloadSpec,
+)
+from harness.values import HostPort, parse_address, parse_spiffe_id
 
 TRUST_DOMAIN = "root.linkerd.cluster.local"
 
@@ -72,6 +84,22 @@ def group_object(name: str = "face", namespace: str = "faces", api: str = BUOYAN
 
 def group(name: str = "face", namespace: str = "faces", api: str = BUOYANT_GROUP_API, **spec: Any) -> ExternalGroup:
     return group_from_object(group_object(name, namespace, api, **spec))
+
+
+def workload(name: str = "face-abc", ip: str = "192.0.2.1") -> ExternalWorkload:
+    owner = OwnerReference("workload.meshexp.io/v1alpha1", "ExternalGroup", "face", "0b7d4c0e-0000-4000-8000-000000000000")
+    return ExternalWorkload(
+        Metadata(name, "faces", labels={"service": "face"}, annotations={"a": "b"}, owner_references=(owner,)),
+        WorkloadSpec(
+            MeshTLS(parse_spiffe_id("spiffe://td/face"), f"{name}.faces.external.cluster.local"),
+            (WorkloadIP(parse_address(ip)),),
+            (EndpointPort(8000, "http"),),
+        ),
+    )
+
+
+def ready(item: ExternalWorkload, status: str = "True") -> ExternalWorkload:
+    return dataclasses.replace(item, status=Status((Condition("Ready", status, "Ready", "", "2026-01-01T00:00:00Z"),)))
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,11 @@ import pytest
 
 from controller.embedded_store import HISTORY, EmbeddedStore
 from controller.kubernetes.store import KubernetesStore
-from controller.model import (
-    Condition,
-    EndpointPort,
-    Event,
-    ExternalWorkload,
-    Key,
-    Lease,
-    MeshTLS,
-    Metadata,
-    OwnerReference,
-    Status,
-    WorkloadIP,
-    WorkloadSpec,
-)
+from controller.model import Event, ExternalWorkload, Key, Lease, Metadata, Status
 from controller.store import Change, ChangeType, ConflictError, GoneError, NotFoundError, Store
 from harness.clock import SystemClock
-from harness.values import parse_address, parse_spiffe_id
 from tests import kubernetes_support
-from tests.controller_support import group
+from tests.controller_support import group, ready, workload
 
 Factory = Callable[[], AbstractAsyncContextManager[Store]]
 
@@ -52,22 +38,6 @@ async def kubernetes() -> AsyncIterator[Store]:
 
 
 FACTORIES: dict[str, Factory] = {"embedded": embedded, "kubernetes": kubernetes}
-
-
-def workload(name: str = "face-abc", ip: str = "192.0.2.1") -> ExternalWorkload:
-    owner = OwnerReference("workload.meshexp.io/v1alpha1", "ExternalGroup", "face", "0b7d4c0e-0000-4000-8000-000000000000")
-    return ExternalWorkload(
-        Metadata(name, "faces", labels={"service": "face"}, annotations={"a": "b"}, owner_references=(owner,)),
-        WorkloadSpec(
-            MeshTLS(parse_spiffe_id("spiffe://td/face"), f"{name}.faces.external.cluster.local"),
-            (WorkloadIP(parse_address(ip)),),
-            (EndpointPort(8000, "http"),),
-        ),
-    )
-
-
-def ready(item: ExternalWorkload, status: str = "True") -> ExternalWorkload:
-    return dataclasses.replace(item, status=Status((Condition("Ready", status, "Ready", "", "2026-01-01T00:00:00Z"),)))
 
 
 @pytest.fixture(params=FACTORIES)

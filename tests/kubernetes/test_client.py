@@ -22,8 +22,7 @@ from controller.model import Event, Key, Metadata
 from controller.store import ChangeType, GoneError
 from harness.errors import ConfigError, TemporaryError
 from tests import kubernetes_support
-from tests.contract.test_store import workload
-from tests.controller_support import group
+from tests.controller_support import group, workload
 from tests.kubernetes_support import NAMESPACE, cluster
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from controller.model import workload_from_object
-from tests.contract.test_store import ready, workload
+from tests.controller_support import ready, workload
 
 
 def test_workload_is_the_same_after_its_kubernetes_form() -> None:
