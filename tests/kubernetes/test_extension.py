@@ -54,7 +54,7 @@ def test_what_is_wrong_in_the_cluster_is_named(site: Site) -> None:
     wait(lambda: named() == {}, 20, lambda: str(named()))
     vms = site.fleet("a")
     vms("join", count=2)
-    assert named() == {}
+    wait(lambda: named() == {}, 20, lambda: str(named()))
     vms("flip", number=1, ready=False)
     wait(lambda: "group-not-ready" in named(), 20, lambda: str(named()))
     found = named()["group-not-ready"]
