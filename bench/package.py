@@ -10,6 +10,7 @@ from bench.record import Record, record
 from tests.mesh import ROOT
 from tests.package.machine import UNIT, machine
 from tests.package.root import debian, layered, sh
+from tests.waiting import wait
 
 INSTALLS = 3
 
@@ -26,7 +27,7 @@ def run() -> list[Record]:
             vm.apt("check")  # apt's own cache is warm after the dependencies
             began = time.monotonic()
             vm.apt("install", package)
-            vm.wait(lambda: "waiting" in vm.show("StatusText")["StatusText"])
+            wait(lambda: "waiting" in vm.show("StatusText")["StatusText"], why=vm.journal, share=1.0)
             seconds.append(time.monotonic() - began)
             text = vm.run("systemd-analyze", "security", "--no-pager", UNIT)
             exposure = float(re.findall(r"exposure level for .*: ([\d.]+)", text)[-1])

@@ -140,7 +140,7 @@ class Plain:
         return seconds
 
     def _await(self, box: Box, *argv: str) -> None:
-        wait(lambda: box.run(*argv)[0] == 0, 40, lambda: " ".join(argv), POLL)
+        wait(lambda: box.run(*argv)[0] == 0, 40, lambda: " ".join(argv), POLL, share=1.0)
 
     def _environment(self) -> dict[str, str]:
         workload = json.dumps({"ns": NAMESPACE, "external_workload": "plain"})

@@ -35,6 +35,11 @@ def kubectl() -> str:
     return built("kubectl", "k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes", VERSION)
 
 
+def kubectl_environment(kubeconfig: pathlib.Path | str, folder: pathlib.Path) -> dict[str, str]:
+    """Whose cluster, and `folder` for kubectl's cache, which is else in the home directory, or in / where there is none."""
+    return {"KUBECONFIG": str(kubeconfig), "KUBECACHEDIR": str(folder / "kubectl")}
+
+
 def built(name: str, package: str, module: str, version: str) -> str:
     """The path of the program; a first build takes minutes."""
     found = shutil.which(name)

@@ -21,7 +21,7 @@ import yaml
 from controller.kubernetes import access
 from controller.kubernetes.client import Client
 from tests.controller_support import Authority
-from tests.kubernetes_build import kube_apiserver, kubectl
+from tests.kubernetes_build import kube_apiserver, kubectl, kubectl_environment
 from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ class Cluster:
         return Client(access.from_kubeconfig(self.kubeconfig()), **options)
 
     def kubectl(self, *arguments: str, given: str = "", check: bool = True, kubeconfig: str = "") -> str:
-        environment = {**os.environ, "KUBECONFIG": kubeconfig or self.kubeconfig(), "KUBECACHEDIR": f"{self.folder}/kubectl"}
+        environment = os.environ | kubectl_environment(kubeconfig or self.kubeconfig(), self.folder)
         done = subprocess.run(
             [kubectl(), *arguments], input=given, text=True, capture_output=True, env=environment, timeout=60, check=False
         )

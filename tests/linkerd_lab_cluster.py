@@ -23,6 +23,7 @@ import yaml
 
 from demo.machine import BRIDGE
 from tests import linkerd_lab_pki as pki
+from tests.kubernetes_build import kubectl_environment
 from tests.linkerd_lab_box import PATH, Box, box
 from tests.waiting import wait
 
@@ -67,7 +68,7 @@ class Cluster:
         return self.folder / "pki"
 
     def kubectl(self, *words: str, given: str = "") -> str:
-        env = {"KUBECONFIG": f"{self.folder}/admin.kubeconfig", "KUBECACHEDIR": f"{self.folder}/kubectl"}
+        env = kubectl_environment(self.folder / "admin.kubeconfig", self.folder)
         return self.node.do("kubectl", "--request-timeout=20s", *words, given=given, env=env)
 
     def apply(self, *objects: Mapping[str, Any]) -> None:

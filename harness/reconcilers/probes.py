@@ -48,14 +48,17 @@ class Observed:
     @property
     def failing(self) -> str | None:
         """Why the application is not ready; None when it is. No probes: ready."""
-        unready = sorted((h for h in self.health if not h.ready), key=lambda h: h.failed == 0)
-        return next((h.why or "has not passed often enough" for h in unready), None)
+        failed_first = sorted(self._unready, key=lambda h: h.failed == 0)
+        return next((h.why or "has not passed often enough" for h in failed_first), None)
 
     @property
     def decided(self) -> bool:
         """False while the probes say neither that it is ready nor that it is not."""
-        unready = [h for h in self.health if not h.ready]
-        return self.probes is not None and (not unready or any(h.failed for h in unready))
+        return self.probes is not None and (not self._unready or any(h.failed for h in self._unready))
+
+    @property
+    def _unready(self) -> tuple[Health, ...]:
+        return tuple(h for h in self.health if not h.ready)
 
 
 @dataclass(frozen=True, slots=True)

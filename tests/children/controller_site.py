@@ -21,11 +21,7 @@ from harness.values import HostPort
 from tests.controller_support import TRUST_DOMAIN, Answer, Authority, Client, group
 
 FACE = f"spiffe://{TRUST_DOMAIN}/face"
-
-
 LOOPBACK = HostPort("127.0.0.1", 0)
-
-
 REQUEST = {"group": "face", "namespace": "faces", "instance_id": "one", "hostname": "face-1", "addresses": ["192.0.2.1"]}
 
 

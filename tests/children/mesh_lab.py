@@ -34,14 +34,8 @@ from tests.waiting import wait
 from tests.workload_api_support import REPOSITORY, TRUST_DOMAIN, make_ca, write_pem
 
 CLUSTER, ENDPOINTS_PORT = "10.99.0.1", 8086
-
-
 VIP, VIP6 = "10.43.0.10", "fd43::10"
-
-
 REDIRECTED_GID = 2105  # the clients' group; the proxies keep ours, which the rules leave alone
-
-
 _RULES = f"""
 table inet mx {{
   chain outbound {{

@@ -12,14 +12,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-
-
 APP_PORT = 8000
-
-
 _LIBC = ctypes.CDLL(None, use_errno=True)
-
-
 _CLONE_NEWNET = 0x40000000
 
 

@@ -56,29 +56,13 @@ def with_bytes(data: bytes) -> Hostile:
 
 
 SECRET = ("Meshexp-Secret", "{secret}")
-
-
 WRONG = ("Meshexp-Secret", "x" * 43)
-
-
 TWO_ADDRESSES = REQUEST | {"addresses": ["192.0.2.8", "192.0.2.9"]}
-
-
 BAD_HOSTNAME = REQUEST | {"hostname": "a\nb", "instance_id": "x"}
-
-
 NOT_A_NUMBER = b'{"sequence": NaN, "ready": true, "reason": "Ready"}'
-
-
 GIGABYTE = b"POST /v1/workloads HTTP/1.1\r\nHost: c\r\nContent-Length: 1073741824\r\n\r\n"
-
-
 DELETE = b"DELETE {victim} HTTP/1.1\r\nHost: c\r\n"
-
-
 CHUNKED = b"POST /v1/workloads HTTP/1.1\r\nHost: c\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
 HOSTILE: dict[str, tuple[str, Hostile]] = {
     "no URI name": ("unauthenticated", with_certificate(dns=("face",))),
     "no name at all": ("unauthenticated", with_certificate()),

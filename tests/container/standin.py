@@ -25,7 +25,7 @@ from demo.endpoints import EndpointServer
 from demo.machine import BRIDGE
 from tests import linkerd_lab_cluster as lab_cluster
 from tests import linkerd_lab_pki as pki
-from tests.kubernetes_build import kube_apiserver, kubectl
+from tests.kubernetes_build import kube_apiserver, kubectl, kubectl_environment
 from tests.linkerd_lab_box import box
 from tests.linkerd_lab_cluster import NODE, SERVICE_CIDR, Cluster
 from tests.mesh import ENVIRONMENT, IDENTITY, ROOT, TRUST_DOMAIN
@@ -121,7 +121,7 @@ async def _serve(folder: Path) -> None:
     server = EndpointServer()
     await server.start(NODE, PORT)
     words = ("kubectl", "get", "services,externalworkloads", "-n", NAMESPACE, "-o", "json")
-    environment = {**os.environ, "KUBECONFIG": f"{folder}/admin.kubeconfig", "KUBECACHEDIR": f"{folder}/kubectl"}
+    environment = os.environ | kubectl_environment(folder / "admin.kubeconfig", folder)
     before: list[Any] = []
     while True:
         process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE, env=environment)

@@ -19,11 +19,7 @@ from tests.contract.redirect_network import assert_holds, network, observe, repl
 from tests.redirect_support import KINDS, networks, ports, rule_sets, sh, spec, specs
 
 pytestmark = support.needs_root
-
-
 TOOLS = {"nftables": ("nft -f -",), "iptables": ("iptables-legacy-restore --noflush", "ip6tables-legacy-restore --noflush")}
-
-
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 

@@ -16,8 +16,6 @@ from tests.contract.redirect_network import network, observe, replace  # noqa: F
 from tests.redirect_support import sh, spec
 
 pytestmark = support.needs_root
-
-
 NAT_RULE = "-t nat -A OUTPUT -p tcp --dport 9 -j REDIRECT --to-ports 10"
 
 

@@ -19,7 +19,7 @@ from harness.decode import decode
 from harness.invitation import Invitation
 from tests.controller_support import TRUST_DOMAIN
 from tests.kubernetes.test_cluster import config_map
-from tests.kubernetes_build import kubectl
+from tests.kubernetes_build import kubectl, kubectl_environment
 from tests.kubernetes_site import Site
 from tests.kubernetes_support import ROOT, cluster
 from tests.waiting import wait
@@ -38,10 +38,9 @@ def call(tmp_path: pathlib.Path) -> Call:
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
     script.chmod(0o755)
     environment = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment["KUBECACHEDIR"] = str(tmp_path)
 
     def run(*words: str, kubeconfig: str = "") -> tuple[int, str, str]:
-        environment["KUBECONFIG"] = kubeconfig or cluster().kubeconfig()
+        environment.update(kubectl_environment(kubeconfig or cluster().kubeconfig(), tmp_path))
         done = subprocess.run(
             [kubectl(), "meshexp", *words], env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
         )
