@@ -234,7 +234,7 @@ class Client:
 
     async def answer(self) -> Answer:
         """Raises OSError or EOFError when the server ends the connection instead."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             length = next(
                 (int(v) for n, _, v in (line.partition(":") for line in head.splitlines()) if n.lower() == "content-length"), 0

@@ -122,7 +122,7 @@ def box(name: str, folder: Path, dns: str) -> Iterator[Box]:
             holder.kill()
             holder.wait()
     for process in made.processes.values():
-        process.wait(20)
+        process.wait(60)
 
 
 def which(name: str) -> str | None:

@@ -81,7 +81,7 @@ class Cluster:
             conditions = crd.get("status", {}).get("conditions") or ()
             return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
-        wait(lambda: all(map(established, self.get("crd")["items"])), 30)
+        wait(lambda: all(map(established, self.get("crd")["items"])))
 
     def get(self, *words: str) -> Any:
         return json.loads(self.kubectl("get", *words, "-o", "json"))

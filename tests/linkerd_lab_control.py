@@ -33,7 +33,7 @@ def start(made: Cluster) -> None:
         made.kubeconfig(account, {"token": made.token(account, "linkerd")})
     _start_identity(made)
     # The destination controller refuses to start in a cluster without any EndpointSlice.
-    wait(lambda: made.get("endpointslices", "-A")["items"] != [], 20)
+    wait(lambda: made.get("endpointslices", "-A")["items"] != [])
     _start_destination(made)
     made.pods["identity"].await_answer("http://127.0.0.1:9990/ready", "identity")
     made.pods["destination"].await_answer("http://127.0.0.1:9996/ready", "destination")

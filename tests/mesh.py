@@ -155,7 +155,7 @@ class Mesh:
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
         self.processes[name].send_signal(number)
-        return self.processes[name].wait(20)
+        return self.processes[name].wait(60)
 
 
 @contextlib.contextmanager

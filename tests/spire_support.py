@@ -71,7 +71,7 @@ class Machine:
     def ready(self) -> None:
         """Ready by the status of the daemon that runs now, with an SVID that is valid."""
         pid = self.vm.processes["harness"].pid
-        self.vm.wait(lambda: self.vm.status().get("pid") == pid and self.vm.status()["phase"] == "Ready", 30)
+        self.vm.wait(lambda: self.vm.status().get("pid") == pid and self.vm.status()["phase"] == "Ready")
 
     def pid(self, child: str) -> int | None:
         found = self.vm.status().get("children", {}).get(child, {}).get("pid")
@@ -83,13 +83,13 @@ class Machine:
         os.kill(pid, number)
 
     def wait_replaced(self, child: str, before: int | None) -> None:
-        self.vm.wait(lambda: self.pid(child) not in (None, before), 30)
+        self.vm.wait(lambda: self.pid(child) not in (None, before))
 
     def problem(self) -> str | None:
         return self.vm.condition("Identity").get("problem")
 
-    def wait_problem(self, problem: str, seconds: float = 20) -> str:
-        self.vm.wait(lambda: self.problem() == problem, seconds)
+    def wait_problem(self, problem: str) -> str:
+        self.vm.wait(lambda: self.problem() == problem)
         return str(self.vm.condition("Identity")["message"])
 
     def log(self) -> str:

@@ -119,7 +119,7 @@ class Embedded:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            assert self._process.wait(10) == 0
+            assert self._process.wait(60) == 0
             self._process = None
 
 
@@ -144,19 +144,19 @@ class Spire:
         if self._server is None:
             self._start_server()
         self._agent = self._run("spire-agent", "agent.cfg", "-joinToken", self._token)
-        wait(lambda: accepts(self.socket), 30)
+        wait(lambda: accepts(self.socket))
 
     def stop(self) -> None:
         if self._agent is not None:
             self._agent.terminate()
-            self._agent.wait(20)
+            self._agent.wait(60)
             self._agent = None
 
     def close(self) -> None:
         self.stop()
         if self._server is not None:
             self._server.terminate()
-            self._server.wait(20)
+            self._server.wait(60)
 
     def _start_server(self) -> None:
         with socket.socket() as probe:
@@ -165,8 +165,8 @@ class Spire:
         (self._directory / "server.cfg").write_text(_SERVER.format(d=self._directory, port=port, td=TRUST_DOMAIN))
         (self._directory / "agent.cfg").write_text(_AGENT.format(d=self._directory, port=port, td=TRUST_DOMAIN))
         self._server = self._run("spire-server", "server.cfg")
-        wait(lambda: accepts(self._server_socket), 30)
-        wait(lambda: subprocess.run(self._command("healthcheck"), capture_output=True).returncode == 0, 30)
+        wait(lambda: accepts(self._server_socket))
+        wait(lambda: subprocess.run(self._command("healthcheck"), capture_output=True).returncode == 0)
         alias = f"spiffe://{TRUST_DOMAIN}/agent"
         token = subprocess.check_output(self._command("token", "generate", "-spiffeID", alias, "-output", "json"))
         self._token = json.loads(token)["value"]

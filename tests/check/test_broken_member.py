@@ -166,7 +166,7 @@ def test_it_is_named_and_the_hint_mends_it(vm: Mesh, name: str) -> None:
         lab.is_named(broken, lab.check(vm, through=broken.through))
     finally:
         broken.mend(vm)
-    vm.wait(lambda: lab.check(vm) == {}, 30)
+    vm.wait(lambda: lab.check(vm) == {})
 
 
 def test_what_all_is_well_looks_like(vm: Mesh) -> None:
@@ -200,5 +200,5 @@ def test_waiting_until_all_is_well(vm: Mesh) -> None:
     argv = [*vm.vm.enter, sys.executable, "-s", "-m", "harness", "check", "--wait", "30", "-o", "short"]
     waiting = subprocess.Popen(argv, env=vm.environment, stdout=subprocess.PIPE, text=True)
     lab.serve_application(vm)
-    assert waiting.communicate(timeout=40)[0] == "Status check results are √\n" and waiting.returncode == 0
+    assert waiting.communicate(timeout=60)[0] == "Status check results are √\n" and waiting.returncode == 0
     assert VM in vm.status()["workload"]["addresses"]

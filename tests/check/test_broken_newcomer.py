@@ -247,7 +247,7 @@ def test_it_is_named_and_the_hint_mends_it(vm: Mesh, name: str) -> None:
     broken.break_(vm)
     lab.is_named(broken, lab.check(vm, *words, through=through))
     broken.mend(vm)
-    vm.wait(lambda: lab.check(vm, *words, through=through) == {}, 30)
+    vm.wait(lambda: lab.check(vm, *words, through=through) == {})
 
 
 def test_a_machine_is_not_changed_by_it(vm: Mesh) -> None:

@@ -169,7 +169,7 @@ class Machine:
     def close(self) -> None:
         if self.proxy is not None and self.proxy.poll() is None:
             self.proxy.kill()
-            self.proxy.wait(5)
+            self.proxy.wait(60)
         self.svids.close()
         self.namespace.delete()
 

@@ -41,7 +41,7 @@ async def started(folder: pathlib.Path, *flags: str) -> tuple[asyncio.subprocess
 
 async def next_line(process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
     assert process.stderr is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while text := await process.stderr.readline():
             line: dict[str, Any] = json.loads(text)
             if line["event"] == event:
@@ -95,7 +95,7 @@ def test_the_process_follows_its_files_and_stops_on_sigterm(tmp_path: pathlib.Pa
                 assert "apiVersion" in (await next_line(process, "groups not read; the old ones stay in force"))["error"]
                 assert (await client.call("POST", path_of(made) + "/state", report(1), secret_of(made))).status == 204
                 process.terminate()
-                assert await asyncio.wait_for(process.wait(), 10) == 0
+                assert await asyncio.wait_for(process.wait(), 60) == 0
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -122,7 +122,7 @@ def test_bad_configuration(tmp_path: pathlib.Path, change: dict[str, str], code:
             sys.executable, "-m", "controller", "run", "--config", str(tmp_path / "controller.yaml"),
             stderr=asyncio.subprocess.PIPE, cwd=pathlib.Path(__file__).parents[2],
         )  # fmt: skip
-        _, errors = await asyncio.wait_for(process.communicate(), 20)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
         return process.returncode, errors.decode()
 
     status, errors = asyncio.run(main())

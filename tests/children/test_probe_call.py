@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import tempfile
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from harness.system import process
 from harness.system import workload_api_wire as wire
 from harness.system.probe_call import Checker
 from tests.ports import free_port
+from tests.waiting import wait
 
 NOBODY = User(65534, 65534)
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -188,7 +188,4 @@ def test_exec_is_gone_with_all_that_it_started_when_its_time_is_up(tmp_path: Pat
     command = shell(f"sleep 77 & echo $! >{tmp_path}/pid; wait")
     assert ask(EXEC, command) == "no answer within 0.5 s"
     pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 2
-    while process.start_time(pid) is not None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert process.start_time(pid) is None
+    wait(lambda: process.start_time(pid) is None)

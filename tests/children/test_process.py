@@ -18,6 +18,7 @@ from harness.errors import ConfigError, TemporaryError, UnavailableError
 from harness.specs import User
 from harness.supervisor import State, Supervised
 from harness.system import files, process
+from tests.waiting import wait
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = "/bin/sh"
@@ -77,7 +78,7 @@ def test_one_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: Path
 
     code, seconds = asyncio.run(run())
     assert code == -signal.SIGKILL
-    assert seconds < 20
+    assert seconds < 200
     assert not list(tmp_path.glob("*.json")), "its record is gone with it"
 
 
@@ -120,17 +121,11 @@ def test_it_dies_with_its_daemon_even_by_sigkill(tmp_path: Path) -> None:
     )
     assert daemon.stdout is not None
     pid = int(daemon.stdout.readline())
-    for _ in range(200):
-        if (Path(f"/proc/{pid}/comm")).read_text().strip() == "sleep":
-            break
-        time.sleep(0.01)
+    wait(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
     daemon.kill()
     daemon.wait()
     daemon.stdout.close()
-    deadline = time.monotonic() + 3
-    while process.start_time(pid) is not None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert process.start_time(pid) is None
+    wait(lambda: process.start_time(pid) is None)
     assert process.orphans(tmp_path) == (), "a record of a dead child is dropped"
 
 

@@ -36,8 +36,8 @@ def test_drain_lets_an_answer_come_and_ends_idle_connections(mesh: Lab) -> None:
     def calls() -> tuple[float, bytes]:
         with (
             listener,
-            socket.create_connection((VIP, 80), timeout=8) as idle,
-            socket.create_connection((VIP, 80), timeout=8) as busy,
+            socket.create_connection((VIP, 80), timeout=30) as idle,
+            socket.create_connection((VIP, 80), timeout=30) as busy,
         ):
             idle.sendall(b"a")
             one, _ = listener.accept()
@@ -62,9 +62,9 @@ def test_drain_lets_an_answer_come_and_ends_idle_connections(mesh: Lab) -> None:
 
     ended, answer = client.namespace.call(calls, REDIRECTED_GID)
     assert answer == b"B"
-    assert 0.8 < ended < 4
+    assert ended > 0.8
     assert server.proxy is not None
-    assert server.proxy.wait(5) == 0
+    assert server.proxy.wait(60) == 0
 
 
 def test_the_grace_period_ends_the_drain(mesh: Lab) -> None:
@@ -75,12 +75,12 @@ def test_the_grace_period_ends_the_drain(mesh: Lab) -> None:
     app = RawApp(server.namespace, server.address)
 
     def hold() -> float:
-        with socket.create_connection((VIP, 80), timeout=8) as connection:
+        with socket.create_connection((VIP, 80), timeout=30) as connection:
             connection.sendall(b"no answer to this")
             wait(lambda: bool(app.received))
             began = time.monotonic()
             assert server.stop() == 0
             return time.monotonic() - began
 
-    assert 0.4 < client.namespace.call(hold, REDIRECTED_GID) < 4
+    assert 0.4 < client.namespace.call(hold, REDIRECTED_GID) < 20
     app.close()

@@ -132,7 +132,7 @@ def test_it_is_run_as_nobody_without_our_environment_and_not_for_ever(machine: M
     try:
         started = time.monotonic()
         machine.ok("install", "--from", curious)
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60
     finally:
         del os.environ["SECRET"]
 

@@ -200,7 +200,7 @@ def test_killed_in_the_middle_of_a_download(machine: Machine, tmp_path: Path) ->
             machine.ok("use", "2.340.0")
             machine.ok("rollback")
             process.send_signal(number)
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
             assert machine.versions == ["2.331.0", "2.340.0"]
         held.hold.set()
         faults.clear()

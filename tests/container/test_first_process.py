@@ -44,27 +44,27 @@ def exit_code(playground: Playground, name: str) -> int:
 def test_the_workloads_exit_code_is_the_containers(hardened: Playground) -> None:
     """And its orphans are reaped, signals reach it, it has no rights, and the machine leaves the mesh."""
     engine, address = hardened.engine, hardened.address("smiley2-1")
-    wait(lambda: "caps" in engine.run("logs", "smiley2-1")[1], 40, lambda: hardened.story("smiley2-1"), 0.1)
+    wait(lambda: "caps" in engine.run("logs", "smiley2-1")[1], why=lambda: hardened.story("smiley2-1"))
     assert "caps 0000000000000000" in engine.do("logs", "smiley2-1")
     assert "nnp 1" in engine.do("logs", "smiley2-1") and "uid 0 " not in engine.do("logs", "smiley2-1")
-    wait(lambda: hardened.mesh.workloads().get(address) is not None, 60)
-    time.sleep(0.5)
+    wait(lambda: hardened.mesh.workloads().get(address) is not None)
     states = (
         "import pathlib; print([p.read_text().rpartition(')')[2].split()[0] for p in pathlib.Path('/proc').glob('[0-9]*/stat')])"
     )
-    assert "Z" not in hardened.inside("smiley2-1", "python3", "-c", states)
+    time.sleep(0.5)
+    wait(lambda: "Z" not in hardened.inside("smiley2-1", "python3", "-c", states))
     engine.do("kill", "--signal=USR1", "smiley2-1")
     assert exit_code(hardened, "smiley2-1") == 7
-    wait(lambda: hardened.mesh.workloads().get(address) is None, 60)
+    wait(lambda: hardened.mesh.workloads().get(address) is None)
 
 
 def test_a_killed_daemon_is_started_again_and_the_workload_goes_on(hardened: Playground) -> None:
     engine = hardened.engine
-    wait(lambda: "caps" in engine.run("logs", "smiley2-1")[1], 40, lambda: hardened.story("smiley2-1"), 0.1)
+    wait(lambda: "caps" in engine.run("logs", "smiley2-1")[1], why=lambda: hardened.story("smiley2-1"))
     find = 'pid=$(python3 -c \'import json; print(json.load(open("/run/meshexp/status.json"))["pid"])\'); kill -9 $pid; echo $pid'
     killed = hardened.inside("smiley2-1", "sh", "-c", find).strip()
     read = ("python3", "-c", "import json; print(json.load(open('/run/meshexp/status.json'))['pid'])")
-    wait(lambda: hardened.engine.run("exec", "smiley2-1", *read)[1].strip() not in (killed, ""), 15, every=0.2)
+    wait(lambda: hardened.engine.run("exec", "smiley2-1", *read)[1].strip() not in (killed, ""))
     assert engine.inspect("smiley2-1")["State"]["Running"]
     assert engine.do("logs", "smiley2-1").count("caps ") == 1
     assert hardened.stop("smiley2-1")[0] == 143

@@ -44,7 +44,7 @@ FACTORIES: dict[str, Factory] = {"embedded": embedded, "kubernetes": kubernetes}
 def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Store], Awaitable[None]]], None]:
     def runner(body: Callable[[Store], Awaitable[None]]) -> None:
         async def main() -> None:
-            async with FACTORIES[request.param]() as store, asyncio.timeout(30):
+            async with FACTORIES[request.param]() as store, asyncio.timeout(60):
                 await body(store)
 
         asyncio.run(main())

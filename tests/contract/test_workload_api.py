@@ -107,7 +107,7 @@ def test_the_chain_leads_to_the_bundle_which_is_the_anchor(api: WorkloadApi, tmp
 def test_another_uid_is_denied(api: WorkloadApi) -> None:
     async def scenario() -> None:
         async with child(api.socket, OTHER_UID) as frames:
-            first, second = [await asyncio.wait_for(anext(frames), 10) for _ in range(2)]
+            first, second = [await asyncio.wait_for(anext(frames), 60) for _ in range(2)]
         assert isinstance(first, Failed)
         assert first.kind is FailureKind.DENIED
         assert "no identity issued" in first.message
@@ -139,7 +139,7 @@ def test_a_rotation_pushes_a_new_svid_on_the_same_stream(api: WorkloadApi) -> No
     async def scenario() -> None:
         async with child(api.socket) as frames:
             await until(frames, delivered)
-            first, second = [await asyncio.wait_for(anext(frames), 30) for _ in range(2)]
+            first, second = [await asyncio.wait_for(anext(frames), 60) for _ in range(2)]
         assert isinstance(first, Delivered) and isinstance(second, Delivered), "the stream broke"
         assert first.svids[0].key_der != second.svids[0].key_der
         assert first.svids[0].expires_at < second.svids[0].expires_at
@@ -164,7 +164,7 @@ def test_the_child_waits_for_a_socket_that_is_not_there_yet(api: WorkloadApi) ->
     async def scenario() -> None:
         await asyncio.to_thread(api.stop)
         async with child(api.socket) as frames:
-            first = await asyncio.wait_for(anext(frames), 10)
+            first = await asyncio.wait_for(anext(frames), 60)
             assert failed(FailureKind.SOCKET_MISSING)(first), first
             await asyncio.to_thread(api.start)
             await until(frames, delivered)

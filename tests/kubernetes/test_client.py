@@ -84,7 +84,7 @@ def test_a_watch_from_a_forgotten_version_is_gone() -> None:
             store = KubernetesStore(client)
             await store.workloads.list()
             said = TemporaryError("")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not isinstance(said, GoneError):
                     try:
                         await anext(store.workloads.watch("1"))
@@ -120,16 +120,14 @@ def test_a_long_list_comes_in_pages_and_unreadable_objects_are_passed_over(tmp_p
 
 def test_writes_are_paced_and_reads_are_not() -> None:
     async def main() -> None:
+        async with cluster().client(writes_per_second=0.1) as client, asyncio.timeout(60):
+            await asyncio.gather(*(KubernetesStore(client).workloads.list() for _ in range(50)))
         async with cluster().client(writes_per_second=20.0) as client:
-            store, began = KubernetesStore(client), time.monotonic()
-            await asyncio.gather(*(store.workloads.list() for _ in range(50)))
-            lists = time.monotonic() - began
-            await asyncio.sleep(1)
             began = time.monotonic()
             review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
             path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
             await asyncio.gather(*(client.send("POST", path, review) for _ in range(60)))
-            assert lists < 2 <= time.monotonic() - began  # 20 at once, 40 at 20 a second
+            assert time.monotonic() - began >= 2  # 20 at once, 40 at 20 a second
 
     asyncio.run(main())
 

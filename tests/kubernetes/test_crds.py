@@ -153,7 +153,7 @@ def test_the_compatible_kind_is_installed_only_where_it_is_absent(site: Site) ->
         apply(group_object(api=BUOYANT_GROUP_API))
         site.fleet("a")("join", count=1)
         conditions = "jsonpath={.items[*].status.conditions[*].status}"
-        wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True", 60)
+        wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
         assert not site.replicas["a"].lines("status of the group not written")
     finally:
         kubectl("delete", "crd", name, check=False)

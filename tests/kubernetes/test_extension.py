@@ -71,8 +71,8 @@ def test_an_operators_reason_shows_in_kubectl(site: Site) -> None:
     vms("flip", number=1, ready=False, cordon="new disks")
     path = '{.items[*].status.conditions[?(@.reason=="Cordoned")].message}'
     kubectl = cluster().kubectl
-    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", f"jsonpath={path}") == "new disks", 60)
-    wait(lambda: "1/2" in kubectl("-n", "faces", "get", "eg", "face"), 60)
+    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", f"jsonpath={path}") == "new disks")
+    wait(lambda: "1/2" in kubectl("-n", "faces", "get", "eg", "face"))
     plugin = "import sys; from controller.admin import main; sys.exit(main())"
     argv = [sys.executable, "-c", plugin, "get", f"--kubeconfig={cluster().kubeconfig()}"]
     shown = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout

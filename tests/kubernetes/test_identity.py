@@ -51,7 +51,7 @@ def identity_controller(made: Cluster, folder: pathlib.Path, lifetime: str = "24
     )
     process = spawn(folder, "identity", "unshare", "--mount", "--propagation=private", "bash", "-c", script)
     try:
-        for _ in range(150):
+        for _ in range(600):
             with contextlib.suppress(urllib.error.URLError, OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{admin}/ready", timeout=1).close()
                 break
@@ -152,9 +152,9 @@ def test_it_is_renewed_before_it_ends(tmp_path: pathlib.Path) -> None:
             first = await ours.first()
             renewed: asyncio.Queue[Certificate] = asyncio.Queue()
             task = asyncio.create_task(ours.keep(first, renewed.put_nowait))
-            second = await asyncio.wait_for(renewed.get(), 15)
+            second = await asyncio.wait_for(renewed.get(), 60)
             assert second.chain != first.chain and first.expires > SystemClock().wall() and second.expires > first.expires
             await handshake(authority, second)
             task.cancel()
 
-    run(tmp_path, body, "5s")
+    run(tmp_path, body, "12s")

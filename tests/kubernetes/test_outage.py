@@ -44,19 +44,19 @@ def test_a_lost_api_server_marks_nobody_and_what_happened_meanwhile_is_written(o
     site.start("a")
     fleet = site.fleet("a")
     fleet("join", count=12)
-    wait(lambda: list(states(made).values()) == ["True"] * 12, 60)
+    wait(lambda: list(states(made).values()) == ["True"] * 12)
     made.stop_apiserver()
     lost = time.monotonic()
-    wait(lambda: bool(site.replicas["a"].lines("lease not renewed")), 60)
+    wait(lambda: bool(site.replicas["a"].lines("lease not renewed")))
     time.sleep(max(0.0, 15 - (time.monotonic() - lost)))  # five leases
     assert fleet("state")["connected"] == 12  # they are held all the while
     made.start_apiserver()
-    wait(lambda: "True" in states(made).values(), 60)
+    wait(lambda: "True" in states(made).values())
     for _ in range(10):
         assert set(states(made).values()) == {"True"}
         time.sleep(0.3)
     assert site.replicas["a"].process.poll() is None
     flip = fleet("flip", number=1, ready=False)
-    wait(lambda: states(made)[flip["name"]] == "False", 60)
+    wait(lambda: states(made)[flip["name"]] == "False")
     silent = fleet("silence", number=2)["name"]
     wait(lambda: states(made)[silent] == "False", 60)  # and silence counts again

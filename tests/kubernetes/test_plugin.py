@@ -64,8 +64,8 @@ def test_get_shows_every_machine_and_how_it_is(site: Site, call: Call) -> None:
     fleet("flip", number=1, ready=False)
     fleet("silence", number=2)
     silent_since = time.time()
-    wait(lambda: machines(call)["m2"]["reason"] == "Unreachable", 60)
-    wait(lambda: machines(call)["m0"]["versions"] != {}, 60)
+    wait(lambda: machines(call)["m2"]["reason"] == "Unreachable")
+    wait(lambda: machines(call)["m0"]["versions"] != {})
     found = machines(call, "-n", "faces")
     one = found["m0"]
     assert one["identity"] == f"spiffe://{TRUST_DOMAIN}/face" and one["address"] == "10.128.0.0"
@@ -74,7 +74,7 @@ def test_get_shows_every_machine_and_how_it_is(site: Site, call: Call) -> None:
         "m0": (True, "Ready"), "m1": (False, "ProbeFailed"), "m2": (False, "Unreachable"),
     }  # fmt: skip
     seen = {name: seconds_ago(machine["last_seen"]) for name, machine in found.items()}
-    assert seen["m0"] < 6 and seen["m1"] < 6 and abs(seen["m2"] - (time.time() - silent_since)) < 3
+    assert max(seen["m0"], seen["m1"]) < seen["m2"] and abs(seen["m2"] - (time.time() - silent_since)) < 10
     assert {name: machine["heard_by"] for name, machine in found.items()} == {"m0": "a", "m1": "a", "m2": ""}
     head, *rows = call("get")[1].splitlines()
     assert head.split() == ["NAMESPACE", "NAME", "GROUP", "IDENTITY", "ADDRESS", "VERSION", "READY", "REASON", "LAST", "SEEN"]

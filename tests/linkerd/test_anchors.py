@@ -26,7 +26,7 @@ def proxies(*vms: Vm) -> list[int | None]:
 def await_replaced(mesh: Mesh, before: list[int | None]) -> None:
     """Every proxy of smiley runs anew, and is back."""
     pairs = list(zip((mesh.one, mesh.other), before, strict=True))
-    wait(lambda: all(vm.child("proxy") not in (None, old) for vm, old in pairs), 60)
+    wait(lambda: all(vm.child("proxy") not in (None, old) for vm, old in pairs))
     mesh.settle()
 
 
@@ -35,7 +35,7 @@ def reconfigure(mesh: Mesh, **sections: Any) -> None:
     own = mesh.client.child("proxy")
     mesh.client.configure(**sections)
     mesh.client.box.send("harness", signal.SIGHUP)
-    wait(lambda: mesh.client.child("proxy") not in (None, own), 60)
+    wait(lambda: mesh.client.child("proxy") not in (None, own))
     mesh.settle()
 
 

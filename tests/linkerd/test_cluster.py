@@ -64,7 +64,7 @@ def test_two_addresses_of_one_external_workload(mesh: Mesh, two: Vm) -> None:
     assert ask(service) == "200" and known() == 1
     dual = json.dumps({"spec": {"ipFamilyPolicy": "RequireDualStack"}})
     kubectl("patch", "service", "two", "-n", NAMESPACE, "--type=merge", "-p", dual)
-    wait(lambda: families() == {"IPv4": [two.address], "IPv6": [SECOND]}, 60)
+    wait(lambda: families() == {"IPv4": [two.address], "IPv6": [SECOND]})
     code = ask(service)
     assert known() == 1, "of two addresses in the slices"
     print(f"\na call from a machine without IPv6, by the IPv4 address of the Service: {code}")

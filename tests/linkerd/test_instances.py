@@ -72,7 +72,7 @@ def vm(mesh: Mesh) -> Iterator[Vm]:
     try:
         wait(lambda: status(here).get("phase") == "Ready", 60, lambda: here.box.log("harness-api")[-6000:])
         # With a neighbour the first's proxy is another, and so it is without.
-        wait(lambda: here.child("proxy") not in (None, alone), 60)
+        wait(lambda: here.child("proxy") not in (None, alone))
         here.await_ready()
         yield here
     finally:
@@ -81,7 +81,7 @@ def vm(mesh: Mesh) -> Iterator[Vm]:
         here.box.processes.pop("harness-api").wait(60)
         here.box.stop("app-api")
         (here.folder / "etc/instances/api/harness.yaml").unlink()
-        wait(lambda: here.child("proxy") not in (None, beside), 60)
+        wait(lambda: here.child("proxy") not in (None, beside))
         for kind in ("externalgroups.workload.meshexp.io", "service"):
             mesh.lab.cluster.kubectl("delete", kind, "api", "-n", NAMESPACE)
         assert code == 0, output
@@ -107,7 +107,7 @@ def test_two_workloads_on_one_machine_are_two_to_their_peers(mesh: Mesh, vm: Vm)
     mesh.lab.await_endpoints("api", {vm.address: True})
     mesh.lab.await_endpoints("face", {vm.address: True})
 
-    wait(lambda: mesh.one.curl(f"http://{API}/") == ("200", "api-1"), 60)
+    wait(lambda: mesh.one.curl(f"http://{API}/") == ("200", "api-1"))
     outbound = ('direction="outbound"', 'tls="true"', f'server_id="{SPIFFE_ID}"', 'dst_service="api"')
     assert mesh.one.metrics("request_total", *outbound) > 0
     assert seen_inbound(vm, mesh.one.spiffe_id)

@@ -81,7 +81,7 @@ def test_a_failing_probe_takes_the_endpoint_out_and_traffic_goes_to_the_other(me
     try:
         mesh.lab.await_endpoints("smiley", {mesh.one.address: False, mesh.other.address: True})
         assert ready_condition(mesh.lab.workloads()[mesh.one.address]) == "False"
-        wait(lambda: {mesh.client.curl(f"http://{SMILEY}/") for _ in range(5)} == {("200", "smiley-2")}, 60)
+        wait(lambda: {mesh.client.curl(f"http://{SMILEY}/") for _ in range(5)} == {("200", "smiley-2")})
         assert {mesh.client.curl(f"http://{SMILEY}/") for _ in range(20)} == {("200", "smiley-2")}
     finally:
         mesh.one.probe_fails(False)
@@ -128,7 +128,7 @@ def apply(mesh: Mesh) -> Iterator[Callable[..., None]]:
 
 def test_policy_is_that_of_the_callers_spiffe_id(mesh: Mesh, apply: Callable[..., None]) -> None:
     def await_code(wanted: str) -> None:
-        wait(lambda: {mesh.client.curl(f"http://{SMILEY}/")[0] for _ in range(4)} == {wanted}, 60)
+        wait(lambda: {mesh.client.curl(f"http://{SMILEY}/")[0] for _ in range(4)} == {wanted})
 
     apply(SERVER)
     await_code("403")

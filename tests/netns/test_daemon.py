@@ -167,7 +167,7 @@ def test_a_probe_that_fails_takes_the_readiness_away(vm: Mesh) -> None:
 def test_an_edit_of_the_group_reaches_the_machine(vm: Mesh) -> None:
     started(vm).wait_ready()
     vm.group(probes=[{"tcpSocket": {"port": 9}, "periodSeconds": 0.2}])
-    vm.wait(lambda: vm.status()["reason"] == "ProbeFailed", 4)
+    vm.wait(lambda: vm.status()["reason"] == "ProbeFailed")
 
 
 def test_reload_takes_a_good_configuration_and_keeps_the_old_one_for_a_bad(vm: Mesh) -> None:
@@ -192,7 +192,7 @@ def test_plan_says_what_a_start_would_do_and_then_that_there_is_nothing_to_do(vm
     started(vm).wait_ready()
     assert vm.meshexp("plan").stdout == "# nothing to do\n"
     vm.vm.run("ip", "route", "del", "10.43.0.0/16")
-    vm.wait(lambda: "10.43.0.0/16" in vm.vm.run("ip", "route"), 2)
+    vm.wait(lambda: "10.43.0.0/16" in vm.vm.run("ip", "route"), 10)  # by the event: the timer is 15 s
 
 
 def test_wrong_configuration_wrong_user_no_root_no_capability(vm: Mesh) -> None:

@@ -81,7 +81,7 @@ def test_names_are_split_and_a_stop_puts_all_back(vm: Mesh) -> None:
         "foreign_failed": 0,
         "cluster": 2,
         "cluster_failed": 0,
-        "slowest": pytest.approx(0, abs=2),
+        "slowest": pytest.approx(0, abs=4.5),
     }
     status = Path(f"/proc/{dnsmasq(vm)}/status").read_text()
     assert f"Uid:\t{DNS_UID}" in status and "CapEff:\t0000000000000400" in status, "a user of its own, and port 53"
@@ -98,7 +98,7 @@ def test_killed_it_fails_open_and_cleanup_puts_all_back(vm: Mesh) -> None:
     assert resolv(vm) != BEFORE
     found = counted(look_up(vm, 100))
     assert (found["foreign_failed"], found["cluster_failed"]) == (0, 2)
-    assert found["slowest"] < 1, "a dead server refuses at once"
+    assert found["slowest"] < 4.5, "a dead server refuses at once: the resolver would wait 5 s"
     assert vm.meshexp("cleanup").returncode == 0
     assert resolv(vm) == BEFORE
 

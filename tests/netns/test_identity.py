@@ -68,7 +68,7 @@ def test_a_machine_that_slept_longer_than_its_svid_lasts(vm: Machine, mode: str)
             mode, identity={"embedded": {**life, "ca_cert": f"{vm.certificates}/ca.crt", "ca_key": f"{vm.certificates}/ca.key"}}
         )
     vm.start()
-    vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True", 30)
+    vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True")
     children = [pid(vm, child) for child in SOURCES[mode]]
     for one in children:
         os.kill(one, signal.SIGSTOP)
@@ -76,13 +76,13 @@ def test_a_machine_that_slept_longer_than_its_svid_lasts(vm: Machine, mode: str)
     for one in children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(one, signal.SIGCONT)
-    vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True", 30)
+    vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True")
 
 
 def test_a_killed_daemon_leaves_no_issuer_behind(vm: Machine, mode: str) -> None:
     """Outside systemd nobody else ends them; the embedded one changes its user by itself, which clears a death signal."""
     vm.start()
-    vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True", 30)
+    vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True")
     children = [pid(vm, child) for child in (*SOURCES[mode], "identity")]
     vm.vm.processes["harness"].kill()
     vm.vm.wait(lambda: not any(Path(f"/proc/{one}/cmdline").exists() for one in children), 5)

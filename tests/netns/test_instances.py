@@ -65,7 +65,7 @@ def test_two_workloads_on_one_machine(lab: Lab) -> None:
     lab.wait(lambda: lab.status(*SMILEY).get("phase") == "Ready")
     if lab.real:
         done = lab.meshexp("leave")
-        assert [lab.processes[daemon].wait(30) for daemon in ("first", "smiley")] == [0, 0]
+        assert [lab.processes[daemon].wait(60) for daemon in ("first", "smiley")] == [0, 0]
         lab.wait(lambda: lab.endpoints() == {})
     else:
         for daemon in ("first", "smiley"):
@@ -145,7 +145,7 @@ def _one_leaves(lab: Lab) -> None:
     routes, started = lab.vm.run("ip", "route"), lab.status()["children"]["proxy"]["pid"]
     left = lab.meshexp("leave", *SMILEY)
     assert left.returncode == 0, left.stderr
-    assert lab.processes["smiley"].wait(30) == 0
+    assert lab.processes["smiley"].wait(60) == 0
     assert lab.endpoints().keys() == {"face"}
     assert "meshexp-smiley" not in lab.vm.run("nft", "list", "ruleset")
     assert lab.vm.run("nft", "list", "table", "inet", "meshexp") == first

@@ -62,7 +62,7 @@ def test_what_they_say_of_a_machine_that_is_well(vm: Mesh) -> None:
     found, now = scrape(vm), time.time()
     assert found.value("meshexp_phase", phase="Ready") == 1
     assert found.value("meshexp_phase", phase="Degraded") == 0
-    assert 0.1 < (found.value("meshexp_join_duration_seconds") or 0) < 30
+    assert 0.1 < (found.value("meshexp_join_duration_seconds") or 0) < 120
     assert now - 120 < (found.value("meshexp_start_time_seconds") or 0) < now
     assert found.value("meshexp_condition", condition="Redirected", status="true") == 1
     assert found.value("meshexp_condition", condition="Redirected", status="false") == 0
@@ -74,7 +74,7 @@ def test_what_they_say_of_a_machine_that_is_well(vm: Mesh) -> None:
     assert scrape(vm).value("meshexp_probe_passing", probe="tcp :4191") == 1
     assert found.value("meshexp_controller_call_duration_seconds_count", call="register") == 1
     seconds = found.value("meshexp_controller_call_duration_seconds_sum", call="register")
-    assert seconds is not None and 0 < seconds < 5
+    assert seconds is not None and 0 < seconds < 60
     assert now - 120 < (found.value("meshexp_controller_last_answer_timestamp_seconds") or 0) <= now
     assert found.value("meshexp_repairs_total", part="redirect") == 0
 
@@ -106,13 +106,13 @@ def test_nonsense_and_slowness_cost_nothing(vm: Mesh) -> None:
     code = (
         "import socket\n"
         "idle = [socket.create_connection(('127.0.0.1', 4192)) for _ in range(50)]\n"
-        "for s in idle: s.settimeout(2)  # the server waits 5 s for a request\n"
+        "for s in idle: s.settimeout(4)  # the server waits 5 s for a request\n"
         "for s in idle[8:]: assert s.recv(1) == b'', 'more than the bound are served'\n"
         "for s in idle: s.close()\n"
-        "s = socket.create_connection(('127.0.0.1', 4192), 3)\n"
+        "s = socket.create_connection(('127.0.0.1', 4192), 30)\n"
         "try:\n s.sendall(b'x' * 1_000_000)\n assert s.recv(1) == b''\nexcept ConnectionError: pass\n"
     )
-    subprocess.run([*vm.vm.enter, sys.executable, "-s", "-c", code], check=True, timeout=20)
+    subprocess.run([*vm.vm.enter, sys.executable, "-s", "-c", code], check=True, timeout=60)
     vm.wait(lambda: bool(get(vm.vm)))
     assert vm.processes["harness"].poll() is None
 

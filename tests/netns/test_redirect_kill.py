@@ -150,7 +150,7 @@ def guards() -> list[int]:
 
 
 def settled(kind: str) -> TableState:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while guards():
         assert time.monotonic() < deadline, "a guard is left behind"
         time.sleep(0.02)

@@ -169,11 +169,11 @@ def test_beside(neighbour: Neighbour, kind: str, peer: Peer, folder: Path) -> No
         keeper = asyncio.create_task(keep(redirect, wanted, busy))
         await asyncio.sleep(0.05)
         await asyncio.to_thread(work)
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + 5.0
         while redirect.diff(wanted, await redirect.observe()):
             if keeper.done():
                 keeper.result()
-            assert time.monotonic() < deadline, "not repaired within a second"
+            assert time.monotonic() < deadline, "not repaired"
             await asyncio.sleep(0.02)
         async with busy:
             keeper.cancel()

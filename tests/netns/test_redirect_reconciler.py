@@ -138,7 +138,7 @@ def test_an_unchanged_apply_writes_nothing(kind: str, tmp_path: Path) -> None:
     asyncio.run(check())
 
 
-def test_drift_is_repaired_within_a_second_by_event(kind: str, tmp_path: Path) -> None:
+def test_drift_is_repaired_by_event(kind: str, tmp_path: Path) -> None:
     edit = {"nftables": "nft flush ruleset", "iptables": "iptables-legacy -t nat -F; ip6tables-legacy -t nat -F"}[kind]
 
     async def check() -> None:
@@ -149,7 +149,7 @@ def test_drift_is_repaired_within_a_second_by_event(kind: str, tmp_path: Path) -
         await asyncio.sleep(0.2)
         await asyncio.to_thread(sh, edit)
         edited = time.monotonic()
-        await asyncio.wait_for(woken, 1.0)
+        await asyncio.wait_for(woken, 10)
         observed = await redirect.observe()
         (action,) = redirect.diff(spec(), observed)
         assert isinstance(action, Apply) and action.reasons

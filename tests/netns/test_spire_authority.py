@@ -43,7 +43,7 @@ def test_another_trust_domain_over_old_data(joined: Machine) -> None:
     """SPIRE itself refuses that. The group does not allow the new ID, which is not the question here."""
     joined.configure(identity={"spiffe_id": "spiffe://other.example/face"})
     joined.vm.processes["harness"].send_signal(signal.SIGHUP)
-    joined.vm.wait(lambda: "spiffe://other.example/face" in joined.vm.condition("Identity").get("message", ""), 30)
+    joined.vm.wait(lambda: "spiffe://other.example/face" in joined.vm.condition("Identity").get("message", ""))
     assert "spiffe://other.example/face" in joined.fetch(PROXY_UID)
     assert joined.data("server") and joined.data("agent")
 
@@ -96,7 +96,7 @@ def test_a_roots_own_key_only_when_told_so_and_never_in_silence(vm: Machine) -> 
     assert "allow_root_key" in vm.wait_problem("identity-ca-unusable") + str(vm.vm.condition("Identity")) + vm.log()
     vm.configure(ca_cert=cert, ca_key=key, allow_root_key=True)
     vm.vm.processes["harness"].send_signal(signal.SIGHUP)
-    vm.wait_problem("identity-root-key", 30)
+    vm.wait_problem("identity-root-key")
     vm.ready()
     vm.wait_problem("identity-root-key")
 
@@ -109,7 +109,7 @@ def test_an_intermediate_that_ends_soon_is_named_and_its_renewal_taken_up(vm: Ma
     proxy = vm.pid("proxy")
     vm.issue("renew")
     vm.vm.processes["harness"].send_signal(signal.SIGUSR2)  # any reason to look; the timer is one within 15 s
-    vm.vm.wait(lambda: vm.vm.condition("Identity")["problem"] is None, 30)
+    vm.vm.wait(lambda: vm.vm.condition("Identity")["problem"] is None)
     vm.ready()
     assert vm.pid("proxy") == proxy, "a renewal touches no traffic"
     assert "its files have changed" in vm.log()

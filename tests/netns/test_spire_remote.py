@@ -62,7 +62,7 @@ def test_mode_agent_by_token_which_is_seen_by_nobody_and_may_be_replaced(vm: Mac
     assert vm.vm.stop("harness") == 0
     shutil.rmtree(vm.state)
     vm.start(controller=False)
-    message = vm.wait_problem("spire-not-attested", 30)
+    message = vm.wait_problem("spire-not-attested")
     assert "join token" in message
     file.write_text(remote.token())
     vm.ready()
@@ -72,7 +72,7 @@ def test_mode_agent_with_a_server_that_is_away_at_first_and_later(vm: Machine) -
     remote = Remote(vm)
     vm.configure("agent", identity={"agent": {"server_address": remote.address, **remote.pair}})
     vm.start()
-    assert "connection refused" in vm.wait_problem("spire-not-attested", 30)
+    assert "connection refused" in vm.wait_problem("spire-not-attested")
     remote.start()
     remote.entry()
     vm.ready()
@@ -92,7 +92,7 @@ def test_mode_agent_never_trusts_a_server_of_other_anchors(vm: Machine, remote: 
     agent = {"server_address": remote.address, **remote.pair}
     vm.configure("agent", identity={"agent": agent}, sections={"controller": {"trust_anchors": str(wrong)}})
     vm.start()
-    assert "certificate signed by unknown authority" in vm.wait_problem("spire-not-attested", 30)
+    assert "certificate signed by unknown authority" in vm.wait_problem("spire-not-attested")
     assert not (vm.vm.folder / "run" / "workload-api" / "api.sock").exists()
 
 

@@ -27,7 +27,7 @@ def add_api(vm: Machine) -> None:
     folder.mkdir(parents=True)
     (folder / "harness.yaml").write_text(yaml.safe_dump({**first, **own}))
     vm.run("systemctl", "enable", "--now", API)
-    vm.wait(lambda: api_phase(vm) == "Ready", 60)
+    vm.wait(lambda: api_phase(vm) == "Ready")
 
 
 def api_phase(vm: Machine) -> str:

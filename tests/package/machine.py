@@ -66,7 +66,7 @@ class Machine:
             inside = cgroup.within(self.groups, *argv)
             self.booted = subprocess.Popen(inside, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         self.mesh.wait(self._has_leader, 20)
-        self.mesh.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"), 60)
+        self.mesh.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"))
 
     def _has_leader(self) -> bool:
         assert self.booted is not None
@@ -85,7 +85,7 @@ class Machine:
     def pull_the_plug(self) -> None:
         assert self.booted is not None
         os.kill(self.leader, signal.SIGKILL)
-        self.booted.wait(30)
+        self.booted.wait(60)
         self._unplug()
 
     def _unplug(self) -> None:
@@ -228,7 +228,7 @@ class Machine:
             # nsenter into a process namespace is the parent of what it runs, else it becomes it.
             children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
             os.kill(int(children[0]) if children else caller.pid, signal.SIGINT)
-            result[way] = json.loads(caller.communicate(timeout=15)[0])
+            result[way] = json.loads(caller.communicate(timeout=60)[0])
         assert begun == ["begun\n"] * len(callers)
         assert [outcome["failed"] for outcome in result.values()] == [[]] * len(callers), result
 

@@ -1,4 +1,4 @@
-"""`traffic.py serve ADDRESS` answers on port 8000, at /slow after 9 s; `call ADDRESS FROM` calls it until SIGINT.
+"""`traffic.py serve ADDRESS` answers on port 8000, at /slow after 12 s; `call ADDRESS FROM` calls it until SIGINT.
 
 The caller prints a line when the first answers are there, and what came of all requests at the end.
 """
@@ -18,7 +18,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = b"hello\n"
         if self.path == "/slow":
-            time.sleep(9)
+            time.sleep(12)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -98,7 +98,7 @@ async def world(store: EmbeddedStore | None = None, **spec: Any) -> AsyncIterato
     task = asyncio.create_task(made.upkeep.run())
     await made.upkeep.ready.wait()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             yield made
     finally:
         task.cancel()

@@ -48,7 +48,7 @@ async def site(*names: str) -> AsyncIterator[Site]:
     made = Site()
     await made.store.groups.create(group(api=GROUP_API))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for name in names:
                 await made.start(name)
             yield made

@@ -76,7 +76,7 @@ def test_a_group_edit_reaches_workloads_and_those_who_wait() -> None:
         await settle()
         assert not waiting.done()
         await w.edit(probes=[{"tcpSocket": {"port": 9}}], leaseSeconds=5)
-        told = await asyncio.wait_for(waiting, 1)
+        told = await asyncio.wait_for(waiting, 10)
         assert told.version != made.version and told.lease_seconds == 5 and told.probes[0].tcp_socket is not None
         assert told.secret is None
         edited = group()
@@ -101,7 +101,7 @@ def test_a_newer_wait_ends_the_older() -> None:
         first = asyncio.create_task(w.registry.hold(FACE, key, made.secret, made.version, 60))
         await settle()
         second = asyncio.create_task(w.registry.hold(FACE, key, made.secret, made.version, 0.2))
-        assert (await asyncio.wait_for(first, 0.1)).version == made.version
+        assert (await asyncio.wait_for(first, 10)).version == made.version
         assert (await second).version == made.version
 
     run(body)
@@ -122,7 +122,7 @@ def test_a_wait_renews_the_lease_and_ends_before_it_does() -> None:
         assert (await w.workload(made)).ready
         await w.edit(leaseSeconds=1)
         version = (await w.registry.hold(FACE, key, made.secret, "", 60)).version
-        await asyncio.wait_for(w.registry.hold(FACE, key, made.secret, version, 60), 1)
+        await asyncio.wait_for(w.registry.hold(FACE, key, made.secret, version, 60), 10)
 
     run(body)
 

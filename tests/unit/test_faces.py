@@ -40,14 +40,14 @@ def faces(program: str, **environment: str) -> Iterator[int]:
             assert "listens on port" in line
             yield int(line.split()[-1])
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
 
 def call(port: int, path: str = "/center/", method: str = "GET", body: Any = None, **headers: str) -> tuple[int, Any, Any]:
     """Status, headers, body as JSON where it is JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
@@ -97,13 +97,13 @@ def test_ready_can_be_switched_off_alone() -> None:
 
 def test_face_asks_both_at_once() -> None:
     with (
-        faces("smiley", DELAY_BUCKETS="1500") as smiley,
-        faces("color", DELAY_BUCKETS="1500") as color,
+        faces("smiley", DELAY_BUCKETS="3000") as smiley,
+        faces("color", DELAY_BUCKETS="3000") as color,
         faces("face", SMILEY_SERVICE=f"127.0.0.1:{smiley}", COLOR_SERVICE=f"127.0.0.1:{color}") as port,
     ):
         began = time.monotonic()
         status, headers, data = call(port, "/edge/?row=0&col=0")
-        assert time.monotonic() - began < 2.9
+        assert time.monotonic() - began < 5.9
         assert (status, data["smiley"], data["color"], headers["X-Faces-Pod"]) == (200, "&#x1F603;", "#66CCEE", "face-1")
         assert "errors" not in data
         call(smiley, method="PUT", body={"which": "edge", "smiley": "Neutral"})
@@ -179,7 +179,7 @@ def test_settings_come_from_the_environment() -> None:
     assert found == Faults((0, 50, 0), 100, 0, 2.5)
     for bad in ({"DELAY_BUCKETS": "fast"}, {"ERROR_FRACTION": "x"}, {"SMILEY_SERVICE": "smiley:http"}):
         argv = [sys.executable, "-s", "-m", "demo.faces", "face", "--port", "0"]
-        ended = subprocess.run(argv, cwd=REPOSITORY, env=bad, capture_output=True, text=True, timeout=10)
+        ended = subprocess.run(argv, cwd=REPOSITORY, env=bad, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 64
         assert "bad setting" in ended.stderr
 
@@ -187,7 +187,7 @@ def test_settings_come_from_the_environment() -> None:
 def test_a_taken_port_is_said() -> None:
     with socket.create_server(("", 0)) as taken:
         argv = [sys.executable, "-s", "-m", "demo.faces", "color", "--port", str(taken.getsockname()[1])]
-        ended = subprocess.run(argv, cwd=REPOSITORY, env={}, capture_output=True, text=True, timeout=10)
+        ended = subprocess.run(argv, cwd=REPOSITORY, env={}, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 69
         assert "Address already in use" in ended.stderr
 
@@ -221,7 +221,7 @@ def test_colors() -> None:
 
 def test_connections_are_kept_and_bad_requests_do_no_harm() -> None:
     with faces("color") as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         locals_seen = set()
         for _ in range(5):
             connection.request("GET", "/center/")
@@ -237,14 +237,14 @@ def test_connections_are_kept_and_bad_requests_do_no_harm() -> None:
             b"PUT /ready HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"nonsense\r\n\r\n",
         ):
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as broken:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as broken:
                 broken.sendall(raw)
                 answer = b""
                 while part := broken.recv(4096):
                     answer += part
                 assert b"400" in answer[:400]
         folded = b"GET / HTTP/1.1\r\nX-Faces-User: a\r\n b\r\nConnection: close\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             client.sendall(folded)
             assert b"X-Faces-User: a b\r\n" in client.makefile("rb").read()
         with ThreadPoolExecutor(32) as pool:
@@ -253,13 +253,13 @@ def test_connections_are_kept_and_bad_requests_do_no_harm() -> None:
 
 def test_a_request_in_flight_at_sigterm_is_answered() -> None:
     argv = [sys.executable, "-s", "-m", "demo.faces", "color", "--port", "0"]
-    environment = {"DELAY_BUCKETS": "700"}
+    environment = {"DELAY_BUCKETS": "2000"}
     with subprocess.Popen(argv, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().split()[-1])
-        threading.Timer(0.3, process.send_signal, (signal.SIGTERM,)).start()
+        threading.Timer(1.0, process.send_signal, (signal.SIGTERM,)).start()
         assert call(port)[0] == 200
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
 
 
 def test_the_gui_serves_one_page_and_the_way_to_face() -> None:

@@ -87,7 +87,7 @@ def test_a_live_servers_socket_is_left_alone_and_a_clean_end_removes_it(files: l
         assert "another server listens there" in text
         assert accepts(path)
         first.terminate()
-        assert first.wait(10) == 0
+        assert first.wait(60) == 0
     assert not path.exists()
 
 
@@ -231,7 +231,7 @@ def test_the_child_ends_cleanly(tmp_path: Path, way: str, calling: bool) -> None
                 process.send_signal(signal.SIGTERM)
             else:
                 cast(IO[bytes], process.stdout).close()
-            assert process.wait(5) == 0
+            assert process.wait(60) == 0
 
     with_server(tmp_path, client)
 
