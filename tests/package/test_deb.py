@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.mesh import ROOT
-from tests.package.conftest import Debs
+from tests.package.debs import Debs
 from tests.package.root import layered, sh
 
 

@@ -13,7 +13,7 @@ import pytest
 from demo import host_state
 from harness import __version__
 from tests.mesh import VM, on_path
-from tests.package.conftest import NEWER, Debs
+from tests.package.debs import NEWER, Debs
 from tests.package.instance import API_USER, add_api
 from tests.package.machine import PODS, PROXY, UNIT, UPGRADE, Machine, machine
 from tests.package.root import layered
