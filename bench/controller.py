@@ -1,4 +1,4 @@
-"""The controller on a real API server: joins, readiness, silence, failover, and what 5,000 held machines cost."""
+"""The controller on a real API server: joins, readiness, edits, silence, failover, and what 5,000 held machines cost."""
 
 from __future__ import annotations
 
@@ -93,12 +93,17 @@ def _lives(made: Site, seen: Seen, joining: int, flips: int) -> list[Record]:
         delays.append(seen.when(flip["name"], False, flip["sent"]) - flip["sent"])
         flip = fleet("flip", number=number, ready=True)
         seen.when(flip["name"], True, flip["sent"])
+    edited = time.monotonic()
+    made.group(**_SPEC, drainSeconds=9)
+    wait(lambda: fleet("state")["drains"] == {"9s": joining}, share=1.0)
+    told = time.monotonic() - edited
     silence = fleet("silence", number=joining - 1)
     silent = seen.when(silence["name"], False, silence["sent"], 40) - silence["sent"]
     failover, wrong = _failover(made, seen, fleet, joining - 1)
     return [
         record("controller.join_1000_seconds", seconds, "s"),
         record("controller.readiness_ms", statistics.median(delays) * 1000, "ms"),
+        record("controller.group_edit_seconds", told, "s"),
         record("controller.silent_to_unready_seconds", silent, "s"),
         record("controller.failover_seconds", failover, "s"),
         record("controller.failover_wrong_transitions", wrong, "transitions"),

@@ -1,4 +1,4 @@
-"""The daemon: how long a join takes and what it consists of, and what it costs at rest. Stand-ins, one VM in a namespace."""
+"""The daemon: what a join consists of, what it costs at rest, how soon it repairs. Stand-ins, one VM in a namespace."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from pathlib import Path
 
 from bench.record import Record, record
 from tests.mesh import Mesh, mesh
+from tests.waiting import wait
 
-JOINS, REST_SECONDS, CALLS = 7, 30.0, 15
+JOINS, REST_SECONDS, CALLS, REPAIRS = 7, 30.0, 15, 15
+FLUSH = {"nftables": "nft flush ruleset", "iptables": "iptables-legacy -t nat -F && ip6tables-legacy -t nat -F"}
 
 
 def run() -> list[Record]:
@@ -36,7 +38,7 @@ def run() -> list[Record]:
     for name, shares in steps.items():
         share = statistics.median(shares)
         records.append(record(f"join.standin_{name}_seconds", share, "s", "join.standin_seconds", share / median))
-    return records + _at_rest()
+    return [*records, *_at_rest(), *(_repaired(backend) for backend in FLUSH)]
 
 
 def _listening(vm: Mesh) -> None:
@@ -105,6 +107,27 @@ def _at_rest() -> list[Record]:
             record("daemon.idle_cpu_percent", busy, "% of a core"),
             record("cli.status_seconds", status, "s", "python3 -c pass", status / statistics.median(bare)),
         ]
+
+
+def _repaired(backend: str) -> Record:
+    """From another's command that takes all rules away until they are back: the slowest of the daemon's repairs."""
+    with mesh(redirect={"backend": backend}) as vm:
+
+        def dump() -> str:
+            tables = "nft list ruleset; iptables-legacy-save -t nat; ip6tables-legacy-save -t nat"
+            return vm.vm.run("sh", "-c", f"({tables}) | grep -v '^[#:]'")
+
+        vm.start_controller()
+        vm.start_daemon()
+        vm.wait_ready()
+        before, seconds = dump(), []
+        for _ in range(REPAIRS):
+            began = time.monotonic()
+            vm.vm.run("sh", "-c", FLUSH[backend])
+            wait(lambda: dump() == before, every=0.005, share=1.0)
+            seconds.append(time.monotonic() - began)
+            time.sleep(0.5)
+        return record(f"redirect.repair_{backend}_seconds", max(seconds), f"s, slowest of {REPAIRS}")
 
 
 def _children(pid: int) -> list[int]:

@@ -115,7 +115,7 @@ class Machine:
             broken = self.connects
             status, answer = await self.again("GET", f"{self.path}?after={self.registration['version']}", lambda: None)
             if status == 200:
-                self.registration["version"] = answer["version"]
+                self.registration |= answer
             else:
                 self.fleet.refusals.append(answer)
                 await self.join()
@@ -162,13 +162,14 @@ class Fleet:
         return {"sent": sent, "name": machine.registration["name"]}
 
     async def state(self) -> dict[str, Any]:
-        """How many are connected, the connections that each has made, and the refusals so far."""
+        """How many are connected, the connections that each has made, the refusals so far, and what their group tells them."""
         connects = collections.Counter(machine.connects for machine in self.machines)
         held = sum(machine.writer is not None for machine in self.machines)
         places = collections.Counter(machine.place for machine in self.machines)
+        drains = collections.Counter(machine.registration["drain_seconds"] for machine in self.machines)
         return {
             "connected": held, "connects": dict(connects), "refusals": self.refusals[:5], "answers": dict(self.answers),
-            "last": min(machine.heard for machine in self.machines), "places": dict(places),
+            "last": min(machine.heard for machine in self.machines), "places": dict(places), "drains": dict(drains),
         }  # fmt: skip
 
     async def _pause(self, machine: Machine) -> None:
