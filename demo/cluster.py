@@ -25,7 +25,7 @@ CONTROLLER_PORT, ENDPOINTS_PORT = 8081, 8086
 IDENTITY = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local"
 SERVICES = ("face", "smiley", "color", "gui")
 MANIFESTS = Path(__file__).resolve().parent.parent / "deploy" / "playground"
-LEASE_SECONDS, PROBE_SECONDS, DRAIN_SECONDS = 5.0, 1.0, 0.5  # short, so that the demo ends within a minute
+LEASE_SECONDS, PROBE_SECONDS, DRAIN_SECONDS = 5.0, 2.0, 0.5  # short, so that the demo ends within a minute
 
 
 class Cluster:

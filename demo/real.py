@@ -21,7 +21,7 @@ from demo.machine import APP_UID, PYTHON
 from demo.playground import page_listener, service_of
 from demo.relay import relay
 from demo.report import Report
-from demo.scenario import CLIENT
+from demo.scenario import CLIENT, PATIENCE_SECONDS
 from tests import linkerd_lab
 from tests.linkerd_lab import Lab
 from tests.linkerd_lab_vm import Vm
@@ -159,7 +159,7 @@ class Real:
         self._figures["join_seconds"] = round(time.monotonic() - began, 3)
         answers: Answers = []
         # The balancer prefers the face that it knows to be quick; the new one is tried now and then.
-        while len({a[1] for a in answers if a[0] == "200"}) < 2 and time.monotonic() - began < 30:
+        while len({a[1] for a in answers if a[0] == "200"}) < 2 and time.monotonic() - began < PATIENCE_SECONDS:
             answers += self._call(1.0)
         failed = sum(a[0] != "200" for a in answers)
         pods = sorted({a[1] for a in answers if a[0] == "200"})
@@ -171,8 +171,8 @@ class Real:
         for check, ready in (("probe_fails", False), ("probe_returns", True)):
             words = ("-sS", "-X", "PUT", "-d", json.dumps({"ready": ready}), "http://127.0.0.1:8000/ready")
             smiley.box.do("curl", *words)
-            seconds = self._until("smiley", {smiley.address: ready}, 10)
-            self._check(check, seconds < 10, f"smiley-1's endpoint is {'ready' if ready else 'not ready'} {seconds:.1f} s later")
+            reached, seconds = self._timed("smiley", {smiley.address: ready})
+            self._check(check, reached, f"smiley-1's endpoint is {'ready' if ready else 'not ready'} {seconds:.1f} s later")
 
     def _controller_away(self) -> None:
         before = {service: self._lab.endpoints(service) for service in ("face", "smiley", "color", "gui")}
@@ -209,13 +209,13 @@ class Real:
         ours = [line for line in running.splitlines() if "linkerd2-proxy" in line or "spire-" in line or "harness" in line]
         text = f"cleanup ended with {code}; {len(left)} differences in the dumps; processes left: {', '.join(ours) or 'none'}"
         self._check("cleanup", code == 0 and not left and not ours, text)
-        seconds = self._until("color", {color.address: False}, LEASE_SECONDS + 5)
-        self._check("lease_ends", seconds < LEASE_SECONDS + 5, f"color-1's endpoint is not ready {seconds:.1f} s later")
+        reached, seconds = self._timed("color", {color.address: False})
+        self._check("lease_ends", reached, f"color-1's endpoint is not ready {seconds:.1f} s later")
         if code:
             self._report.step("color-1", output.strip())
 
-    def _until(self, service: str, wanted: dict[str, bool], seconds: float) -> float:
+    def _timed(self, service: str, wanted: dict[str, bool]) -> tuple[bool, float]:
         began = time.monotonic()
-        while self._lab.endpoints(service) != wanted and time.monotonic() - began < seconds:
+        while not (reached := self._lab.endpoints(service) == wanted) and time.monotonic() - began < PATIENCE_SECONDS:
             time.sleep(0.1)
-        return time.monotonic() - began
+        return reached, time.monotonic() - began

@@ -20,7 +20,6 @@ from tests.waiting import wait
 
 SERVER_NAME = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local"
 LEASES = "coordination.k8s.io/v1/namespaces/meshexp/leases"
-_START_SECONDS = 30.0
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Site:
             f"--config={path}",
         )
         made = self.replicas[name] = Replica(process, address, health, log)
-        wait(lambda: bool(made.lines("controller ready")), _START_SECONDS, lambda: log.read_text()[-2000:])
+        wait(lambda: bool(made.lines("controller ready")), why=lambda: log.read_text()[-2000:])
         return made
 
     def kill(self, name: str) -> None:

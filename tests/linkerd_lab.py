@@ -55,7 +55,7 @@ class Lab:
 
     def await_controller(self) -> None:
         node = self.cluster.node
-        wait(lambda: node.run("curl", "-fsS", "http://127.0.0.1:9995/readyz")[0] == 0, 30, lambda: node.log("controller")[-4000:])
+        wait(lambda: node.run("curl", "-fsS", "http://127.0.0.1:9995/readyz")[0] == 0, why=lambda: node.log("controller")[-4000:])
 
     def kill_controller(self) -> None:
         self.cluster.node.stop("controller", signal.SIGKILL)

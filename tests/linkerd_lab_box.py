@@ -85,7 +85,7 @@ class Box:
     def inner_pid(self, name: str) -> int:
         """Of the process itself: nsenter forks once to enter the PID namespace."""
         outer = self.processes[name].pid
-        wait(lambda: bool(_children(outer)), 5.0)
+        wait(lambda: bool(_children(outer)))
         return _children(outer)[0]
 
     def send(self, name: str, number: signal.Signals) -> None:

@@ -49,7 +49,7 @@ class Endpoints:
         def found() -> float | None:
             return next((moment for moment, ready in self.seen if moment > after and address in ready), None)
 
-        wait(lambda: found() is not None, 40, lambda: f"{address}: {self.seen[-5:]}", 0.01)
+        wait(lambda: found() is not None, why=lambda: f"{address}: {self.seen[-5:]}", every=0.01)
         return found() or 0.0
 
     def ready_at(self, moment: float) -> set[str]:

@@ -81,7 +81,7 @@ def engine(pid: int) -> Iterator[Engine]:
                 stdout=log, stderr=log, env={"PATH": PATH, "HOME": name}, start_new_session=True,
             )  # fmt: skip
         try:
-            wait(lambda: made.run("version")[0] == 0, 40, lambda: (made.folder / "log").read_text()[-3000:], 0.1)
+            wait(lambda: made.run("version")[0] == 0, why=lambda: (made.folder / "log").read_text()[-3000:], every=0.1)
             yield made
         finally:
             if containers := made.run("ps", "--quiet")[1].split():

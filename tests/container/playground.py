@@ -140,7 +140,7 @@ class Playground:
         self.start(name, group, **options)
         self.await_ready(name)
 
-    def await_ready(self, name: str, seconds: float = 40.0) -> None:
+    def await_ready(self, name: str, seconds: float = 90.0) -> None:
         """In the endpoints of its service, as peers see it."""
         address = self.address(name)
 

@@ -102,7 +102,7 @@ def _start_controller(made: Cluster) -> None:
     made.node.start("controller", sys.executable, "-s", *controller, env=environment)
     made.node.start("endpoints", sys.executable, "-s", "-m", "tests.container.standin", str(made.folder), env=environment)
     ready = ("curl", "-fsS", "http://127.0.0.1:9995/readyz")
-    wait(lambda: made.node.run(*ready)[0] == 0, 30, lambda: made.node.log("controller")[-4000:])
+    wait(lambda: made.node.run(*ready)[0] == 0, why=lambda: made.node.log("controller")[-4000:])
 
 
 def source(folder: Path) -> Path:

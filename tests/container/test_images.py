@@ -91,6 +91,6 @@ def test_the_controllers_image_serves_the_fleets_page(playground: Playground, tm
     playground.engine.do("run", *hard, "meshexp-controller", "run", *flags)
     script = "import urllib.request as u; print(*(u.urlopen(f'http://127.0.0.1:9996/{n}').read().decode() for n in {names}))"
     read = ("exec", "fleet", "python3", "-c", script.replace("{names}", "('', 'fleet.css', 'fleet.js')"))
-    wait(lambda: playground.engine.run(*read)[0] == 0, 40, lambda: playground.engine.run("logs", "fleet")[1], 0.2)
+    wait(lambda: playground.engine.run(*read)[0] == 0, why=lambda: playground.engine.run("logs", "fleet")[1], every=0.2)
     assert "<html" in playground.engine.do(*read)
     playground.engine.do("rm", "--force", "fleet")

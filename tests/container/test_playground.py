@@ -40,7 +40,7 @@ def test_the_key_of_a_root_works_and_is_warned_of(faces: Playground) -> None:
     if faces.real:
         assert "ca.key is the key of the mesh's own trust anchor" in faces.engine.do("logs", "face-1")
     states = {name: faces.engine.inspect(name)["State"] for name in ("face-1", "smiley-1")}
-    wait(lambda: all(faces.engine.inspect(n)["State"]["Health"]["Status"] == "healthy" for n in states), 30, every=0.5)
+    wait(lambda: all(faces.engine.inspect(n)["State"]["Health"]["Status"] == "healthy" for n in states), every=0.5)
 
 
 def test_a_second_face_joins_by_an_intermediate_and_is_balanced_over_and_leaves_without_a_lost_request(faces: Playground) -> None:
@@ -150,9 +150,9 @@ def test_who_may_call_a_machine_is_a_policy(faces: Playground) -> None:
     cluster.apply(server)
     try:
         refused = f"smiley: {SMILEY} answered 403"
-        wait(lambda: [a.errors for a in faces.call(FACE, 3)] == [[refused]] * 3, 20, lambda: str(faces.call(FACE)))
+        wait(lambda: [a.errors for a in faces.call(FACE, 3)] == [[refused]] * 3, why=lambda: str(faces.call(FACE)))
         cluster.apply(authentication, policy)
-        wait(lambda: all(a.good for a in faces.call(FACE, 10)), 20, lambda: str(faces.call(FACE)))
+        wait(lambda: all(a.good for a in faces.call(FACE, 10)), why=lambda: str(faces.call(FACE)))
         # Only face: the page's own machine is none of those.
         assert {a.status for a in faces.call(SMILEY, 5)} == {403}
     finally:

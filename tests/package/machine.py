@@ -65,7 +65,7 @@ class Machine:
             self.groups = cgroup.made(f"mx-{os.getpid()}")
             inside = cgroup.within(self.groups, *argv)
             self.booted = subprocess.Popen(inside, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
-        self.mesh.wait(self._has_leader, 20)
+        self.mesh.wait(self._has_leader)
         self.mesh.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"))
 
     def _has_leader(self) -> bool:
