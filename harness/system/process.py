@@ -185,7 +185,7 @@ class Processes:
             data = {"name": command.name, "pid": process.pid, "start_time": start_time(process.pid)}
             files.write_json(record, data, mode=0o644)
         except UnavailableError:
-            process.kill()  # nobody would find it after us
+            os.killpg(process.pid, signal.SIGKILL)  # nobody would find it after us, nor what it has started
             raise
         child = Child(command, process, record)
         child.log_output(self._on_line)

@@ -18,6 +18,7 @@ from harness.errors import ConfigError, TemporaryError, UnavailableError
 from harness.specs import User
 from harness.supervisor import State, Supervised
 from harness.system import files, process
+from tests.processes import with_words
 from tests.waiting import wait
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,14 +49,14 @@ def test_one_that_cannot_be_recorded_does_not_live(tmp_path: Path) -> None:
     """Nobody would find it after the daemon."""
     (tmp_path / "file").touch()
 
+    asked = f"sleep 1000.{os.getpid()}"
+
     async def run() -> None:
-        mark = tmp_path / "pid"
         with pytest.raises(UnavailableError):
-            await process.Processes(tmp_path / "file" / "records", Lines()).spawn(command(f"echo $$ >{mark}; exec sleep 1000"))
-        await asyncio.sleep(0.3)
-        assert not mark.exists() or process.start_time(int(mark.read_text())) is None
+            await process.Processes(tmp_path / "file" / "records", Lines()).spawn(command(asked))
 
     asyncio.run(run())
+    wait(lambda: not with_words(asked.split()[1]))
 
 
 def test_a_flood_without_newlines_is_cut_and_costs_no_memory(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def followed() -> AsyncIterator[tuple[Cluster, Callable[..., Awaitable[flo
             return time.monotonic() - began
 
         try:
-            await asyncio.wait_for(made.known.wait(), 10)
+            await asyncio.wait_for(made.known.wait(), 60)
             yield made, until
         finally:
             task.cancel()

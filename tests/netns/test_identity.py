@@ -85,4 +85,4 @@ def test_a_killed_daemon_leaves_no_issuer_behind(vm: Machine, mode: str) -> None
     vm.vm.wait(lambda: vm.vm.condition("Identity").get("status") == "True")
     children = [pid(vm, child) for child in (*SOURCES[mode], "identity")]
     vm.vm.processes["harness"].kill()
-    vm.vm.wait(lambda: not any(Path(f"/proc/{one}/cmdline").exists() for one in children), 5)
+    vm.vm.wait(lambda: not any(Path(f"/proc/{one}/cmdline").exists() for one in children))
