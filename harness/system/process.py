@@ -186,6 +186,7 @@ class Processes:
             files.write_json(record, data, mode=0o644)
         except UnavailableError:
             os.killpg(process.pid, signal.SIGKILL)  # nobody would find it after us, nor what it has started
+            await process.wait()
             raise
         child = Child(command, process, record)
         child.log_output(self._on_line)
