@@ -72,8 +72,10 @@ def test_a_flood_without_newlines_is_cut_and_costs_no_memory(tmp_path: Path) -> 
 
 def test_one_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: Path) -> None:
     async def run() -> tuple[int, float]:
-        child = await process.Processes(tmp_path, Lines()).spawn(command("trap '' TERM; sleep 1000 & echo $!; wait"))
-        await asyncio.sleep(0.2)
+        lines = Lines()
+        child = await process.Processes(tmp_path, lines).spawn(command("trap '' TERM; sleep 1000 & echo $!; wait"))
+        while not lines:
+            await asyncio.sleep(0.01)
         began = time.monotonic()
         return await child.stop(0.3), time.monotonic() - began
 

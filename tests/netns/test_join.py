@@ -211,9 +211,8 @@ def test_never_over_another_configuration_unless_told(vm: Mesh) -> None:
 
 def test_a_join_that_the_controller_refuses_is_taken_back(vm: Mesh) -> None:
     file = invite(vm)
-    vm.start_controller()
     vm.group(admission={"requireInvitation": True})  # and it knows of no invitation
-    time.sleep(0.5)
+    vm.start_controller()
     host_state.dump(vm.vm.enter)
     host, before = host_state.dump(vm.vm.enter), files(vm)
     with waiting(vm):
