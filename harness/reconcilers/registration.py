@@ -169,7 +169,7 @@ class RegistrationKeeper:
         else:
             # The held call and a report fail together when a connection breaks: that is one failure.
             self._failures += self._clock.now() >= self._view.retry_at
-            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1))
+            delay = min(self._longest_pause(), BACKOFF_FIRST * 2 ** (self._failures - 1))
         delay *= 0.75 + secrets.randbelow(500) / 1000
         if isinstance(error, RefusedError) and error.code in ("secret-mismatch", "invitation-invalid"):
             self._secret = self._name = ""  # it is of no use: the next try is a machine's first
@@ -184,6 +184,11 @@ class RegistrationKeeper:
         if self._retry is not None:
             self._retry.cancel()
         self._retry = tasks.spawn(self._wake_after(delay))
+
+    def _longest_pause(self) -> float:
+        """Seconds. A controller that is back waits one lease for those it held, then takes the silent ones for lost."""
+        registration = self._view.registration
+        return BACKOFF_MOST if registration is None else min(BACKOFF_MOST, registration.lease_seconds / 3)
 
     async def _wake_after(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

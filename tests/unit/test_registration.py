@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from controller import admission
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import ErrorBody, Reason, Registration, RegistrationRequest, StateReport
@@ -49,6 +51,7 @@ class ScriptedController:
         self.fail: list[HarnessError] = []
         self.news: asyncio.Queue[Registration] = asyncio.Queue()
         self.secret: str | None = "s3cret"
+        self.lease = 30.0
 
     def _answer(self, call: str) -> None:
         self.calls.append(call)
@@ -57,7 +60,7 @@ class ScriptedController:
 
     async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
         self._answer(f"register {request.secret}" + (f" invited by {request.invitation}" if request.invitation else ""))
-        return builders.registration(secret=self.secret)
+        return builders.registration(secret=self.secret, lease_seconds=self.lease)
 
     async def watch(self, target: Target, svid: Svid, known: Registration, secret: str) -> Registration:
         self._answer(f"watch {secret}")
@@ -192,6 +195,25 @@ def test_once_registered_a_lost_controller_changes_nothing_but_the_condition(tmp
         assert seen.registration is not None
         condition = bench.keeper.condition(spec(), seen)
         assert (condition.truth, condition.problem and condition.problem.code) == (Truth.TRUE, "controller-unreachable")
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize(("lease", "longest"), [(6.0, 2.0), (600.0, registration.BACKOFF_MOST)])
+def test_however_long_the_controller_is_away_it_is_tried_within_a_lease(tmp_path: Path, lease: float, longest: float) -> None:
+    """One that is back takes whoever is silent for a lease for lost."""
+
+    async def body(bench: Bench) -> None:
+        bench.controller.lease = lease
+        await bench.cycle(spec())
+        bench.controller.fail = [TemporaryError("away")] * 40
+        await bench.controller.news.put(builders.registration(version="1", lease_seconds=lease))
+        pauses = []
+        for _ in range(12):
+            seen = await bench.cycle(spec())
+            pauses.append(seen.retry_at - bench.clock.time)
+            bench.clock.time = seen.retry_at
+        assert longest < max(pauses) * 4 / 3 and max(pauses) <= longest * 5 / 4
 
     run(tmp_path, body)
 
