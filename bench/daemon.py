@@ -15,10 +15,10 @@ from pathlib import Path
 
 from bench.record import Record, record
 from tests.mesh import Mesh, mesh
+from tests.redirect_support import FLUSH
 from tests.waiting import wait
 
 JOINS, REST_SECONDS, CALLS, REPAIRS = 7, 30.0, 15, 15
-FLUSH = {"nftables": "nft flush ruleset", "iptables": "iptables-legacy -t nat -F && ip6tables-legacy -t nat -F"}
 
 
 def run() -> list[Record]:

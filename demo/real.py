@@ -21,7 +21,7 @@ from demo.machine import APP_UID, PYTHON
 from demo.playground import page_listener, service_of
 from demo.relay import relay
 from demo.report import Report
-from demo.scenario import CLIENT, NONE_FAILED, PATIENCE_SECONDS, failures
+from demo.scenario import CLIENT, PATIENCE_SECONDS, Failures
 from tests import linkerd_lab
 from tests.linkerd_lab import Lab
 from tests.linkerd_lab_vm import Vm
@@ -161,10 +161,10 @@ class Real:
         # The balancer prefers the face that it knows to be quick; the new one is tried now and then.
         while len({a[1] for a in answers if a[0] == "200"}) < 2 and time.monotonic() - began < PATIENCE_SECONDS:
             answers += self._call(1.0)
-        failed = failures(answers)
+        failed = Failures(answers)
         pods = sorted({a[1] for a in answers if a[0] == "200"})
         text = f"{len(answers)} requests, {failed}, answered by {pods}"
-        self._check("balanced", pods == ["face-1", "face-2"] and failed == NONE_FAILED, text)
+        self._check("balanced", pods == ["face-1", "face-2"] and not failed, text)
 
     def _failing_probe(self) -> None:
         smiley = self._lab.vms["smiley-1"]
@@ -181,10 +181,10 @@ class Real:
         self._lab.start_controller()
         self._lab.await_controller()
         time.sleep(LEASE_SECONDS + 1)  # one that is back waits a lease for those it held
-        failed = failures(answers)
+        failed = Failures(answers)
         same = before == {service: self._lab.endpoints(service) for service in before}
         text = f"controller killed for longer than a lease: {len(answers)} requests, {failed}; as ready as before: {same}"
-        self._check("controller_away", bool(answers) and failed == NONE_FAILED and same, text)
+        self._check("controller_away", bool(answers) and not failed and same, text)
 
     def _graceful_stop(self) -> None:
         self._report.heading("3. SIGTERM to face-2 while a client calls face all the while")
@@ -192,10 +192,10 @@ class Real:
         with self._calling(8.0) as answers:
             time.sleep(1.0)
             code = face.leave()
-        failed, gone = failures(answers), face.address not in self._lab.workloads()
+        failed, gone = Failures(answers), face.address not in self._lab.workloads()
         there = "gone" if gone else "still there"
         text = f"exit code {code}, ExternalWorkload {there}, {len(answers)} requests, {failed}"
-        self._check("graceful_stop", code == 0 and gone and failed == NONE_FAILED and len(answers) > 20, text)
+        self._check("graceful_stop", code == 0 and gone and not failed and len(answers) > 20, text)
 
     def _killed_daemon(self) -> None:
         self._report.heading("4. SIGKILL to color-1's daemon, then meshexp cleanup")

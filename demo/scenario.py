@@ -33,13 +33,14 @@ PATIENCE_SECONDS = 30.0  # far more than anything takes: how long it took is in 
 FACE = f"face.{cluster.NAMESPACE}.svc.cluster.local"
 
 
-NONE_FAILED = "0 failed"
+class Failures(Counter[str]):
+    """In what way requests failed, and how often; false when none did."""
 
+    def __init__(self, answers: list[list[str]]) -> None:
+        super().__init__(" ".join(answer)[:60] for answer in answers if answer[0] != "200")
 
-def failures(answers: list[list[str]]) -> str:
-    """NONE_FAILED, or how many in what way."""
-    kinds = Counter(" ".join(answer)[:60] for answer in answers if answer[0] != "200")
-    return f"{kinds.total()} failed" + "".join(f"; {count} times {kind}" for kind, count in kinds.most_common(5))
+    def __str__(self) -> str:
+        return f"{self.total()} failed" + "".join(f"; {count} times {way}" for way, count in self.most_common(5))
 
 
 class Scenario:
@@ -92,10 +93,10 @@ class Scenario:
         while len(pods) < 2 and time.monotonic() - began < PATIENCE_SECONDS:
             answers += await self.call_face(1.0)
             pods = {answer[1] for answer in answers if answer[0] == "200"}
-        failed = failures(answers)
+        failed = Failures(answers)
         seconds = self.figures["join_seconds"]
         text = f"face-2 ready after {seconds} s; {len(answers)} requests, {failed}, answered by {sorted(pods)}"
-        self._check("balanced", joined and pods == {"face-1", "face-2"} and failed == NONE_FAILED, text)
+        self._check("balanced", joined and pods == {"face-1", "face-2"} and not failed, text)
 
     async def _failing_probe(self) -> None:
         smiley = self._playground.machines["smiley-1"]
@@ -121,10 +122,10 @@ class Scenario:
         answers = await calls
         await cluster_side.start_controller()
         await asyncio.sleep(seconds)  # one that is back waits a lease for those it held
-        failed = failures(answers)
+        failed = Failures(answers)
         same = before == {service: await cluster_side.ready(service) for service in cluster.SERVICES}
         text = f"controller away for {seconds:.0f} s: {len(answers)} requests, {failed}; all as ready as before: {same}"
-        self._check("controller_away", bool(answers) and failed == NONE_FAILED and same, text)
+        self._check("controller_away", bool(answers) and not failed and same, text)
 
     async def _graceful_stop(self) -> None:
         self._report.heading("3. SIGTERM to face-2 while a client calls face all the while")
@@ -135,12 +136,12 @@ class Scenario:
         face.signal("harness", signal.SIGTERM)
         code = await face.children["harness"].wait()
         answers = await calls
-        failed = failures(answers)
+        failed = Failures(answers)
         gone = all(o["spec"]["workloadIPs"][0]["ip"] != face.address for o in await playground.cluster.workloads("face"))
         self.figures["requests_during_stop"] = len(answers)
         there = "gone" if gone else "still there"
         text = f"exit code {code}, ExternalWorkload {there}, {len(answers)} requests, {failed}"
-        self._check("graceful_stop", code == 0 and gone and failed == NONE_FAILED and len(answers) > 20, text)
+        self._check("graceful_stop", code == 0 and gone and not failed and len(answers) > 20, text)
 
     async def _killed_daemon(self) -> None:
         self._report.heading("4. SIGKILL to color-1's daemon, then meshexp cleanup")

@@ -17,10 +17,8 @@ import subprocess
 import sys
 import tempfile
 
-KUBERNETES, HELM = (
-    ("k8s.io/kubernetes", "v1.34.4"),
-    ("helm.sh/helm/v3", "v3.19.5"),
-)  # the same minor version of Kubernetes' modules
+KUBERNETES = ("k8s.io/kubernetes", "v1.34.4")
+HELM = ("helm.sh/helm/v3", "v3.19.5")  # of the same minor version of Kubernetes' modules
 GO_AT_LEAST = (1, 24)
 
 

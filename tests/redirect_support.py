@@ -25,6 +25,8 @@ from harness.values import IPNetwork, PortRange
 
 PROXY_UID = 2102
 KINDS: dict[str, Callable[[], Backend]] = {"nftables": Nftables, "iptables": Iptables}
+FLUSH = {"nftables": "nft flush ruleset", "iptables": "iptables-legacy -t nat -F; ip6tables-legacy -t nat -F"}
+"""What others do to the rules, ours among them."""
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
+from functools import partial
 
 import pytest
 import yaml
@@ -101,6 +101,13 @@ def test_color_goes_from_pod_to_machine(faces: Playground) -> None:
     assert set(shares(faces.call(FACE, 20), "color")) == {GREEN}
 
 
+def gets(faces: Playground, p: float) -> bool:
+    """Whether that share of the smileys are the canary's."""
+    found = shares(faces.call(FACE, 400), "smiley")
+    print(found)
+    return set(found) == {GRINNING, HEART_EYES} and abs(found[HEART_EYES] / 400 - p) < 4.5 * (p * (1 - p) / 400) ** 0.5
+
+
 def test_a_canary_by_weights(faces: Playground) -> None:
     """At 400 requests the share of a weight p is within 4.5 standard deviations of p."""
     if not faces.real:
@@ -112,14 +119,7 @@ def test_a_canary_by_weights(faces: Playground) -> None:
         for backend, share in zip(route["spec"]["rules"][0]["backendRefs"], (100 - weight, weight), strict=True):
             backend["weight"] = share
         faces.mesh.cluster.apply(route)
-        p, found = weight / 100, Counter[str]()
-
-        def as_told(p: float = p, found: Counter[str] = found) -> bool:
-            found.clear()
-            found.update(shares(faces.call(FACE, 400), "smiley"))
-            return set(found) == {GRINNING, HEART_EYES} and abs(found[HEART_EYES] / 400 - p) < 4.5 * (p * (1 - p) / 400) ** 0.5
-
-        wait(as_told, why=lambda found=found: str(found), share=1.0)  # type: ignore[misc]
+        wait(partial(gets, faces, weight / 100), share=1.0)
     faces.mesh.cluster.kubectl("delete", "httproute", "smiley-route", "-n", NAMESPACE)
     wait(lambda: set(shares(faces.call(FACE, 20), "smiley")) == {GRINNING})
 

@@ -71,7 +71,7 @@ def test_a_clean_stop_hands_over_at_once(site: Site) -> None:
     assert site.replicas["a"].process.wait(60) == 0
     lease = json.loads(cluster().kubectl("-n", "meshexp", "get", "lease", "leader", "-o", "json"))
     assert lease["spec"].get("holderIdentity") != "a", "it has not only let it run out"
-    seconds = wait(lambda: bool(site.replicas["b"].lines("leading")), 60)
+    seconds = wait(lambda: bool(site.replicas["b"].lines("leading")))
     wait(lambda: fleet("state")["places"] == {"1": 10})
     print(f"\nled again after {seconds:.1f} s")
     assert sum(map(ready, workloads())) == 10 and fleet("state")["refusals"] == []

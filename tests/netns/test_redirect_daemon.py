@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.daemon.loop import TIMER_SECONDS
 from tests import redirect_support as support
 from tests.mesh import Mesh, mesh
 
 pytestmark = support.needs_root
-TIMER_SECONDS = 15.0  # between two looks of the daemon without a reason
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ from harness.system.redirect_backend import Choice, detect
 from harness.system.redirect_selftest import Report
 from harness.system.redirect_table import TableState
 from tests import redirect_support as support
+from tests.processes import with_words
 from tests.redirect_support import KINDS, NEAR, Peer, listening, ports, sh, spec
 
 pytestmark = support.needs_root
@@ -140,12 +142,10 @@ def guards() -> list[int]:
     """Guards in this network namespace."""
     own = Path("/proc/thread-self/ns/net").readlink()
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"iptables_guard" in (process / "cmdline").read_bytes() and (process / "ns/net").readlink() == own:
-                found.append(int(process.name))
-        except OSError:
-            continue
+    for pid in with_words("iptables_guard"):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/ns/net").readlink() == own:
+                found.append(pid)
     return found
 
 

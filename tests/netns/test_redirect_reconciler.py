@@ -139,15 +139,13 @@ def test_an_unchanged_apply_writes_nothing(kind: str, tmp_path: Path) -> None:
 
 
 def test_drift_is_repaired_by_event(kind: str, tmp_path: Path) -> None:
-    edit = {"nftables": "nft flush ruleset", "iptables": "iptables-legacy -t nat -F; ip6tables-legacy -t nat -F"}[kind]
-
     async def check() -> None:
         redirect = await make(kind, tmp_path / "lock", lambda rules: Report(()))
         await cycle(redirect, spec())
         changes = redirect.changes()
         woken = asyncio.ensure_future(_first(changes))
         await asyncio.sleep(0.2)
-        await asyncio.to_thread(sh, edit)
+        await asyncio.to_thread(sh, support.FLUSH[kind])
         edited = time.monotonic()
         await asyncio.wait_for(woken, 10)
         observed = await redirect.observe()
