@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +143,13 @@ def test_sizes(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= 60, f"{relative(path)}:{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", ALL, ids=relative)
+def test_the_compiler_has_nothing_to_say(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile(path.read_bytes(), path, "exec", dont_inherit=True)
 
 
 @pytest.mark.parametrize("path", CODE, ids=relative)
