@@ -1,4 +1,4 @@
-"""The order of the tests, longest first, or a worker would be left with it at the end; which of them share a worker; hypothesis; signals."""
+"""The order of the tests, which of them share a worker, hypothesis, signals, and a note of the real programs that take part."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ hypothesis.settings.load_profile("meshexp")
 if components.FOLDER in os.environ:
     components.watch()
 
+# The longest first, or a worker would be left with it at the end.
 MESH, CLUSTER, ENGINE = "tests/linkerd/", "tests/kubernetes/", "tests/container/"
 LONGEST_FIRST = (
     MESH,

@@ -58,7 +58,7 @@ def make(folder):
     (folder / "content").write_text("complete")
     return folder / "content"
 
-assert (once(target / "folder", lambda folder: make(folder) and None) / "content").read_text() == "complete"
+assert (once(target / "folder", make) / "content").read_text() == "complete"
 assert once_a_file(target / "file", make).read_text() == "complete"
 """
 
