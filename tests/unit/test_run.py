@@ -76,7 +76,7 @@ def test_what_could_not_be_made_is_made_by_the_next(tmp_path: Path) -> None:
 
     for make in (cache.once, cache.once_a_file):
         with pytest.raises(OSError, match="no space"):
-            make(tmp_path / "target", fail)  # type: ignore[operator]
+            make(tmp_path / "target", fail)
         assert not (tmp_path / "target").exists()
     assert not list(cache.once(tmp_path / "target", lambda folder: None).iterdir())
 
