@@ -175,6 +175,15 @@ def test_no_mocks_no_catch_alls_no_leftovers() -> None:
         assert not re.search(r"\b(TO" r"DO|FIX" r"ME)\b", text), f"{relative(path)} has something left open"
 
 
+def test_nothing_depends_on_what_else_runs_on_this_machine() -> None:
+    """Two runs at once, or a run next to a demo, share processes, /tmp and /run."""
+    shared = re.compile(r"\b(pgrep|pkill|killall|gettempdir)\b|TMPDIR:-/tmp\}/\w")
+    for path in (*ALL, ROOT / "setup", ROOT / "tests" / "run", ROOT / ".ci" / "run"):
+        for line in path.read_text().splitlines():
+            # A machine that a test has booted runs nothing else.
+            assert not shared.search(line) or "vm.run(" in line or "shared =" in line, f"{relative(path)}: {line.strip()}"
+
+
 def test_the_reference_pages_are_what_the_tables_say() -> None:
     from harness import reference
 
