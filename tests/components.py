@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.kubernetes_build import MODULES, kept
 
-FOLDER = "MESHEXP_TEST_COMPONENTS"
-"""The environment variable that names where each process of the run writes what it has started."""
+FOLDER = "TEST_COMPONENTS_FOLDER"
+"""The environment variable that names where each process of the run writes what it has started. MESHEXP_… is configuration."""
 IN_NO_REGISTRY = ("linkerd2-proxy", "spire-server", "spire-agent", "linkerd-controller", "linkerd-policy-controller")
 BUILT = tuple(MODULES)
 INSTALLED = (
