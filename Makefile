@@ -21,7 +21,7 @@ check: .setup-dev
 	$(PYTHON) -m pytest tests/test_layout.py
 
 bench: .setup-test
-	$(SUDO) $(PYTHON) -m bench
+	$(SUDO) $(PYTHON) -m bench $(ARGS)
 
 docs:
 	$(PYTHON) -m harness.reference docs

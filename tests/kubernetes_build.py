@@ -15,26 +15,28 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
+
+from tests.cache import cache, once_a_file
 
 KUBERNETES = ("k8s.io/kubernetes", "v1.34.4")
 HELM = ("helm.sh/helm/v3", "v3.19.5")  # of the same minor version of Kubernetes' modules
+MODULES = {"kube-apiserver": KUBERNETES, "kubectl": KUBERNETES, "helm": HELM}
 GO_AT_LEAST = (1, 24)
 
 
 @functools.cache
 def kube_apiserver() -> str:
-    return built("kube-apiserver", *KUBERNETES)
+    return built("kube-apiserver")
 
 
 @functools.cache
 def kubectl() -> str:
-    return built("kubectl", *KUBERNETES)
+    return built("kubectl")
 
 
 @functools.cache
 def helm() -> str:
-    return built("helm", *HELM)
+    return built("helm")
 
 
 def kubectl_environment(kubeconfig: pathlib.Path | str, folder: pathlib.Path) -> dict[str, str]:
@@ -42,22 +44,20 @@ def kubectl_environment(kubeconfig: pathlib.Path | str, folder: pathlib.Path) ->
     return {"KUBECONFIG": str(kubeconfig), "KUBECACHEDIR": str(folder / "kubectl")}
 
 
-def built(name: str, module: str, version: str) -> str:
+def built(name: str) -> str:
     """The path of the program; a first build takes minutes."""
-    found = shutil.which(name)
-    if found:
-        return found
-    kept = _cache() / f"{name}-{version}"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
+    module, version = MODULES[name]
+
+    def build(folder: pathlib.Path) -> pathlib.Path:
         print(f"building {name} {version} (once)", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            _build(pathlib.Path(folder), f"{module}/cmd/{name}").replace(kept)
-    return str(kept)
+        return _build(folder, f"{module}/cmd/{name}")
+
+    return shutil.which(name) or str(once_a_file(kept(name), build))
 
 
-def _cache() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "meshexp"
+def kept(name: str) -> pathlib.Path:
+    """Where the program is once it is built."""
+    return cache() / f"{name}-{MODULES[name][1]}"
 
 
 def _build(folder: pathlib.Path, package: str) -> pathlib.Path:

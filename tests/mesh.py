@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from tests import waiting
+from tests.cache import pycache
 from tests.namespaces import Namespace, connect, namespace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,11 +26,10 @@ NODE, VM = "10.9.0.1", "10.9.0.2"
 IDENTITY = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local"
 TRUST_DOMAIN = "root.linkerd.cluster.local"
 PROXY_UID = "2102"
-CACHE = Path(tempfile.gettempdir()) / "meshexp-test-pycache"  # not in the checkout, but not compiled anew each time either
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
     "PYTHONPATH": str(ROOT),
-    "PYTHONPYCACHEPREFIX": str(CACHE),
+    "PYTHONPYCACHEPREFIX": str(pycache()),
     "MESHEXP_DEMO": "1",
 }
 

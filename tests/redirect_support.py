@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from harness.rules import Family, Hook, Inbound, Outbound, RedirectSpec, Rule, Rules, merge_networks, merge_ports
@@ -30,7 +30,7 @@ FLUSH = {"nftables": "nft flush ruleset", "iptables": "iptables-legacy -t nat -F
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
-patient = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(max_examples=50)
 """For tests whose examples take long to make on a busy machine."""
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,13 @@ def test_sizes(path: Path) -> None:
             assert lines <= 60, f"{relative(path)}:{node.name} has {lines} lines"
 
 
+@pytest.mark.parametrize("path", ALL, ids=relative)
+def test_the_compiler_has_nothing_to_say(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile(path.read_bytes(), path, "exec", dont_inherit=True)
+
+
 @pytest.mark.parametrize("path", CODE, ids=relative)
 def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), f"{relative(path)} has no docstring"
@@ -165,6 +173,15 @@ def test_no_mocks_no_catch_alls_no_leftovers() -> None:
         for word in words:
             assert word not in text, f"{relative(path)} uses {word}"
         assert not re.search(r"\b(TO" r"DO|FIX" r"ME)\b", text), f"{relative(path)} has something left open"
+
+
+def test_nothing_depends_on_what_else_runs_on_this_machine() -> None:
+    """Two runs at once, or a run next to a demo, share processes, /tmp and /run."""
+    shared = re.compile(r"\b(pgrep|pkill|killall|gettempdir)\b|TMPDIR:-/tmp\}/\w")
+    for path in (*ALL, ROOT / "setup", ROOT / "tests" / "run", ROOT / ".ci" / "run"):
+        for line in path.read_text().splitlines():
+            # A machine that a test has booted runs nothing else.
+            assert not shared.search(line) or "vm.run(" in line or "shared =" in line, f"{relative(path)}: {line.strip()}"
 
 
 def test_the_reference_pages_are_what_the_tables_say() -> None:

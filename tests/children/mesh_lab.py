@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -176,7 +177,8 @@ class Machine:
 
 class Lab:
     def __init__(self, folder: Path) -> None:
-        self.folder, self.prefix = folder, f"mxA-{os.getpid() % 10000}"
+        self.folder = folder
+        self.prefix = f"mxA-{secrets.token_hex(3)}"  # a link is named after it too: no more than 15 letters
         self.cluster = Namespace(f"{self.prefix}net")
         self.authority = new_authority()
         self.anchors = write_pem(folder / "root.crt", *self.authority.certificates).read_text()

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.ports import free_port
 from tests.unit.test_faces import faces
 
 CHROMIUM = shutil.which("chromium")
@@ -145,7 +146,7 @@ def test_all_is_well(tmp_path: Path) -> None:
 
 
 def test_face_is_gone(tmp_path: Path) -> None:
-    with faces("gui", FACE_SERVICE="127.0.0.1:9") as page:
+    with faces("gui", FACE_SERVICE=f"127.0.0.1:{free_port()}") as page:
         cells = grid(seen(page, tmp_path), FAILED)
     assert [[background for background, _ in row] for row in cells] == [[FAILED] * SIZE] * SIZE
 

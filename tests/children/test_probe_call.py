@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
+import uuid
 from collections.abc import Awaitable, Callable
 
 import h2.config
@@ -179,6 +179,6 @@ def test_exec_has_neither_our_user_nor_our_rights() -> None:
 
 
 def test_exec_is_gone_with_all_that_it_started_when_its_time_is_up() -> None:
-    time_and_own = f"77.{os.getpid()}"
+    time_and_own = f"77.{uuid.uuid4().int}"
     assert ask(Probe(exec_=Exec("check"), timeout_seconds=1.0), shell(f"sleep {time_and_own} & wait")) == "no answer within 1 s"
     wait(lambda: not with_words(time_and_own))

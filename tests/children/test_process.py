@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_one_that_cannot_be_recorded_does_not_live(tmp_path: Path) -> None:
     """Nobody would find it after the daemon."""
     (tmp_path / "file").touch()
 
-    asked = f"sleep 1000.{os.getpid()}"
+    asked = f"sleep 1000.{uuid.uuid4().int}"
 
     async def run() -> None:
         with pytest.raises(UnavailableError):

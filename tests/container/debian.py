@@ -7,8 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cache import cache, once
 from tests.package import root
-from tests.package.root import cache, sh
+from tests.package.root import sh
 
 # The controller's dependencies, and what no container needs of that Debian.
 CONTROLLER = ("python3-aiohttp", "python3-cryptography")
@@ -32,7 +33,7 @@ class Bases:
 def bases() -> Bases:
     """Made by the first who asks, which takes a minute or two."""
     key = hashlib.sha256(f"{root.debian('bookworm').name} {CONTROLLER} {NOT_NEEDED} {_PURGE} {_SLIM}".encode()).hexdigest()[:12]
-    folder = root.once(cache() / f"images-{key}", _make)
+    folder = once(cache() / f"images-{key}", _make)
     return Bases(folder / "package.tar", folder / "controller.tar")
 
 

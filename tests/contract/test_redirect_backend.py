@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 
 from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.rules import Family, RedirectSpec, Rules, differences, for_family, rules_for
@@ -20,7 +20,6 @@ from tests.redirect_support import KINDS, networks, ports, rule_sets, sh, spec, 
 
 pytestmark = support.needs_root
 TOOLS = {"nftables": ("nft -f -",), "iptables": ("iptables-legacy-restore --noflush", "ip6tables-legacy-restore --noflush")}
-SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 
 @pytest.fixture(params=list(KINDS))
@@ -31,7 +30,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def test_apply_then_observe_gives_the_same_records_nftables() -> None:
     backend = Nftables()
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=100)
     @given(rule_sets())
     def check(rules: Rules) -> None:
         replace(backend, rules)
@@ -44,7 +43,7 @@ def test_apply_then_observe_gives_the_same_records_iptables() -> None:
     """Fewer examples: each takes four processes. No shrinking, for the same reason."""
     backend = Iptables()
 
-    @settings(max_examples=6, deadline=None, suppress_health_check=SLOW, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+    @settings(max_examples=6, phases=[Phase.explicit, Phase.reuse, Phase.generate])
     @given(specs)
     def check(wanted: RedirectSpec) -> None:
         rules = rules_for(wanted)

@@ -74,7 +74,7 @@ def test_get_shows_every_machine_and_how_it_is(site: Site, call: Call) -> None:
         "m0": (True, "Ready"), "m1": (False, "ProbeFailed"), "m2": (False, "Unreachable"),
     }  # fmt: skip
     seen = {name: seconds_ago(machine["last_seen"]) for name, machine in found.items()}
-    assert max(seen["m0"], seen["m1"]) < seen["m2"] and abs(seen["m2"] - (time.time() - silent_since)) < 10
+    assert max(seen["m0"], seen["m1"]) < seen["m2"] and abs(seen["m2"] - (time.time() - silent_since)) < 60
     assert {name: machine["heard_by"] for name, machine in found.items()} == {"m0": "a", "m1": "a", "m2": ""}
     head, *rows = call("get")[1].splitlines()
     assert head.split() == ["NAMESPACE", "NAME", "GROUP", "IDENTITY", "ADDRESS", "VERSION", "READY", "REASON", "LAST", "SEEN"]

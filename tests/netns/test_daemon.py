@@ -16,6 +16,7 @@ from tests.daemon_support import (
     vm_fixture,  # noqa: F401
 )
 from tests.mesh import NODE, VM, Mesh, certificates
+from tests.processes import with_words
 
 
 def test_join_and_leave_without_a_trace(vm: Mesh) -> None:
@@ -60,8 +61,7 @@ def test_killed_then_cleanup_then_again(vm: Mesh) -> None:
     )  # fmt: skip
     assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
     assert host_state.differences(before, host_state.dump(vm.vm.enter)) == []
-    running = subprocess.run(["pgrep", "-f", str(vm.folder / "development-proxy")], capture_output=True, text=True, check=False)
-    assert running.stdout == ""
+    assert with_words(str(vm.folder / "development-proxy")) == []
     assert vm.meshexp("cleanup").stdout == "", "a second run finds nothing"
     vm.start_daemon()
     vm.wait_ready()

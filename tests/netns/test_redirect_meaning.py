@@ -91,7 +91,6 @@ def test_the_kernel_does_what_the_records_say(kind: str) -> None:
 
     @settings(
         max_examples=examples,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
     )

@@ -129,7 +129,7 @@ def neighbour(request: pytest.FixtureRequest) -> Neighbour:
     if shutil.which(found.program) is None:
         if os.environ.get("CI"):
             pytest.fail(f"{found.program} is not installed: `./setup neighbours`")
-        pytest.skip(f"{found.program} is not installed; `./setup neighbours` does it, but starts it on a machine of your own")
+        pytest.skip(f"{found.program} is not installed (`./setup neighbours`)")
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import __version__
+from tests.cache import cache, once
 from tests.mesh import ROOT
 
 SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "iptables", "nftables", "ca-certificates", "procps", "passwd")
@@ -45,28 +45,10 @@ def sh(*argv: str, timeout: float = 600.0, check: bool = True) -> str:
     return done.stdout
 
 
-def cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshexp"
-
-
 def debian(suite: str) -> Path:
     """A root file system with systemd and our dependencies, not to be written to. The first to ask waits for minutes."""
     name = hashlib.sha256(" ".join((*SYSTEM, *DEPENDENCIES, *OPTIONAL, *TESTS, *DOWNLOADS)).encode()).hexdigest()[:12]
     return once(cache() / f"{suite}-{name}", lambda folder: _debootstrap(suite, folder))
-
-
-def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, made by the first of several processes that ask for it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            make(partial)
-            partial.rename(folder)
-    return folder
 
 
 def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

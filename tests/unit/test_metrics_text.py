@@ -27,7 +27,7 @@ def snapshot(name: str, number: float = 0.5) -> dict[str, Any]:
 
 
 @given(st.text(), st.floats(0, 1e12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_a_name_has_in_it_there_is_one_sample_of_it(name: str, number: float) -> None:
     text = metrics_text.render(snapshot(name, number))
     found = exposition.read(text)
