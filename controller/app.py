@@ -31,8 +31,9 @@ from controller.server import Api
 from controller.store import Store
 from controller.upkeep import Dial, Upkeep, tcp_dial
 from harness.clock import Clock
-from harness.errors import ConfigError, Fault, HarnessError, UnavailableError
+from harness.errors import ConfigError, Fault, HarnessError
 from harness.messages import ClusterFacts
+from harness.system import listening
 from harness.values import HostPort
 
 log = structlog.get_logger()
@@ -77,7 +78,7 @@ class Controller:
             self._stack.push_async_callback(self.replicas.resign)
             self._stack.push_async_callback(self._cancel, self._work)
             health = web.Server(self._health, access_log=None)
-            self.health_address = await self._listen(health, self.config.health_listen, None)
+            self.health_address = await self._listen("health_listen", health, self.config.health_listen, None)
             ready = asyncio.create_task(self._ready())
             self._stack.push_async_callback(self._cancel, ready)
             await asyncio.wait((ready, self._work), return_when=asyncio.FIRST_COMPLETED)
@@ -85,9 +86,9 @@ class Controller:
                 self._work.result()
             if self.config.fleet_listen is not None:
                 page = web.Server(FleetPage(self.fleet, self.replicas), access_log=None)
-                self.fleet_address = await self._listen(page, self.config.fleet_listen, None)
+                self.fleet_address = await self._listen("fleet_listen", page, self.config.fleet_listen, None)
             api = web.Server(Api(self._registry, self._metrics, self.config.hold, lambda: self._credentials.anchors))
-            self.address = await self._listen(api, self.config.listen, ready.result())
+            self.address = await self._listen("listen", api, self.config.listen, ready.result())
             self._health.listening = True
         except BaseException:
             await self._stack.aclose()
@@ -172,18 +173,17 @@ class Controller:
             except ConfigError as error:
                 log.error("groups not read; the old ones stay in force", error=str(error))
 
-    async def _listen(self, server: web.Server, where: HostPort, context: ssl.SSLContext | None) -> HostPort:
+    async def _listen(self, key: str, server: web.Server, where: HostPort, context: ssl.SSLContext | None) -> HostPort:
+        """`key`: where the configuration has `where`."""
         factory = (lambda: Connection(server, self.config.hold)) if context else server
         handshake = _HANDSHAKE_SECONDS if context else None
-        try:
-            listener = await asyncio.get_running_loop().create_server(
-                factory, where.host, where.port, ssl=context, ssl_handshake_timeout=handshake, backlog=_BACKLOG
-            )
-        except OSError as error:
-            raise UnavailableError(f"cannot listen on {where}: {error.strerror}") from None
+        loop = asyncio.get_running_loop()
+        sockets = await listening.listen(where, key, _BACKLOG)
         self._stack.push_async_callback(server.shutdown, _STOP_SECONDS)
-        self._stack.callback(listener.close)
-        return dataclasses.replace(where, port=listener.sockets[0].getsockname()[1])
+        for one in sockets:
+            listener = await loop.create_server(factory, sock=one, ssl=context, ssl_handshake_timeout=handshake, backlog=_BACKLOG)
+            self._stack.callback(listener.close)
+        return dataclasses.replace(where, port=sockets[0].getsockname()[1])
 
     @staticmethod
     async def _cancel(task: asyncio.Task[Any]) -> None:

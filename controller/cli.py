@@ -31,7 +31,7 @@ _FLAGS = {
     "tls-key": "its key, PEM",
     "trust-anchors": "what client certificates must lead to, PEM",
     "trust-domain": "the SPIFFE trust domain of the clients",
-    "listen": "host:port for machines",
+    "listen": "host:port for machines; [::]:8081 is every address, of IPv4 and of IPv6",
     "health-listen": "host:port for /healthz, /readyz and /metrics, without TLS",
     "fleet-listen": "host:port for the fleet's page, without TLS or login: keep it on loopback; none if unset",
     "groups": "directory of ExternalGroup manifests, read again when it changes",

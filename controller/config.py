@@ -26,6 +26,7 @@ class ControllerConfig:
     before it is taken from `facts`, and without files certificate and anchors are Linkerd's.
     `service_account`, `namespace`: the controller's own; without `namespace` it is that of the account or of the kubeconfig.
     `identity_token`: a token of the account for the audience identity.l5d.io.
+    `listen`, `health_listen`: `[::]` is every address, of IPv4 and of IPv6; `0.0.0.0` is IPv4 alone.
     `fleet_listen`: where the fleet's page is, to whoever reaches it; nowhere if unset.
     """
 
@@ -40,7 +41,7 @@ class ControllerConfig:
     identity_address: Endpoint | None = None
     linkerd_namespace: str = "linkerd"
     writes_per_second: float = 200.0
-    listen: Endpoint = HostPort("0.0.0.0", 8081)  # noqa: S104  (machines outside the cluster are its clients)
+    listen: Endpoint = HostPort("::", 8081)  # machines outside the cluster are its clients, by IPv4 and by IPv6
     health_listen: Endpoint = HostPort("127.0.0.1", 9995)
     fleet_listen: Endpoint | None = None
     replica: str = ""

@@ -22,6 +22,7 @@ from controller.registry import Registry
 from harness.decode import decode
 from harness.errors import ConfigError, TemporaryError
 from harness.messages import MAX_BODY_BYTES, SECRET_HEADER, Registration, RegistrationRequest, StateReport
+from harness.values import peer_text
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -69,7 +70,8 @@ class Api:
             connection.end()
         if code not in ("ok", "ended", "unavailable"):
             # The code and the place only: a message may quote what was sent.
-            log.warning("refused", call=name, code=code, workload=str(target) if target else None, peer=request.remote)
+            workload, address = str(target) if target else None, peer_text(request.remote or "")
+            log.warning("refused", call=name, code=code, workload=workload, peer=address)
         self._metrics.answered(name, code)
         return response
 

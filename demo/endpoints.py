@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from demo import services
-from harness.values import IPAddress, parse_address, parse_port
+from harness.system import listening
+from harness.values import HostPort, IPAddress, parse_address, parse_port
 
 HOLD_SECONDS = 30.0
 
@@ -37,7 +38,8 @@ class EndpointServer:
         application.router.add_get("/endpoints/{ip}/{port}", self._answer)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        for one in await listening.listen(HostPort(host, port), "endpoints"):
+            await web.SockSite(self._runner, one).start()
 
     async def stop(self) -> None:
         self._stopping = True

@@ -65,6 +65,15 @@ def parse_network(value: object) -> IPNetwork:
         raise ValueError(f"{value!r} is not a CIDR such as 10.42.0.0/16") from None
 
 
+def peer_text(address: str) -> str:
+    """The address of a client as people and firewalls know it. On a socket for both families an IPv4 one is ::ffff:a.b.c.d."""
+    try:
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return str(mapped) if mapped else address
+
+
 Address = Annotated[IPAddress, Codec(parse_address, str)]
 Network = Annotated[IPNetwork, Codec(parse_network, str)]
 

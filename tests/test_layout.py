@@ -121,9 +121,11 @@ def test_layers(path: Path) -> None:
 
 
 def test_controller_takes_only_the_wire_from_harness() -> None:
+    """And how a server listens, which has no second place."""
     allowed = {"messages", "values", "decode", "errors", "clock", "invitation", "ca", "check", "check_problems", "lean_imports"}
     for path in (ROOT / "controller").rglob("*.py"):
-        taken = {name.split(".")[1] for name in imports(path) if name.startswith("harness.")}
+        names = {name for name in imports(path) if not name.startswith("harness.system.listening")}
+        taken = {name.split(".")[1] for name in names if name.startswith("harness.")}
         assert taken <= allowed | {"__version__"}, f"{relative(path)} imports harness.{taken - allowed}"
 
 
@@ -133,6 +135,16 @@ def test_outside_libraries_stay_in_their_place(path: Path) -> None:
         places = OUTSIDE.get(name.split(".")[0])
         if places is not None and not relative(path).startswith("tests/"):
             assert relative(path).startswith(places), f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", CODE, ids=relative)
+def test_servers_get_their_sockets_from_one_place(path: Path) -> None:
+    """Given host and port, asyncio and aiohttp make of `[::]` a socket for IPv6 alone."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = {keyword.arg for keyword in node.keywords}
+            listens = node.func.attr in ("create_server", "start_server") and "sock" not in given
+            assert not listens and node.func.attr != "TCPSite", f"{relative(path)}:{node.lineno} (see system/listening.py)"
 
 
 @pytest.mark.parametrize("path", ALL, ids=relative)

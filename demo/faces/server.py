@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import signal
 import socket
@@ -60,7 +61,9 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.address_family = socket.AF_INET6
         try:
             super().__init__(("::", port), _Connection)
-        except OSError:  # no IPv6 here
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # no IPv6 here
+                raise
             self.address_family = socket.AF_INET
             super().__init__(("", port), _Connection)
 

@@ -10,6 +10,7 @@ import struct
 from typing import Protocol, cast
 
 from demo.proxy.settings import SocketAddress
+from harness.values import HostPort, peer_text
 
 CHUNK = 65536
 _SOL_IP, _SOL_IPV6, _SO_ORIGINAL_DST = 0, 41, 80  # linux/netfilter_ipv4.h; the IPv6 option has the same number
@@ -51,7 +52,7 @@ class Plain:
 
     def peer_address(self) -> str:
         host, port = self._writer.get_extra_info("peername")[:2]
-        return f"{host}:{port}"
+        return str(HostPort(peer_text(host), port))
 
     def original_destination(self) -> SocketAddress:
         """Where the client wanted to go before the redirect; OSError if the kernel has no record."""

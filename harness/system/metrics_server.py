@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from harness.errors import UnavailableError
+from harness.system import listening
 from harness.values import HostPort
 
 SECONDS = 5.0
@@ -23,7 +23,7 @@ class MetricsServer:
 
     def __init__(self, text: Callable[[], str]) -> None:
         self._text = text
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._open = 0
         self.where: HostPort | None = None
 
@@ -33,16 +33,15 @@ class MetricsServer:
             return
         self.close()
         if where is not None:
-            try:
-                self._server = await asyncio.start_server(self._serve, where.host, where.port, limit=MOST_BYTES)
-            except OSError as error:
-                raise UnavailableError(f"metrics.listen: cannot listen on {where}: {error.strerror}") from None
+            for one in await listening.listen(where, "metrics.listen"):
+                self._servers.append(await asyncio.start_server(self._serve, sock=one, limit=MOST_BYTES))
         self.where = where
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        self._server = self.where = None
+        for server in self._servers:
+            server.close()
+        self._servers = []
+        self.where = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1

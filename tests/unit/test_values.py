@@ -57,6 +57,14 @@ def test_what_is_no_host_and_port(text: object) -> None:
         values.parse_host_port(text)
 
 
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [("::ffff:10.0.0.1", "10.0.0.1"), ("::ffff:a00:1", "10.0.0.1"), ("10.0.0.1", "10.0.0.1"), ("fd00::1", "fd00::1"), ("", "")],
+)
+def test_a_peer_is_known_by_its_ipv4_address(address: str, text: str) -> None:
+    assert values.peer_text(address) == text
+
+
 def test_spiffe_ids() -> None:
     found = values.parse_spiffe_id("spiffe://root.linkerd.cluster.local/faces/face-1")
     assert (found.trust_domain, found.path) == ("root.linkerd.cluster.local", "/faces/face-1")
