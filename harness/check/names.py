@@ -14,6 +14,7 @@ from harness.system import dns_query
 from harness.system.dns_query import Answer, Kind
 from harness.values import HostPort, IPAddress
 
+NAME = "meshexp-dns"
 SECONDS = 2.0
 
 
@@ -27,7 +28,11 @@ class Name:
     answers: tuple[tuple[IPAddress, Answer, Answer], ...]
 
 
-Facts = tuple[Name, ...]
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of every name that the configuration or the controller has told; there may be none but addresses."""
+
+    names: tuple[Name, ...] = ()
 
 
 async def gather(context: Context) -> Facts:
@@ -35,7 +40,7 @@ async def gather(context: Context) -> Facts:
     wanted = {context.config.controller.address.host: False} | {endpoint.host: True for endpoint in linkerd}
     names = {host: srv for host, srv in wanted.items() if HostPort(host, 1).ip is None}
     servers = dns_query.name_servers() if names else ()
-    return tuple(await asyncio.gather(*(_look(name, srv, servers) for name, srv in names.items())))
+    return Facts(tuple(await asyncio.gather(*(_look(name, srv, servers) for name, srv in names.items()))))
 
 
 async def _look(name: str, srv: bool, servers: tuple[IPAddress, ...]) -> Name:
@@ -58,23 +63,29 @@ async def _resolves(name: str) -> bool:
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    if not facts:
-        return
-    to = Judge("meshexp-dns")
-    silent = {server for name in facts for server, a, srv in name.answers if a.code is None and srv.code is None}
-    yield to.found(
-        "the name servers answer", problems.DNS_SILENT, (f"{server} does not answer" for server in sorted(silent, key=str))
-    )
-    if silent and all(server in silent for name in facts for server, _, _ in name.answers):
-        return  # what it says of names would be no news
-    for name in facts:
+    if not facts.names:
+        return  # only addresses: DNS is not needed
+    to = Judge(NAME)
+    asked = {server for name in facts.names for server, _, _ in name.answers}
+    silent = {server for name in facts.names for server, a, srv in name.answers if a.code is None and srv.code is None}
+    reasons = [f"{server} does not answer" for server in sorted(silent, key=str)]
+    yield to.found("the name servers answer", problems.DNS_SILENT, reasons, tried=bool(asked), why="no name server was asked")
+    for name in facts.names:
+        if silent == asked and not name.resolved:
+            yield to.skipped(f"{name.name} resolves", "no name server answers")
+            continue
         reasons = [] if name.resolved else [f"{name.name} does not resolve ({_told(name)})"]
-        yield to.found(f"{name.name} resolves", problems.DNS_UNRESOLVED, reasons)
+        yield to.found(f"{name.name} resolves", problems.DNS_UNRESOLVED, reasons, tried=True)
         if name.srv and name.resolved:
-            none = not any(srv.records for _, _, srv in name.answers)
-            yield to.found(
-                f"{name.name} has SRV records", problems.DNS_NO_SRV, [f"no name server has one for {name.name}"] if none else []
-            )
+            yield _judge_srv(to, name)
+
+
+def _judge_srv(to: Judge, name: Name) -> Result:
+    answers = [srv for _, _, srv in name.answers if srv.code is not None]
+    none = bool(answers) and not any(srv.records for srv in answers)
+    reasons = [f"no name server has one for {name.name}"] if none else []
+    text = f"{name.name} has SRV records"
+    return to.found(text, problems.DNS_NO_SRV, reasons, tried=bool(answers), why="no name server answers")
 
 
 _CODES = {0: "no records", 2: "a failure of the server", 3: "no such name", 5: "refused"}
