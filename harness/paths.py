@@ -110,6 +110,11 @@ class Paths:
         return self.run / "registration.json"
 
     @property
+    def in_force(self) -> Path:
+        """The configuration that the daemon has in force, 0600: a restarted one goes on with it while the files are wrong."""
+        return self.run / "configuration.json"
+
+    @property
     def proxy(self) -> Path:
         """What the running proxy was started with, for the daemon that adopts it."""
         return self.run / "proxy.json"

@@ -14,10 +14,11 @@ from typing import Any, Generic, TypeVar
 from harness import decode
 from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy
 from harness.check.context import Context
-from harness.check.report import Judge, Result
+from harness.check.report import Judge, Outcome, Result
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
 from harness.config import load, schema
+from harness.daemon import in_force
 from harness.errors import ConfigError, HarnessError
 from harness.messages import Registration
 from harness.paths import Paths
@@ -78,13 +79,10 @@ async def look(
 ) -> tuple[Result, ...]:
     """Every result, in the order of the categories; changes nothing. `status`: what `meshexp status` reads."""
     categories = [category for category in CATEGORIES if scope in category.scopes]
-    configured = not load.is_unconfigured(paths, environ)
-    try:
-        config = load.load(paths, environ) if configured else _defaults(paths, environ)
-    except ConfigError as error:
-        reason = "\n".join(map(str, error.faults))
-        wrong = Judge(machine.NAME).failed("the configuration is right", CONFIG_INVALID, reason)
-        return wrong, *(category.skipped("the configuration is wrong") for category in categories)
+    first, config = _configuration(paths, environ, scope)
+    if config is None:
+        return first, *(category.skipped("the configuration is wrong") for category in categories)
+    configured = first.outcome is not Outcome.SKIPPED
     left = files.read_json(paths.known_registration) if scope is not Scope.PRE else {}
     known = decode.decode(Registration, left, source="registration", lenient=True) if left else None
     anchors = files.read_line(Path(config.controller.trust_anchors)) or ""
@@ -95,14 +93,22 @@ async def look(
         context = dataclasses.replace(context, frame=await identity.ask(context))
     looks = (category.look(context) for category in categories)
     found = tuple(result for results in await asyncio.gather(*looks) for result in results)
-    return found if scope is Scope.PROXY else (_configuration(paths, configured), *found)
+    return found if scope is Scope.PROXY and first.outcome is Outcome.PASSED else (first, *found)
 
 
-def _configuration(paths: Paths, configured: bool) -> Result:
+def _configuration(paths: Paths, environ: Mapping[str, str], scope: Scope) -> tuple[Result, schema.Config | None]:
+    """What is to be said of it, and what the rest is looked at with: of a member, what its daemon has in force if need be."""
     to, text = Judge(machine.NAME), "the configuration is right"
-    instance = f" --instance {paths.instance}" if paths.instance else ""
-    why = f"{NOT_CONFIGURED}; next: `meshexp join{instance} INVITATION`, which configures this machine and makes it a member"
-    return to.passed(text) if configured else to.skipped(text, why)
+    try:
+        if not load.is_unconfigured(paths, environ):
+            return to.passed(text), load.load(paths, environ)
+        instance = f" --instance {paths.instance}" if paths.instance else ""
+        why = f"{NOT_CONFIGURED}; next: `meshexp join{instance} INVITATION`, which configures this machine and makes it a member"
+        return to.skipped(text, why), _defaults(paths, environ)
+    except ConfigError as error:
+        before = in_force.kept(paths, error.message) if scope is not Scope.PRE else None
+        reason = "\n".join(map(str, error.faults))
+        return to.failed(text, CONFIG_INVALID, reason), before.config if before else None
 
 
 def _defaults(paths: Paths, environ: Mapping[str, str]) -> schema.Config:

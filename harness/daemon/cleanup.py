@@ -88,7 +88,7 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
     for name in (PROXY, DNS) if units.booted() else ():
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
-    for left in (paths.status, paths.known_registration, paths.proxy):
+    for left in (paths.status, paths.known_registration, paths.in_force, paths.proxy):
         left.unlink(missing_ok=True)
     if paths.instance:
         shutil.rmtree(paths.run, ignore_errors=True)
