@@ -100,10 +100,9 @@ async def ask(context: Context) -> Frame | Untried:
     if not context.root:
         return Untried("the question is asked as the proxy's user, which needs root: run it with sudo")
     try:
-        user = process.find_user(context.config.proxy.user)
+        return await own_svid.fetch(context.socket, process.find_user(context.config.proxy.user), SVID_SECONDS)
     except HarnessError as error:
-        return Untried(error.message.replace("\n", " "))
-    return await own_svid.fetch(context.socket, user, SVID_SECONDS)
+        return Untried(" ".join(error.message.split()))
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:

@@ -67,11 +67,11 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
         return  # only addresses: DNS is not needed
     to = Judge(NAME)
     asked = {server for name in facts.names for server, _, _ in name.answers}
-    silent = {server for name in facts.names for server, a, srv in name.answers if a.code is None and srv.code is None}
-    reasons = [f"{server} does not answer" for server in sorted(silent, key=str)]
+    silent = {server: a for name in facts.names for server, a, srv in name.answers if a.code is None and srv.code is None}
+    reasons = [f"{server} does not answer ({a.error})" for server, a in sorted(silent.items(), key=str)]
     yield to.found("the name servers answer", problems.DNS_SILENT, reasons, tried=bool(asked), why="no name server was asked")
     for name in facts.names:
-        if silent == asked and not name.resolved:
+        if silent.keys() == asked and not name.resolved:
             yield to.skipped(f"{name.name} resolves", "no name server answers")
             continue
         reasons = [] if name.resolved else [f"{name.name} does not resolve ({_told(name)})"]
