@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness import check_problems as problems
 from harness.check.context import Context
 from harness.check.report import Judge, Result
-from harness.errors import HarnessError
+from harness.errors import ConfigError
 from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Problem
 from harness.system import process
 from harness.system.tls_look import Seen, look
@@ -48,7 +48,7 @@ def _proxy_uid(context: Context) -> int | None:
         return None
     try:
         return process.find_user(context.config.proxy.user).uid
-    except HarnessError:
+    except ConfigError:
         return None
 
 

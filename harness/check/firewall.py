@@ -115,7 +115,7 @@ def _managers() -> tuple[str, ...]:
     try:
         if re.search(r"(?m)^ENABLED=yes", Path("/etc/ufw/ufw.conf").read_text()):
             found.append("ufw")
-    except OSError:
+    except FileNotFoundError:
         pass
     return tuple(found)
 

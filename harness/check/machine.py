@@ -11,7 +11,7 @@ from harness import check_problems as problems
 from harness.check.context import NEEDS_ROOT, Context
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.config import schema
-from harness.errors import HarnessError, PermissionError_
+from harness.errors import ConfigError, HarnessError, PermissionError_
 from harness.problems import METRICS_NOT_EXPORTED, REDIRECT_BACKEND_UNAVAILABLE
 from harness.system import privileges, process, redirect_backend, tcp_sockets
 from harness.system.nftables import Nftables
@@ -104,7 +104,7 @@ def _users(config: schema.Config) -> str:
     for key, name in wanted.items():
         try:
             process.find_user(name, key)
-        except HarnessError:
+        except ConfigError:
             missing.append(f"{key}: there is no user {name!r}")
     return "; ".join(missing)
 

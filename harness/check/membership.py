@@ -37,7 +37,7 @@ async def gather(context: Context) -> Facts:
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
     to, status = Judge(NAME), context.status
     if status.get("phase") == "Waiting":
-        yield to.failed("this machine is configured", problems.NOT_CONFIGURED, str(status.get("message", "")))
+        yield to.failed("meshexp-harness has a configuration", problems.NOT_CONFIGURED, str(status.get("message", "")))
         return
     if not context.running:
         yield to.failed("meshexp-harness runs", problems.DAEMON_STOPPED, str(status.get("message", "")))

@@ -20,12 +20,19 @@ SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """`resolved`: by the system's resolver, with all its rules. `answers`: of each name server, to A and to SRV."""
+    """`error`: why the system's resolver, with all its rules, does not resolve it; empty when it does.
+
+    `answers`: of each name server, to A and to SRV.
+    """
 
     name: str
     srv: bool
-    resolved: bool
+    error: str
     answers: tuple[tuple[IPAddress, Answer, Answer], ...]
+
+    @property
+    def resolved(self) -> bool:
+        return not self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +57,20 @@ async def _look(name: str, srv: bool, servers: tuple[IPAddress, ...]) -> Name:
         )
         return server, a, found
 
-    resolved, answers = await asyncio.gather(_resolves(name), asyncio.gather(*map(both, servers)))
-    return Name(name, srv, resolved, tuple(answers))
+    error, answers = await asyncio.gather(_unresolved(name), asyncio.gather(*map(both, servers)))
+    return Name(name, srv, error, tuple(answers))
 
 
-async def _resolves(name: str) -> bool:
+async def _unresolved(name: str) -> str:
+    """Why it does not resolve; empty when it does."""
     try:
         async with asyncio.timeout(SECONDS):
-            return bool(await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM))
-    except (OSError, TimeoutError, UnicodeError):
-        return False
+            await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        return str(error) or f"no answer within {SECONDS:g} s"
+    except (OSError, UnicodeError) as error:
+        return str(error)
+    return ""
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
@@ -74,7 +85,7 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
         if silent.keys() == asked and not name.resolved:
             yield to.skipped(f"{name.name} resolves", "no name server answers")
             continue
-        reasons = [] if name.resolved else [f"{name.name} does not resolve ({_told(name)})"]
+        reasons = [] if name.resolved else [f"{name.name} does not resolve: {name.error} ({_told(name)})"]
         yield to.found(f"{name.name} resolves", problems.DNS_UNRESOLVED, reasons, tried=True)
         if name.srv and name.resolved:
             yield _judge_srv(to, name)

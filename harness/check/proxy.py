@@ -12,7 +12,7 @@ from harness import proxy_release
 from harness.check.context import Context
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.daemon.machine import proxy_in_use
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness.problems import (
     PROXY_CRASH_LOOP,
     PROXY_MISSING,
@@ -50,8 +50,8 @@ async def gather(context: Context) -> Facts:
     release, error = await _release(context, path) if there is True else (NOT_LOOKED, "")
     try:
         uid = process.find_user(config.user).uid
-    except HarnessError:
-        uid = -1  # nobody's
+    except ConfigError:
+        uid = -1  # there is no such user
     ports = (config.inbound_port, config.outbound_port, config.admin_port)
     allowed = {uid} if context.running else set()
     taken = tuple(port for port in ports if tcp_sockets.listeners(port) - allowed)

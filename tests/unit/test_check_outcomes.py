@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import dataclasses
 import json
@@ -146,3 +147,19 @@ def test_every_category_of_the_folder_is_in_the_table() -> None:
     folder = Path(run.__file__).parent
     judges = {path.stem for path in folder.glob("*.py") if "\ndef judge(" in path.read_text()}
     assert {category.judge.__module__.rpartition(".")[2] for category in CATEGORIES} == judges
+
+
+ABSENT = {"FileNotFoundError", "NotADirectoryError", "ProcessLookupError", "NotInKernelError", "ConfigError", "ValueError"}
+"""What says that something is not there; each other error says that it could not be looked at."""
+
+
+@pytest.mark.parametrize("path", sorted(Path(run.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_no_error_is_swallowed(path: Path) -> None:
+    """A handler that catches more than an absence tells what it has caught."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ExceptHandler) and node.type is not None:
+            caught = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
+            used = {name.id for part in node.body for name in ast.walk(part) if isinstance(name, ast.Name)}
+            assert caught <= ABSENT or node.name in used, f"{path.name}:{node.lineno} swallows {', '.join(caught - ABSENT)}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "contextlib.suppress":
+            assert {ast.unparse(argument) for argument in node.args} <= ABSENT, f"{path.name}:{node.lineno}"
