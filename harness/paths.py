@@ -111,8 +111,8 @@ class Paths:
 
     @property
     def in_force(self) -> Path:
-        """The configuration that the daemon has in force, 0600: a restarted one goes on with it while the files are wrong."""
-        return self.run / "configuration.json"
+        """The configuration that a member has in force, 0600: it goes on with it after a restart while the files are wrong."""
+        return self.state / "configuration.json"
 
     @property
     def proxy(self) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from harness.clock import SystemClock
-from harness.daemon import names
+from harness.daemon import in_force, names
 from harness.errors import HarnessError
 from harness.paths import Paths, configured, is_name
 from harness.reconcilers.base import Reconciler
@@ -87,8 +87,9 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
     for name in (PROXY, DNS) if units.booted() else ():
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
-    for left in (paths.status, paths.known_registration, paths.in_force, paths.proxy):
+    for left in (paths.status, paths.known_registration, paths.proxy):
         left.unlink(missing_ok=True)
+    await in_force.forget(paths)
     if paths.instance:
         shutil.rmtree(paths.run, ignore_errors=True)
     return 1 if failed else 0

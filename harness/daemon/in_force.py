@@ -1,6 +1,7 @@
 """The configuration that a daemon has in force, kept for the one after it: a member goes on with it while the files are wrong.
 
-It is as old as the membership: a stop in good order removes it, and so do `meshexp cleanup` and a reboot.
+It is there as long as the machine is to be a member: an operator's stop removes it, and so does `meshexp cleanup`; a crash, a
+restart and a boot do not.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 from harness import decode
 from harness.config import schema
-from harness.errors import ConfigError, UnavailableError
+from harness.errors import ConfigError, HarnessError, UnavailableError
 from harness.paths import Paths
-from harness.system import files
+from harness.system import files, units
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,13 @@ def keep(paths: Paths, now: InForce | None, anchors_pem: str, log: Any) -> None:
     """A daemon does its work also where nothing can be kept; the log tells of it."""
     try:
         if now is not None:
-            files.write_json(paths.in_force, {"values": now.values, "anchors_pem": anchors_pem}, mode=0o600)
-    except UnavailableError as error:
-        log.warning("the configuration in force cannot be kept for a restart", reason=error.message)
+            data = {"values": now.values, "anchors_pem": anchors_pem}
+            if files.read_json(paths.in_force) != data:
+                files.write_json(paths.in_force, data, mode=0o600)
+                files.sync(paths.in_force)
+                files.sync(paths.in_force.parent)
+    except (UnavailableError, OSError) as error:
+        log.warning("the configuration in force cannot be kept for a restart", reason=str(error))
 
 
 def kept(paths: Paths, fault: str) -> InForce | None:
@@ -47,3 +52,13 @@ def kept(paths: Paths, fault: str) -> InForce | None:
         return InForce(decode.decode(schema.Config, values, source="configuration", lenient=True), values, anchors, fault)
     except ConfigError:
         return None
+
+
+async def forget(paths: Paths) -> None:
+    """When an operator stops the machine's membership, and not when all of the machine goes down to come back."""
+    try:
+        stays = await units.going_down()
+    except HarnessError:
+        stays = True  # systemd does not say; `meshexp cleanup` asks again
+    if not stays:
+        paths.in_force.unlink(missing_ok=True)

@@ -286,8 +286,9 @@ class Daemon:
         await self._publish(self._publisher.said, desired(self.config, self._machine, self._progress))
         await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
         self._exporter.withdraw()
-        for left in (self._paths.status, self._paths.known_registration, self._paths.in_force):
+        for left in (self._paths.status, self._paths.known_registration):
             left.unlink(missing_ok=True)
+        await in_force.forget(self._paths)
         self._log.info("stopped")
 
 

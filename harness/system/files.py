@@ -30,6 +30,15 @@ def write(path: Path, text: str, *, mode: int) -> None:
         raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def sync(path: Path) -> None:
+    """Has it on the disk, whatever becomes of the power: of a file its content, of a folder its names. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def overwrite(path: Path, text: str) -> None:
     """New content in the same file, for one that others own: its inode, mode, links and bind mounts stay. There is no moment in
     which it is empty."""

@@ -212,7 +212,7 @@ def test_a_stop_in_good_order_ends_it(vm: Mesh) -> None:
     vm.start_controller()
     start(vm)
     vm.wait_ready()
-    assert (vm.folder / "run/configuration.json").stat().st_mode & 0o777 == 0o600
+    assert (vm.folder / "state/configuration.json").stat().st_mode & 0o777 == 0o600
     assert vm.stop("harness") == 0
     (vm.folder / "etc/harness.yaml").write_text(yaml.safe_dump({"workload": {"gruop": "face"}, "network": {"node": NODE}}))
     start(vm)

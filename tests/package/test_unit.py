@@ -211,6 +211,21 @@ def test_a_member_keeps_what_it_has_whatever_is_configured_wrong(vm: Machine) ->
     assert (vm.pid(PROXY), vm.status()["workload"]["name"]) == (proxy, name)
 
 
+def test_a_boot_of_a_member_whose_configuration_is_wrong(vm: Machine) -> None:
+    """It is a member again, as what it was; only an operator's stop would have ended that."""
+    wrong, name = "/etc/meshexp/harness.d/50-wrong.yaml", vm.status()["workload"]["name"]
+    vm.file(wrong).write_text("redirect: {outbound: mash}\n")
+    vm.reboot()
+    vm.wait(lambda: "redirect.outbound:" in configuration_fault(vm) and vm.status()["ready"])
+    assert vm.status()["workload"]["name"] == name
+    vm.pull_the_plug()
+    vm.boot()
+    vm.wait(lambda: "redirect.outbound:" in configuration_fault(vm) and vm.status()["ready"])
+    vm.file(wrong).unlink()
+    vm.run("systemctl", "reload", UNIT)
+    vm.wait_ready()
+
+
 def test_a_start_with_a_wrong_configuration_waits_until_it_is_right(vm: Machine) -> None:
     wrong = vm.file("/etc/meshexp/harness.d/50-wrong.yaml")
     vm.run("systemctl", "stop", UNIT)
