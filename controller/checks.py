@@ -25,7 +25,7 @@ Object = dict[str, Any]
 class Facts:
     """`error`: why nothing could be seen. `served`: by definition, its versions. `groups`: as they are in the cluster."""
 
-    error: str = ""
+    error: str = "nobody has looked"
     served: tuple[tuple[str, tuple[str, ...]], ...] = ()
     deployment: Object | None = None
     leases: tuple[Lease, ...] = ()
@@ -63,21 +63,31 @@ async def _items(client: Client, path: str) -> list[Object]:
 
 def judge(facts: Facts, namespace: str, wall: float) -> Iterator[Result]:
     to = Judge("meshexp")
-    yield to.found("can query the Kubernetes API", problems.API_UNREACHABLE, filter(None, [facts.error]))
+    yield to.found("can query the Kubernetes API", problems.API_UNREACHABLE, filter(None, [facts.error]), tried=True)
     if facts.error:
         return
     served = dict(facts.served)
     missing = [f"{name} ({version})" for name, version in CRDS.items() if version not in served.get(name, ())]
-    yield to.found("the resource definitions are there", problems.CRD_MISSING, missing)
-    yield to.found(f"the controller is ready in {namespace}", problems.CONTROLLER_NOT_READY, _deployment(facts.deployment))
+    yield to.found("the resource definitions are there", problems.CRD_MISSING, missing, tried=True)
+    unready = _deployment(facts.deployment)
+    yield to.found(f"the controller is ready in {namespace}", problems.CONTROLLER_NOT_READY, unready, tried=True)
     replicas = [lease for lease in facts.leases if lease.metadata.name.startswith(REPLICA)]
     stale = [lease for lease in replicas if wall - lease.renewed > STALE_SECONDS]
     text = (f"{one.metadata.name}, renewed {wall - one.renewed:.0f} s ago" for one in stale)
-    yield to.found("the controller's leases are fresh", problems.LEASE_STALE, text)
-    yield to.found("the groups are accepted", problems.GROUP_INVALID, _conditions(facts.groups, "Accepted", ()))
-    yield to.found(
-        "the groups' machines are ready", problems.GROUP_NOT_READY, _conditions(facts.groups, "Ready", ("NoWorkloads",))
-    )
+    why = f"no replica of the controller has a lease in {namespace}"
+    yield to.found("the controller's leases are fresh", problems.LEASE_STALE, text, tried=bool(replicas), why=why)
+    yield _judge_groups(to, "the groups are accepted", problems.GROUP_INVALID, facts.groups, "Accepted", ())
+    fine = ("NoWorkloads",)
+    yield _judge_groups(to, "the groups' machines are ready", problems.GROUP_NOT_READY, facts.groups, "Ready", fine)
+
+
+def _judge_groups(
+    to: Judge, text: str, problem: problems.Problem, groups: tuple[Object, ...], kind: str, fine: tuple[str, ...]
+) -> Result:
+    """Of a condition that the controller gives to each group."""
+    silent = [_name(group) for group in groups if kind not in {one["type"] for one in _decided(group)}]
+    why = f"the controller has not said it of {', '.join(silent)}" if groups else "there are no groups"
+    return to.found(text, problem, _conditions(groups, kind, fine), tried=bool(groups) and not silent, why=why)
 
 
 def _deployment(deployment: Object | None) -> Iterator[str]:
@@ -92,7 +102,15 @@ def _deployment(deployment: Object | None) -> Iterator[str]:
 def _conditions(groups: tuple[Object, ...], kind: str, fine: tuple[str, ...]) -> Iterator[str]:
     """Groups of which a condition is False, but for the reasons that are fine."""
     for group in groups:
-        name = f"{group['metadata']['namespace']}/{group['metadata']['name']}"
-        for condition in group.get("status", {}).get("conditions", ()):
+        for condition in _decided(group):
             if condition["type"] == kind and condition["status"] == "False" and condition["reason"] not in fine:
-                yield f"{name}: {condition.get('message') or condition['reason']}"
+                yield f"{_name(group)}: {condition.get('message') or condition['reason']}"
+
+
+def _decided(group: Object) -> list[Object]:
+    """Its conditions that are not Unknown."""
+    return [one for one in group.get("status", {}).get("conditions", ()) if one["status"] in ("True", "False")]
+
+
+def _name(group: Object) -> str:
+    return f"{group['metadata']['namespace']}/{group['metadata']['name']}"

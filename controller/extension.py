@@ -34,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(METADATA))
         return 0
     results = asyncio.run(_check(options.kubeconfig, options.controller_namespace))
-    print(report.render(results, options.output, colour=sys.stdout.isatty()))
+    if options.output == "json":
+        print(report.to_linkerd_json(results))
+    else:
+        print(report.render(results, options.output, colour=sys.stdout.isatty()))
     return 0 if report.success(results) else 1
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from harness.problems import REGISTRY as REGISTRY
+from harness.problems import Problem as Problem
 from harness.problems import Severity, register
 
 CONFIG_INVALID = register(
     "config-invalid", "the configuration is wrong", "`meshexp config check` names every fault with its place; mend the file"
+)
+NOT_CONFIGURED = register(
+    "not-configured",
+    "meshexp-harness runs, and waits for a configuration that it can use",
+    "`meshexp join INVITATION` configures this machine; after a change by hand: `systemctl reload meshexp-harness`",
 )
 SECRETS_EXPOSED = register(
     "secrets-exposed",

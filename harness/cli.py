@@ -120,17 +120,23 @@ def _run(_: argparse.Namespace) -> int:
     from harness import log
     from harness.clock import SystemClock
     from harness.config import load
-    from harness.daemon import head_start, machine, waiting
+    from harness.daemon import head_start, in_force, needs, waiting
+    from harness.errors import ConfigError
     from harness.system import privileges, systemd
 
     where = paths.from_environment()
     privileges.check()
-    if systemd.supervised() and load.is_unconfigured(where, os.environ):
-        return waiting.run(where)
-    config = load.load(where, os.environ)
-    machine.check_identity(config, os.environ)
-    log.set_up(config.log.level, config.log.format, systemd.journal_sender())
-    return head_start.start(config, where, SystemClock())
+    try:
+        found = in_force.InForce(*needs.configuration(where, os.environ))
+    except ConfigError as error:
+        if not systemd.supervised():
+            raise
+        before = in_force.kept(where, error.message)
+        if before is None or needs.faults(before.config, os.environ, anchors=False):
+            return waiting.run(where, os.environ, None if load.is_unconfigured(where, os.environ) else error)
+        found = before
+    log.set_up(found.config.log.level, found.config.log.format, systemd.journal_sender())
+    return head_start.start(found, where, SystemClock())
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -20,7 +20,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "config", help="check, show or import the configuration", description="The configuration, from all its sources."
     )
     what = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
-    what.add_parser("check", help="name every fault at once, with its place")
+    check = what.add_parser(
+        "check", help="name every fault at once, with its place; also files, users and programs of this machine"
+    )
+    check.add_argument("-q", "--quiet", action="store_true", help="only the exit code: 0 when all is right, 78 when not")
     show = what.add_parser("show", help="the merged result, with the origin of each value")
     show.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml")
     importing = what.add_parser("import", help="from the JSON configuration of Buoyant's linkerd-proxy-harness")
@@ -34,11 +37,19 @@ def run(options: argparse.Namespace) -> int:
     return verbs[options.what](paths.from_environment(), options)
 
 
-def _check(where: paths.Paths, _: argparse.Namespace) -> int:
-    from harness.config import load
+def _check(where: paths.Paths, options: argparse.Namespace) -> int:
+    """As a reload does, which takes no other."""
+    from harness.daemon import needs
+    from harness.errors import ConfigError
 
-    load.load(where, os.environ)
-    print("the configuration is right")
+    try:
+        needs.configuration(where, os.environ, new=True)
+    except ConfigError as error:
+        if options.quiet:
+            return error.exit_code
+        raise
+    if not options.quiet:
+        print("the configuration is right")
     return 0
 
 

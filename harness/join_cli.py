@@ -195,13 +195,16 @@ class Join:
                 )
                 raise UsageError(f"other values stand over the invitation's: {said}", "take them away first")
             results = check_cli.look(staged, Scope.PRE)
-        wrong = [result for result in results if result.severity is not None]
+        passed = sum(result.outcome is report.Outcome.PASSED for result in results)
+        skipped = sum(result.outcome is report.Outcome.SKIPPED for result in results)
+        wrong = [result for result in results if result.problem is not None]
         lines = [f"{r.problem.code}: {r.reason} ({r.problem.hint})" for r in wrong if r.problem is not None]
         if not report.success(results):
             raise UnavailableError(
                 "\n  ".join([f"{len(wrong)} of {len(results)} checks do not pass", *lines]), "nothing was changed"
             )
-        return f"{len(results)} checks pass" if not lines else f"{len(results) - len(lines)} checks pass; {'; '.join(lines)}"
+        counted = f"{passed} checks pass" + (f", {skipped} skipped" if skipped else "")
+        return "; ".join([counted, *lines])
 
     @contextlib.contextmanager
     def _staged(self, invitation: Any = None) -> Iterator[Paths]:

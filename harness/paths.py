@@ -110,6 +110,11 @@ class Paths:
         return self.run / "registration.json"
 
     @property
+    def in_force(self) -> Path:
+        """The configuration that a member has in force, 0600: it goes on with it after a restart while the files are wrong."""
+        return self.state / "configuration.json"
+
+    @property
     def proxy(self) -> Path:
         """What the running proxy was started with, for the daemon that adopts it."""
         return self.run / "proxy.json"

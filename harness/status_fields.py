@@ -7,7 +7,10 @@ FIELDS = {
     "version": ("text", "of the harness"),
     "proxy_version": ("text or null", "of the linkerd2-proxy that runs, where `meshexp proxy install` brought it"),
     "pid": ("number", "of the daemon"),
-    "phase": ("text", "Starting, Ready, Degraded, Draining; Stopped without a daemon, Waiting without a configuration"),
+    "phase": (
+        "text",
+        "Starting, Ready, Degraded, Draining; Stopped without a daemon, Waiting without a configuration that it can use",
+    ),
     "phase_number": ("number", "the same for metrics: 0 Starting, 1 Ready, 2 Degraded, 3 Draining, 4 Stopped"),
     "since": ("time", "when the phase began"),
     "started": ("time", "when the daemon began"),

@@ -6,16 +6,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import desired, proxy_environment
+from harness.check.report import NOT_LOOKED, Untried
 from harness.config import schema
 from harness.messages import ClusterFacts, Registration
 from harness.paths import Paths
 from harness.system.workload_api import Delivered, Frame, Svid
 from harness.values import HostPort, IPNetwork, SpiffeId
 
+NEEDS_ROOT = Untried("needs root: run it with sudo")
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`status`: what `meshexp status` reads. `anchors_pem` is empty when the file cannot be read."""
+    """`status`: what `meshexp status` reads. `anchors_pem` is empty when the file cannot be read.
+
+    `configured`: whether `config` says what this machine is; if not, it has the defaults. `root`: whether this process is root.
+    """
 
     config: schema.Config
     paths: Paths
@@ -24,8 +30,10 @@ class Context:
     anchors_pem: str = field(repr=False)
     pre: bool
     wall: float
-    frame: Frame | None = None
-    """What the Workload API gave the proxy's user; None where it was not asked."""
+    frame: Frame | Untried = NOT_LOOKED
+    """What the Workload API gave the proxy's user."""
+    configured: bool = True
+    root: bool = True
 
     @property
     def svid(self) -> Svid | None:

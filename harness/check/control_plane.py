@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from harness import check_problems as problems
 from harness.check.context import Context
 from harness.check.report import Judge, Result
-from harness.errors import HarnessError
+from harness.errors import ConfigError
 from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Problem
 from harness.system import process
 from harness.system.tls_look import Seen, look
 
+NAME = "meshexp-control-plane"
 SECONDS = 3.0
 SKEW_SECONDS = 5.0
 """SPIRE's certificates are valid from 10 s before they are made; beyond that the two refuse one another."""
@@ -23,9 +24,9 @@ SKEW_SECONDS = 5.0
 class Facts:
     """None: nobody has told where it is."""
 
-    controller: Seen
-    destination: Seen | None
-    policy: Seen | None
+    controller: Seen | None = None
+    destination: Seen | None = None
+    policy: Seen | None = None
 
 
 async def gather(context: Context) -> Facts:
@@ -42,15 +43,17 @@ async def gather(context: Context) -> Facts:
 
 
 def _proxy_uid(context: Context) -> int | None:
-    """Nobody's, without such a user: there is no redirect then either."""
+    """Nobody's, without such a user: there is no redirect then either. Another user than root has no redirect before it joins."""
+    if not context.root and not context.running:
+        return None
     try:
         return process.find_user(context.config.proxy.user).uid
-    except HarnessError:
+    except ConfigError:
         return None
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to = Judge("meshexp-control-plane")
+    to = Judge(NAME)
     parts: tuple[tuple[str, Seen | None, Problem, Problem], ...] = (
         ("the controller", facts.controller, CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED),
         ("destination", facts.destination, problems.DESTINATION_UNREACHABLE, problems.DESTINATION_UNTRUSTED),
@@ -58,12 +61,14 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     )
     for name, seen, unreachable, untrusted in parts:
         if seen is None:
+            yield to.skipped(f"{name} answers", "nobody has told its address yet; the controller does at the registration")
             continue
         refused = [f"{seen.address}: {seen.refused}"] if seen.refused else []
-        yield to.found(f"{name} answers at {seen.address}", unreachable, refused)
+        text = f"{name} answers at {seen.address}"
+        yield to.found(text, unreachable, refused, tried=seen.connected, why=seen.untried)
         if not seen.refused and not seen.early:
             wrong = [f"{seen.address} is not {seen.name}: {seen.untrusted}"] if seen.untrusted else []
-            yield to.found(f"{name} is {seen.name}", untrusted, wrong)
+            yield to.found(f"{name} is {seen.name}", untrusted, wrong, tried=seen.good, why=seen.untried)
     yield from _clock(to, [seen for _, seen, _, _ in parts if seen is not None])
 
 
@@ -75,6 +80,6 @@ def _clock(to: Judge, seen: list[Seen]) -> Iterator[Result]:
         for skew in skews
         if abs(skew) > SKEW_SECONDS
     ]
-    if early or skews or any(one.good for one in seen):
-        how = "no clock skew" if skews else "no clock skew that certificates show"
-        yield to.found(how, problems.CLOCK_SKEW, early + wrong)
+    how = "no clock skew" if skews else "no clock skew that certificates show"
+    tried = bool(skews) or any(one.good for one in seen)
+    yield to.found(how, problems.CLOCK_SKEW, early + wrong, tried=tried, why="no certificate of the control plane was seen")

@@ -12,15 +12,17 @@ from typing import Any
 
 from harness import check_problems as problems
 from harness.check import iptables_listing, nft_listing, packet_filter
-from harness.check.context import Context
+from harness.check.context import NEEDS_ROOT, Context
 from harness.check.packet_filter import Packet
-from harness.check.report import Judge, Result
+from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.errors import HarnessError
 from harness.rules import Family
-from harness.system import legacy_rules, xtables
-from harness.system.nftables import Nftables
+from harness.system import addresses, legacy_rules, xtables
+from harness.system.nftables import Nftables, NotInKernelError
 from harness.system.redirect_table import CHAIN, marks_of_table
+from harness.values import IPNetwork
 
+NAME = "meshexp-firewall"
 Listing = list[dict[str, Any]]
 _MESHES = {
     "Istio": re.compile(r"ISTIO_|istio"),
@@ -40,29 +42,60 @@ _PROGRAMS = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`legacy`: iptables-save of the tables filter and nat. `programs`: names of what runs, as the kernel has them."""
+    """`filter` and `nat`: legacy iptables' tables, as iptables-save has them; `nat_entries`: how many rules its nat table has.
 
-    nft: Listing
-    legacy: dict[str, str]
-    legacy_nat_entries: int
-    programs: frozenset[str]
-    managers: tuple[str, ...]
+    `programs`: names of what runs, as the kernel has them. `ways`: the mesh's networks that packets can come from.
+    """
+
+    nft: Listing | Untried = NOT_LOOKED
+    filter: str | Untried = NOT_LOOKED
+    nat: str | Untried = NOT_LOOKED
+    nat_entries: int | Untried = NOT_LOOKED
+    programs: frozenset[str] | Untried = NOT_LOOKED
+    managers: tuple[str, ...] = ()
+    ways: tuple[IPNetwork, ...] = ()
+
+    @property
+    def rules(self) -> Listing:
+        """What is known of nftables."""
+        return [] if isinstance(self.nft, Untried) else self.nft
 
 
 async def gather(context: Context) -> Facts:
+    programs, managers = frozenset(_programs()), _managers()
+    if not context.root:
+        return Facts(NEEDS_ROOT, NEEDS_ROOT, NEEDS_ROOT, NEEDS_ROOT, programs, managers)
+    nft, filter_, nat = await asyncio.gather(_nftables(), _table("filter"), _table("nat"))
+    ways = tuple(network for network in context.networks if _way(network))
+    return Facts(nft, filter_, nat, _legacy_entries(), programs, managers, ways)
+
+
+def _way(network: IPNetwork) -> bool:
+    """Whether the kernel knows one to the network, and so for answers to what comes from there."""
+    return addresses.source_of(network[min(1, network.num_addresses - 1)]) is not None
+
+
+async def _nftables() -> Listing | Untried:
     try:
-        nft: Listing = await Nftables().listing()
-    except HarnessError:
-        nft = []
-    filter_, nat = await asyncio.gather(legacy_rules.table("filter"), legacy_rules.table("nat"))
-    return Facts(nft, {"filter": filter_, "nat": nat}, _legacy_entries(), frozenset(_programs()), _managers())
+        return await Nftables().listing()
+    except NotInKernelError:
+        return []
+    except HarnessError as error:
+        return Untried(f"the rules of nftables cannot be listed: {error.message}")
 
 
-def _legacy_entries() -> int:
+async def _table(name: str) -> str | Untried:
+    try:
+        return await legacy_rules.table(name)
+    except HarnessError as error:
+        return Untried(f"the rules of legacy iptables cannot be listed: {error.message}")
+
+
+def _legacy_entries() -> int | Untried:
     try:
         return sum(xtables.nat_table(family).entries for family in Family)
-    except OSError:
-        return 0
+    except OSError as error:
+        return Untried(f"the nat table of legacy iptables cannot be read: {error.strerror}")
 
 
 def _programs() -> Iterator[str]:
@@ -70,67 +103,89 @@ def _programs() -> Iterator[str]:
         if name.isdigit():
             try:
                 yield Path("/proc", name, "comm").read_text().strip()
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue  # the process has gone
 
 
 def _managers() -> tuple[str, ...]:
-    """Those that are in charge of this machine's rules, whether they run all the time or not."""
+    """Those that are in charge of this machine's rules, whether they run all the time or not. Only named in a reason."""
     found = []
     if Path("/run/firewalld").exists():
         found.append("firewalld")
     try:
         if re.search(r"(?m)^ENABLED=yes", Path("/etc/ufw/ufw.conf").read_text()):
             found.append("ufw")
-    except OSError:
+    except FileNotFoundError:
         pass
     return tuple(found)
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to = Judge("meshexp-firewall")
+    to = Judge(NAME)
+    yield _judge_peers(to, context, facts)
+    entries = facts.nat_entries if facts.nat == "" or isinstance(facts.nat, Untried) else facts.nat
+    why = reasons_untried(facts.nft, entries)
+    yield to.found("one firewall backend is in use", problems.FIREWALL_MIXED, mixed(facts), tried=not why, why=why)
+    yield _judge_published(to, context, facts)
+    why = reasons_untried(facts.nft, facts.filter, facts.nat, facts.programs)
+    yield to.found("no other mesh is on this machine", problems.OTHER_MESH, other_meshes(facts), tried=not why, why=why)
+
+
+def _judge_peers(to: Judge, context: Context, facts: Facts) -> Result:
+    """Without a way for any peer's packet, there is nothing that these rules could have let in."""
     port = context.config.proxy.inbound_port
     packet = Packet(port, context.networks)
-    dropped = [drop for drop in (_nft(facts, packet), _legacy(facts, packet)) if drop]
+    chains = nft_listing.chains(facts.rules, packet), iptables_listing.chains(_text(facts.filter), packet, "iptables filter")
+    dropped = [drop for drop in map(packet_filter.dropped_by, chains) if drop]
     by = f" (this machine's firewall is {', '.join(facts.managers)})" if facts.managers else ""
-    yield to.found(f"peers reach port {port}", problems.FIREWALL_DROPS, (f"{drop}{by}" for drop in dropped))
-    yield to.found("one firewall backend is in use", problems.FIREWALL_MIXED, mixed(facts))
-    yield to.found("no container publishes a port of the group", problems.PORT_PUBLISHED, _published(context, facts))
-    yield to.found("no other mesh is on this machine", problems.OTHER_MESH, other_meshes(facts))
+    why = reasons_untried(facts.nft, facts.filter)
+    if not why and not context.networks:
+        why = "no rule drops it for everybody, but nobody has told yet which networks peers are in"
+    if not why and not facts.ways:
+        why = f"this machine has no way to {', '.join(map(str, context.networks[:4]))}{' …' if len(context.networks) > 4 else ''}"
+    reasons = [f"{drop}{by}" for drop in dropped]
+    return to.found(f"peers reach port {port}", problems.FIREWALL_DROPS, reasons, tried=not why, why=why)
 
 
-def _nft(facts: Facts, packet: Packet) -> str | None:
-    return packet_filter.dropped_by(nft_listing.chains(facts.nft, packet))
-
-
-def _legacy(facts: Facts, packet: Packet) -> str | None:
-    return packet_filter.dropped_by(iptables_listing.chains(facts.legacy["filter"], packet, "iptables filter"))
+def _text(table: str | Untried) -> str:
+    """What is known of it."""
+    return "" if isinstance(table, Untried) else table
 
 
 def mixed(facts: Facts) -> Iterable[str]:
-    nat = [chain for chain in _chains(facts.nft) if chain.get("type") == "nat"]
+    nat = [chain for chain in _chains(facts.rules) if chain.get("type") == "nat"]
     tables = {f"{c['family']} {c['table']}" for c in nat if marks_of_table(c["table"]) is None}
-    legacy = [line for line in facts.legacy["nat"].splitlines() if line.startswith("-A ") and CHAIN not in line]
-    entries = len(legacy) if facts.legacy["nat"] else facts.legacy_nat_entries
+    legacy = [line for line in _text(facts.nat).splitlines() if line.startswith("-A ") and CHAIN not in line]
+    counted = 0 if isinstance(facts.nat_entries, Untried) else facts.nat_entries
+    entries = len(legacy) if _text(facts.nat) else counted
     if tables and entries:
         yield f"the legacy nat table has {entries} rules, and nftables has nat in {', '.join(sorted(tables))}"
 
 
-def _published(context: Context, facts: Facts) -> Iterable[str]:
+def _judge_published(to: Judge, context: Context, facts: Facts) -> Result:
     template = context.registration.template.ports if context.registration else ()
     ports = frozenset(port.port for port in template if port.protocol == "TCP")
-    found = set(nft_listing.published(facts.nft, ports)) | set(iptables_listing.published(facts.legacy["nat"], ports))
-    return (f"port {port} goes to a container by a DNAT rule" for port in sorted(found))
+    found = set(nft_listing.published(facts.rules, ports)) | set(iptables_listing.published(_text(facts.nat), ports))
+    reasons = [f"port {port} goes to a container by a DNAT rule" for port in sorted(found)]
+    why = reasons_untried(facts.nft, facts.nat)
+    if not ports:
+        why = "the group has no TCP port"
+    if context.registration is None:
+        why = "the controller tells the group's ports at the registration"
+    text = "no container publishes a port of the group"
+    return to.found(text, problems.PORT_PUBLISHED, reasons, tried=not why, why=why)
 
 
 def other_meshes(facts: Facts) -> Iterator[str]:
-    names = [chain["name"] for chain in _chains(facts.nft)]
-    names += [table["name"] for item in facts.nft if (table := item.get("table"))]
-    names += [line[1:].split()[0] for text in facts.legacy.values() for line in text.splitlines() if line.startswith(":")]
+    names = [chain["name"] for chain in _chains(facts.rules)]
+    names += [table["name"] for item in facts.rules if (table := item.get("table"))]
+    tables = _text(facts.filter), _text(facts.nat)
+    names += [line[1:].split()[0] for text in tables for line in text.splitlines() if line.startswith(":")]
     for mesh, pattern in _MESHES.items():
         if chains := sorted({name for name in names if pattern.match(name)}):
             yield f"rules of {mesh}: {', '.join(chains[:4])}{' …' if len(chains) > 4 else ''}"
-    for program in sorted(facts.programs & _PROGRAMS.keys()):
+    programs = frozenset() if isinstance(facts.programs, Untried) else facts.programs
+    for program in sorted(programs & _PROGRAMS.keys()):
         yield f"{program} runs ({_PROGRAMS[program]})"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import check_problems as problems
 from harness.check.context import Context
-from harness.check.report import Judge, Result
+from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.config import schema
 from harness.errors import HarnessError, UnavailableError
 from harness.problems import (
@@ -27,6 +27,7 @@ from harness.system.spire_certificate import Certificate
 from harness.system.workload_api import Failed, Frame
 from harness.system.workload_api_client import FailureKind
 
+NAME = "meshexp-identity"
 SVID_SECONDS = 3.0
 ANCHOR_SECONDS = 60 * 86400.0
 DAY = 86400.0
@@ -34,13 +35,13 @@ DAY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`anchors_error` and `signing_error`: why they cannot be used. `frame` is None where nobody was asked."""
+    """`anchors_error` and `signing_error`: why they cannot be used. `signing` is None when it cannot."""
 
-    anchors: tuple[Certificate, ...]
-    anchors_error: str
-    signing: Certificate | None
-    signing_error: str
-    programs_missing: tuple[str, ...]
+    anchors: tuple[Certificate, ...] | Untried = NOT_LOOKED
+    anchors_error: str = ""
+    signing: Certificate | Untried | None = NOT_LOOKED
+    signing_error: str = ""
+    programs_missing: tuple[str, ...] | Untried = NOT_LOOKED
 
 
 async def gather(context: Context) -> Facts:
@@ -57,10 +58,12 @@ def _anchors(context: Context) -> tuple[tuple[Certificate, ...], str]:
         return (), f"{path}: {error}"
 
 
-async def _signing(context: Context, anchors: tuple[Certificate, ...]) -> tuple[Certificate | None, str]:
+async def _signing(context: Context, anchors: tuple[Certificate, ...]) -> tuple[Certificate | Untried | None, str]:
     identity = context.config.identity
     if identity.mode is not schema.IdentityMode.LOCAL:
         return None, ""
+    if not context.root:
+        return Untried("its key is root's alone: run it with sudo"), ""
     local = identity.local
     try:
         chain = certificates.read_pem(certificates.read_file(local.ca_cert, "the signing certificate"))
@@ -88,55 +91,65 @@ def _missing(config: schema.Config) -> tuple[str, ...]:
     return tuple(missing)
 
 
-async def ask(context: Context) -> Frame | None:
+async def ask(context: Context) -> Frame | Untried:
     """What the proxy's user gets. Before joining only an agent that is somebody else's can be asked: ours does not run yet."""
+    if not context.configured:
+        return Untried("not configured yet")
     if not context.running and context.config.identity.mode is not schema.IdentityMode.EXTERNAL:
-        return None
+        return Untried("what issues it does not run yet")
+    if not context.root:
+        return Untried("the question is asked as the proxy's user, which needs root: run it with sudo")
     try:
-        user = process.find_user(context.config.proxy.user)
-    except HarnessError:
-        return None
-    return await own_svid.fetch(context.socket, user, SVID_SECONDS)
+        return await own_svid.fetch(context.socket, process.find_user(context.config.proxy.user), SVID_SECONDS)
+    except HarnessError as error:
+        return Untried(" ".join(error.message.split()))
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to = Judge("meshexp-identity")
+    to = Judge(NAME)
     yield from _judge_anchors(to, context, facts)
     if context.config.identity.mode is schema.IdentityMode.LOCAL:
         yield from _judge_signing(to, context, facts)
     if context.config.identity.mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
-        yield to.found("SPIRE's programs are installed", problems.SPIRE_MISSING, facts.programs_missing)
-    if context.frame is not None:
-        yield _judge_svid(to, context, context.frame)
+        why = reasons_untried(facts.programs_missing)
+        missing = () if isinstance(facts.programs_missing, Untried) else facts.programs_missing
+        yield to.found("SPIRE's programs are installed", problems.SPIRE_MISSING, missing, tried=not why, why=why)
+    yield _judge_svid(to, context, context.frame)
 
 
 def _judge_anchors(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
+    text = "the trust anchors can be used"
+    if isinstance(facts.anchors, Untried):
+        yield to.skipped(text, facts.anchors.why)
+        return
     valid = [anchor for anchor in facts.anchors if anchor.not_before <= context.wall < anchor.not_after]
     reason = facts.anchors_error
     if facts.anchors and not valid:
         state = "has expired" if all(anchor.not_after <= context.wall for anchor in facts.anchors) else "is not valid yet"
         reason = f"{context.config.controller.trust_anchors}: each of {len(facts.anchors)} anchors {state}"
-    yield to.found("the trust anchors can be used", problems.ANCHORS_UNUSABLE, filter(None, [reason]))
+    yield to.found(text, problems.ANCHORS_UNUSABLE, filter(None, [reason]), tried=bool(valid))
     if valid:
         last = max(anchor.not_after for anchor in valid)
         near = last - context.wall < ANCHOR_SECONDS
-        yield to.found(
-            f"the trust anchors are valid for {_left(last, context.wall)}", problems.ANCHORS_EXPIRING,
-            [f"the last of them ends in {_left(last, context.wall)}"] if near else [],
-        )  # fmt: skip
+        reasons = [f"the last of them ends in {_left(last, context.wall)}"] if near else []
+        text = f"the trust anchors are valid for {_left(last, context.wall)}"
+        yield to.found(text, problems.ANCHORS_EXPIRING, reasons, tried=True)
 
 
 def _judge_signing(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
-    signing = facts.signing
-    yield to.found("SPIRE can sign under its certificate", IDENTITY_CA_UNUSABLE, filter(None, [facts.signing_error]))
+    signing, text = facts.signing, "SPIRE can sign under its certificate"
+    if isinstance(signing, Untried):
+        yield to.skipped(text, signing.why)
+        return
+    yield to.found(text, IDENTITY_CA_UNUSABLE, filter(None, [facts.signing_error]), tried=signing is not None)
     if signing is None:
         return
     root = [f"{context.config.identity.local.ca_cert} is a root"] if signing.root else []
-    yield to.found("no root key is on this machine", IDENTITY_ROOT_KEY, root)
+    yield to.found("no root key is on this machine", IDENTITY_ROOT_KEY, root, tried=True)
     left, life = signing.not_after - context.wall, signing.not_after - signing.not_before
     text = _left(signing.not_after, context.wall)
     late = [f"it ends in {text}, of {life / DAY:.0f} days"] if left * 3 < life else []
-    yield to.found(f"the signing certificate is valid for {text}", IDENTITY_CA_EXPIRING, late)
+    yield to.found(f"the signing certificate is valid for {text}", IDENTITY_CA_EXPIRING, late, tried=True)
 
 
 _PROBLEMS: dict[FailureKind, Problem] = {
@@ -147,8 +160,10 @@ _PROBLEMS: dict[FailureKind, Problem] = {
 }
 
 
-def _judge_svid(to: Judge, context: Context, frame: Frame) -> Result:
+def _judge_svid(to: Judge, context: Context, frame: Frame | Untried) -> Result:
     text = f"the proxy's user gets {context.spiffe_id}"
+    if isinstance(frame, Untried):
+        return to.skipped(text, frame.why)
     if isinstance(frame, Failed):
         return to.failed(text, _PROBLEMS[frame.kind], frame.message)
     svid = context.svid

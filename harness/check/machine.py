@@ -8,49 +8,67 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import check_problems as problems
-from harness.check.context import Context
-from harness.check.report import Judge, Result
+from harness.check.context import NEEDS_ROOT, Context
+from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.config import schema
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError, PermissionError_
 from harness.problems import METRICS_NOT_EXPORTED, REDIRECT_BACKEND_UNAVAILABLE
 from harness.system import privileges, process, redirect_backend, tcp_sockets
 from harness.system.nftables import Nftables
 
+NAME = "meshexp-machine"
 OTHERS = 0o077
+ROOT = 0
+Text = str | Untried
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Each text is empty when all is well. `exposed`: secrets that others may read. `metrics`: of a daemon that is to start."""
+    """Each text is empty when all is well. `secrets`: those that are there, each with whether others may read it.
 
-    exposed: tuple[str, ...]
-    privileges: str
-    users: str
-    backend: str
-    backend_error: str
-    kernel: str
-    metrics: str
+    `backend`: what was chosen; `backend_error`: why none works. `kernel`: what it refuses. `metrics`: why they are not served.
+    """
+
+    secrets: tuple[tuple[str, bool | Untried], ...] = ()
+    privileges: Text = NOT_LOOKED
+    users: Text = NOT_LOOKED
+    backend: str = ""
+    backend_error: Text = NOT_LOOKED
+    kernel: Text = NOT_LOOKED
+    metrics: Text = NOT_LOOKED
 
 
 async def gather(context: Context) -> Facts:
     config = context.config
-    backend, backend_error, kernel = "", "", ""
-    try:
-        detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(config.redirect.backend.value))
-        backend = detected.reason
-        if isinstance(detected.backend, Nftables):
-            await detected.backend.try_redirect()
-    except HarnessError as error:
-        backend_error, kernel = ("", error.message) if backend else (error.message, "")
+    backend, backend_error, kernel = await _backend(config.redirect.backend) if context.root else ("", NEEDS_ROOT, NEEDS_ROOT)
     return Facts(
-        exposed=tuple(str(path) for path in secrets(context) if is_exposed(path)),
-        privileges=_message(privileges.check),
+        secrets=tuple((str(path), exposed) for path in secrets(context) if (exposed := is_exposed(path)) is not None),
+        privileges=_privileges() if context.root else NEEDS_ROOT,
         users=_users(config),
         backend=backend,
         backend_error=backend_error,
         kernel=kernel,
-        metrics="" if context.running else _metrics(config.metrics),
+        metrics=_metrics(config.metrics, context.running),
     )
+
+
+async def _backend(wanted: schema.Backend) -> tuple[str, Text, Text]:
+    try:
+        detected = await asyncio.to_thread(redirect_backend.detect, redirect_backend.Choice(wanted.value))
+    except (HarnessError, OSError) as error:
+        return "", _told(error), Untried("there is no backend to try them with")
+    if not isinstance(detected.backend, Nftables):
+        return detected.reason, "", Untried("rules of legacy iptables cannot be tried without setting them")
+    try:
+        await detected.backend.try_redirect()
+    except HarnessError as error:
+        return detected.reason, "", _told(error)
+    return detected.reason, "", ""
+
+
+def _told(error: HarnessError | OSError) -> Text:
+    """Not allowed to look is not a fault of what was to be looked at."""
+    return Untried(f"not allowed: {error}") if isinstance(error, (PermissionError_, PermissionError)) else str(error)
 
 
 def secrets(context: Context) -> Iterator[Path]:
@@ -66,11 +84,14 @@ def secrets(context: Context) -> Iterator[Path]:
         yield from (Path(file) for file in (identity.agent.join_token_file, identity.agent.key_file) if file)
 
 
-def is_exposed(path: Path) -> bool:
+def is_exposed(path: Path) -> bool | Untried | None:
+    """None when it is not there."""
     try:
         return bool(path.stat().st_mode & OTHERS)
-    except OSError:
-        return False
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return Untried(f"{path} cannot be looked at: {error.strerror}")
 
 
 def _users(config: schema.Config) -> str:
@@ -83,32 +104,46 @@ def _users(config: schema.Config) -> str:
     for key, name in wanted.items():
         try:
             process.find_user(name, key)
-        except HarnessError:
+        except ConfigError:
             missing.append(f"{key}: there is no user {name!r}")
     return "; ".join(missing)
 
 
-def _metrics(config: schema.Metrics) -> str:
-    if config.listen is None or not tcp_sockets.listeners(config.listen.port):
-        return ""
-    return f"another process listens on port {config.listen.port}"
+def _metrics(config: schema.Metrics, running: bool) -> Text:
+    """Of a daemon that runs, or of one that is to start."""
+    if config.listen is None:
+        return Untried("metrics.listen is null")
+    users = tcp_sockets.listeners(config.listen.port)
+    if running:
+        return "" if ROOT in users else f"the daemon does not listen on port {config.listen.port}"
+    return f"another process listens on port {config.listen.port}" if users else ""
 
 
-def _message(function: object) -> str:
+def _privileges() -> str:
     try:
-        function()  # type: ignore[operator]
-    except HarnessError as error:
+        privileges.check()
+    except PermissionError_ as error:
         return error.message
     return ""
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to = Judge("meshexp-machine")
-    yield to.passed("the configuration is right")
-    yield to.found("secrets are root's alone", problems.SECRETS_EXPOSED, facts.exposed)
-    yield to.found("root with the capabilities that are needed", problems.PRIVILEGES_MISSING, filter(None, [facts.privileges]))
-    yield to.found("the system users are there", problems.USER_MISSING, filter(None, [facts.users]))
+    to = Judge(NAME)
+    yield _judge_secrets(to, facts)
     how = f" ({facts.backend})" if facts.backend else ""
-    yield to.found(f"a firewall backend works{how}", REDIRECT_BACKEND_UNAVAILABLE, filter(None, [facts.backend_error]))
-    yield to.found("the kernel takes redirect rules", problems.KERNEL_UNSUITABLE, filter(None, [facts.kernel]))
-    yield to.found("its metrics can be had", METRICS_NOT_EXPORTED, filter(None, [facts.metrics]))
+    texts = (
+        ("root with the capabilities that are needed", problems.PRIVILEGES_MISSING, facts.privileges),
+        ("the system users are there", problems.USER_MISSING, facts.users),
+        (f"a firewall backend works{how}", REDIRECT_BACKEND_UNAVAILABLE, facts.backend_error),
+        ("the kernel takes redirect rules", problems.KERNEL_UNSUITABLE, facts.kernel),
+        ("its metrics can be had", METRICS_NOT_EXPORTED, facts.metrics),
+    )
+    for description, problem, text in texts:
+        why = reasons_untried(text)
+        yield to.found(description, problem, [text] if isinstance(text, str) and text else [], tried=not why, why=why)
+
+
+def _judge_secrets(to: Judge, facts: Facts) -> Result:
+    exposed = [path for path, found in facts.secrets if found is True]
+    why = reasons_untried(*(found for _, found in facts.secrets)) if facts.secrets else "there are none on this machine"
+    return to.found("secrets are root's alone", problems.SECRETS_EXPOSED, exposed, tried=not why, why=why)

@@ -14,20 +14,32 @@ from harness.system import dns_query
 from harness.system.dns_query import Answer, Kind
 from harness.values import HostPort, IPAddress
 
+NAME = "meshexp-dns"
 SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """`resolved`: by the system's resolver, with all its rules. `answers`: of each name server, to A and to SRV."""
+    """`error`: why the system's resolver, with all its rules, does not resolve it; empty when it does.
+
+    `answers`: of each name server, to A and to SRV.
+    """
 
     name: str
     srv: bool
-    resolved: bool
+    error: str
     answers: tuple[tuple[IPAddress, Answer, Answer], ...]
 
+    @property
+    def resolved(self) -> bool:
+        return not self.error
 
-Facts = tuple[Name, ...]
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of every name that the configuration or the controller has told; there may be none but addresses."""
+
+    names: tuple[Name, ...] = ()
 
 
 async def gather(context: Context) -> Facts:
@@ -35,7 +47,7 @@ async def gather(context: Context) -> Facts:
     wanted = {context.config.controller.address.host: False} | {endpoint.host: True for endpoint in linkerd}
     names = {host: srv for host, srv in wanted.items() if HostPort(host, 1).ip is None}
     servers = dns_query.name_servers() if names else ()
-    return tuple(await asyncio.gather(*(_look(name, srv, servers) for name, srv in names.items())))
+    return Facts(tuple(await asyncio.gather(*(_look(name, srv, servers) for name, srv in names.items()))))
 
 
 async def _look(name: str, srv: bool, servers: tuple[IPAddress, ...]) -> Name:
@@ -45,36 +57,46 @@ async def _look(name: str, srv: bool, servers: tuple[IPAddress, ...]) -> Name:
         )
         return server, a, found
 
-    resolved, answers = await asyncio.gather(_resolves(name), asyncio.gather(*map(both, servers)))
-    return Name(name, srv, resolved, tuple(answers))
+    error, answers = await asyncio.gather(_unresolved(name), asyncio.gather(*map(both, servers)))
+    return Name(name, srv, error, tuple(answers))
 
 
-async def _resolves(name: str) -> bool:
+async def _unresolved(name: str) -> str:
+    """Why it does not resolve; empty when it does."""
     try:
         async with asyncio.timeout(SECONDS):
-            return bool(await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM))
-    except (OSError, TimeoutError, UnicodeError):
-        return False
+            await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        return str(error) or f"no answer within {SECONDS:g} s"
+    except (OSError, UnicodeError) as error:
+        return str(error)
+    return ""
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    if not facts:
-        return
-    to = Judge("meshexp-dns")
-    silent = {server for name in facts for server, a, srv in name.answers if a.code is None and srv.code is None}
-    yield to.found(
-        "the name servers answer", problems.DNS_SILENT, (f"{server} does not answer" for server in sorted(silent, key=str))
-    )
-    if silent and all(server in silent for name in facts for server, _, _ in name.answers):
-        return  # what it says of names would be no news
-    for name in facts:
-        reasons = [] if name.resolved else [f"{name.name} does not resolve ({_told(name)})"]
-        yield to.found(f"{name.name} resolves", problems.DNS_UNRESOLVED, reasons)
+    if not facts.names:
+        return  # only addresses: DNS is not needed
+    to = Judge(NAME)
+    asked = {server for name in facts.names for server, _, _ in name.answers}
+    silent = {server: a for name in facts.names for server, a, srv in name.answers if a.code is None and srv.code is None}
+    reasons = [f"{server} does not answer ({a.error})" for server, a in sorted(silent.items(), key=str)]
+    yield to.found("the name servers answer", problems.DNS_SILENT, reasons, tried=bool(asked), why="no name server was asked")
+    for name in facts.names:
+        if silent.keys() == asked and not name.resolved:
+            yield to.skipped(f"{name.name} resolves", "no name server answers")
+            continue
+        reasons = [] if name.resolved else [f"{name.name} does not resolve: {name.error} ({_told(name)})"]
+        yield to.found(f"{name.name} resolves", problems.DNS_UNRESOLVED, reasons, tried=True)
         if name.srv and name.resolved:
-            none = not any(srv.records for _, _, srv in name.answers)
-            yield to.found(
-                f"{name.name} has SRV records", problems.DNS_NO_SRV, [f"no name server has one for {name.name}"] if none else []
-            )
+            yield _judge_srv(to, name)
+
+
+def _judge_srv(to: Judge, name: Name) -> Result:
+    answers = [srv for _, _, srv in name.answers if srv.code is not None]
+    none = bool(answers) and not any(srv.records for srv in answers)
+    reasons = [f"no name server has one for {name.name}"] if none else []
+    text = f"{name.name} has SRV records"
+    return to.found(text, problems.DNS_NO_SRV, reasons, tried=bool(answers), why="no name server answers")
 
 
 _CODES = {0: "no records", 2: "a failure of the server", 3: "no such name", 5: "refused"}

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from harness import check_problems as problems
 from harness.check.context import Context
-from harness.check.report import Judge, Result
+from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.desired import routes
+from harness.errors import HarnessError
 from harness.problems import ROUTE_CONFLICT, ROUTE_GATEWAY_UNREACHABLE, ROUTE_REFUSED
 from harness.reconcilers import route_clashes as clashes
 from harness.reconcilers.routes import NODES_ASKED, Observed
@@ -18,14 +19,17 @@ from harness.system import path_mtu
 from harness.system.netlink import Netlink
 from harness.values import IPAddress
 
+NAME = "meshexp-network"
 ECHO_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    wanted: tuple[Route, ...]
-    there: tuple[Route, ...]
-    paths: tuple[path_mtu.Path_, ...]
+    """`wanted`: the routes to the cluster, as far as anybody has told of its networks."""
+
+    wanted: tuple[Route, ...] = ()
+    there: tuple[Route, ...] | Untried = NOT_LOOKED
+    paths: tuple[path_mtu.Path_, ...] = ()
 
 
 async def gather(context: Context) -> Facts:
@@ -36,23 +40,43 @@ async def gather(context: Context) -> Facts:
     controller = context.config.controller.address.ip
     peers |= {controller} if controller is not None else set()
     paths = await asyncio.gather(*(path_mtu.look(peer, ECHO_SECONDS) for peer in sorted(peers, key=str)))
-    return Facts(wanted, await Netlink().routes(), tuple(paths))
+    there: tuple[Route, ...] | Untried
+    try:
+        there = await Netlink().routes()
+    except HarnessError as error:
+        there = Untried(f"the routes cannot be listed: {error.message}")
+    return Facts(wanted, there, tuple(paths))
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to, seen = Judge("meshexp-network"), Observed(facts.there)
-    gateways = [str(gateway) for gateway in seen.unreachable(facts.wanted)]
+    to = Judge(NAME)
+    yield from _judge_routes(to, context, facts)
+    if not facts.paths:
+        yield to.skipped("packets of full size reach the nodes", "no address of a node or of the controller is known")
+    for path in facts.paths:
+        narrow = [f"of {path.mtu} bytes, none reaches {path.peer} (smaller ones do)"] if path.narrow else []
+        text = f"packets of full size reach {path.peer}"
+        yield to.found(text, problems.PATH_MTU, narrow, tried=path.small, why=path.unknown)
+
+
+def _judge_routes(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
+    why = facts.there.why if isinstance(facts.there, Untried) else ""
+    if not facts.wanted:
+        why = why or "no network of the cluster is known that is reached through a node"
+    there = () if isinstance(facts.there, Untried) else facts.there
+    gateways = [str(gateway) for gateway in Observed(there).unreachable(facts.wanted)] if not why else []
     reasons = [f"{', '.join(gateways)} is on no link of this machine"] if gateways else []
-    yield to.found("the nodes are on links of this machine", ROUTE_GATEWAY_UNREACHABLE, reasons)
-    yield to.found("no route of others leads to the cluster's networks", ROUTE_CONFLICT, conflicts(facts))
-    refused = [f"{route.network} would hide {what}" for route, what in clashes.hidden(facts.wanted, facts.there).items()]
-    yield to.found("no route to the cluster hides what this machine needs", ROUTE_REFUSED, refused)
-    for kind, networks in _kinds(context):
-        missing = [str(r) for r in facts.wanted if r.network in networks and not _served(r, facts.there)]
-        if context.running:
-            yield to.found(f"routes to the {kind} network are in place", problems.ROUTE_MISSING, missing)
-    narrow = [f"of {path.mtu} bytes, none reaches {path.peer} (smaller ones do)" for path in facts.paths if path.narrow]
-    yield to.found("packets of full size reach the nodes", problems.PATH_MTU, narrow)
+    yield to.found("the nodes are on links of this machine", ROUTE_GATEWAY_UNREACHABLE, reasons, tried=not why, why=why)
+    others = conflicts(facts.wanted, there)
+    yield to.found("no route of others leads to the cluster's networks", ROUTE_CONFLICT, others, tried=not why, why=why)
+    refused = [f"{route.network} would hide {what}" for route, what in clashes.hidden(facts.wanted, there).items()]
+    yield to.found("no route to the cluster hides what this machine needs", ROUTE_REFUSED, refused, tried=not why, why=why)
+    for kind, networks in _kinds(context) if context.running else ():
+        wanted = [route for route in facts.wanted if route.network in networks]
+        missing = [str(route) for route in wanted if not _served(route, there)] if not why else []
+        none = why or f"no {kind} network is known that is reached through a node"
+        text = f"routes to the {kind} network are in place"
+        yield to.found(text, problems.ROUTE_MISSING, missing, tried=bool(wanted) and not why, why=none)
 
 
 def _kinds(context: Context) -> Iterator[tuple[str, frozenset[object]]]:
@@ -66,8 +90,8 @@ def _served(wanted: Route, there: tuple[Route, ...]) -> bool:
     return any(route.network == wanted.network and route.table in (MAIN_TABLE, wanted.table) for route in there)
 
 
-def conflicts(facts: Facts) -> Iterator[str]:
+def conflicts(wanted: tuple[Route, ...], there: tuple[Route, ...]) -> Iterator[str]:
     """Others' routes to the same network through the same node do no harm."""
-    for other, text in clashes.conflicts(facts.wanted, facts.there):
-        if not any(other.network == route.network and other.via in (route.via, *route.spares) for route in facts.wanted):
+    for other, text in clashes.conflicts(wanted, there):
+        if not any(other.network == route.network and other.via in (route.via, *route.spares) for route in wanted):
             yield text

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import check_problems as problems
+from harness import proxy_release
 from harness.check.context import Context
-from harness.check.report import Judge, Result
+from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.daemon.machine import proxy_in_use
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness.problems import (
-    PROXY_BAD_RELEASE,
     PROXY_CRASH_LOOP,
     PROXY_MISSING,
     PROXY_NOT_CERTIFIED,
@@ -24,50 +24,86 @@ from harness.supervisor import CRASH_LOOP_EXITS
 from harness.system import process, proxy_binary, tcp_sockets
 from harness.system.proxy_admin import LoopbackAdmin
 
+NAME = "meshexp-proxy"
 EXPIRING_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`taken`: ports of ours on which another user's process listens. `expires`: epoch seconds, 0 without a certificate."""
+    """`release`: what is known against it, None if nothing is; `error`: why the binary does not run here.
 
-    path: str
-    there: bool
-    bad: Problem | None
-    error: str
-    taken: tuple[int, ...]
-    expires: float
+    `taken`: ports of ours on which another user's process listens. `expires`: epoch seconds, 0 without a certificate.
+    """
+
+    path: str = ""
+    there: bool | Untried = NOT_LOOKED
+    release: Problem | Untried | None = NOT_LOOKED
+    error: str = ""
+    taken: tuple[int, ...] | Untried = NOT_LOOKED
+    expires: float = 0.0
 
 
 async def gather(context: Context) -> Facts:
     config = context.config.proxy
     path = Path(config.path) if config.path else await asyncio.to_thread(proxy_in_use, context.paths)
-    there, bad, error = path.is_file(), None, ""
-    try:
-        bad = await asyncio.to_thread(proxy_binary.problem_of, path) if there else None
-    except HarnessError as found:
-        error = found.message
+    there = _is_there(path)
+    release, error = await _release(context, path) if there is True else (NOT_LOOKED, "")
     try:
         uid = process.find_user(config.user).uid
-    except HarnessError:
-        uid = -1  # nobody's
+    except ConfigError:
+        uid = -1  # there is no such user
     ports = (config.inbound_port, config.outbound_port, config.admin_port)
     allowed = {uid} if context.running else set()
     taken = tuple(port for port in ports if tcp_sockets.listeners(port) - allowed)
     expires = await LoopbackAdmin().certificate_expiry(config.admin_port) if context.running else 0.0
-    return Facts(str(path), there, bad, error, taken, expires)
+    return Facts(str(path), there, release, error, taken, expires)
+
+
+def _is_there(path: Path) -> bool | Untried:
+    try:
+        return path.is_file()
+    except OSError as found:
+        return Untried(f"{path} cannot be looked at: {found.strerror}")
+
+
+async def _release(context: Context, path: Path) -> tuple[Problem | Untried | None, str]:
+    if not context.root:
+        return Untried("the program is asked as nobody, which needs root: run it with sudo"), ""
+    try:
+        release = await asyncio.to_thread(proxy_binary.asked, path)
+    except HarnessError as found:
+        return NOT_LOOKED, found.message
+    if release is None:
+        return Untried(f"{path} tells no release: it is no build of Linkerd's, or a script around one"), ""
+    return proxy_release.problem(release), ""
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to = Judge("meshexp-proxy")
-    missing = [] if facts.there else [f"{facts.path} is not there"]
-    yield to.found("linkerd2-proxy is installed", PROXY_MISSING, missing + list(filter(None, [facts.error])))
-    if facts.there:
-        yield to.found("its release works with SPIRE", facts.bad or PROXY_BAD_RELEASE, [facts.bad.title] if facts.bad else [])
-    taken = [f"another process listens on {', '.join(map(str, facts.taken))}"] if facts.taken else []
-    yield to.found("its ports are its own", PROXY_PORT_TAKEN, taken)
+    to = Judge(NAME)
+    text = "linkerd2-proxy is installed"
+    if isinstance(facts.there, Untried):
+        yield to.skipped(text, facts.there.why)
+    else:
+        missing = [] if facts.there else [f"{facts.path} is not there"]
+        yield to.found(text, PROXY_MISSING, [*missing, *filter(None, [facts.error])], tried=True)
+        yield _judge_release(to, facts)
+    text = "its ports are its own"
+    if isinstance(facts.taken, Untried):
+        yield to.skipped(text, facts.taken.why)
+    else:
+        taken = [f"another process listens on {', '.join(map(str, facts.taken))}"] if facts.taken else []
+        yield to.found(text, PROXY_PORT_TAKEN, taken, tried=True)
     if context.running:
         yield from _judge_running(to, context, facts)
+
+
+def _judge_release(to: Judge, facts: Facts) -> Result:
+    text = "its release works with SPIRE"
+    if facts.there is not True or facts.error:
+        return to.skipped(text, "there is no program that can be asked")
+    if isinstance(facts.release, Untried):
+        return to.skipped(text, facts.release.why)
+    return to.failed(text, facts.release) if facts.release else to.passed(text)
 
 
 def _judge_running(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:

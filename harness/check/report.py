@@ -1,7 +1,8 @@
-"""What checks find, and its output as `linkerd check` has it: table, short, or the JSON that `linkerd check` reads. Pure."""
+"""What checks find, and its output as `linkerd check` has it: table, short, or JSON. Pure."""
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,22 +10,44 @@ from itertools import groupby
 
 from harness.problems import Problem, Severity
 
-_SIGNS = {None: ("√", "32"), Severity.WARNING: ("‼", "33"), Severity.ERROR: ("×", "31")}
-_RESULTS = {None: "success", Severity.WARNING: "warning", Severity.ERROR: "error"}
+
+class Outcome(enum.Enum):
+    """Each with its name in JSON, its sign, and the colour of that. Of these, only FAILED is a failure."""
+
+    PASSED = ("success", "√", "32;1")
+    WARNING = ("warning", "‼", "33;1")
+    FAILED = ("error", "×", "31;1")
+    SKIPPED = ("skipped", "-", "90")
+    """It was not tried: it could not be, or there was nothing to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Untried:
+    """Stands in the place of a fact that could not be looked at."""
+
+    why: str
+
+
+NOT_LOOKED = Untried("nobody has looked")
+
+
+def reasons_untried(*facts: object) -> str:
+    """Why some of the facts are not known; empty when all are."""
+    return "; ".join(dict.fromkeys(fact.why for fact in facts if isinstance(fact, Untried)))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One check. Without a problem it passed; `reason` is what was seen."""
+    """One check. `problem` is set exactly when something is wrong; `reason` is what was seen, or why nothing was tried."""
 
     category: str
     description: str
+    outcome: Outcome
     problem: Problem | None = None
     reason: str = ""
 
-    @property
-    def severity(self) -> Severity | None:
-        return self.problem.severity if self.problem else None
+
+_OUTCOMES = {Severity.WARNING: Outcome.WARNING, Severity.ERROR: Outcome.FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +57,67 @@ class Judge:
     category: str
 
     def passed(self, description: str) -> Result:
-        return Result(self.category, description)
+        """Only for what was really tried."""
+        return Result(self.category, description, Outcome.PASSED)
+
+    def skipped(self, description: str, why: str) -> Result:
+        return Result(self.category, description, Outcome.SKIPPED, None, why)
 
     def failed(self, description: str, problem: Problem, reason: str = "") -> Result:
-        return Result(self.category, description, problem, reason or problem.title)
+        return Result(self.category, description, _OUTCOMES[problem.severity], problem, reason or problem.title)
 
-    def found(self, description: str, problem: Problem, reasons: Iterable[str]) -> Result:
-        """Failed when there is any reason."""
-        text = "; ".join(reasons)
-        return self.failed(description, problem, text) if text else self.passed(description)
+    def found(
+        self, description: str, problem: Problem, reasons: Iterable[str], *, tried: bool, why: str = NOT_LOOKED.why
+    ) -> Result:
+        """Failed for any reason, also if not all was tried. Without a reason passed if all was `tried`, else skipped."""
+        if text := "; ".join(reasons):
+            return self.failed(description, problem, text)
+        return self.passed(description) if tried else self.skipped(description, why)
 
 
 def success(results: Iterable[Result]) -> bool:
-    """Warnings are no failure, as in `linkerd check`."""
-    return not any(result.severity is Severity.ERROR for result in results)
+    """Warnings are no failure, as in `linkerd check`; nor is what was skipped."""
+    return not any(result.outcome is Outcome.FAILED for result in results)
 
 
 def table(results: tuple[Result, ...], *, colour: bool, short: bool = False) -> str:
     """`short`: only what did not pass."""
     lines: list[str] = []
-    shown = [result for result in results if result.problem or not short]
+    shown = [result for result in results if result.outcome is not Outcome.PASSED or not short]
     for category, members in groupby(shown, lambda result: result.category):
         lines += [category, "-" * len(category)]
         for result in members:
             lines += _lines(result, colour)
         lines.append("")
-    sign = _sign(None if success(results) else Severity.ERROR, colour)
-    return "\n".join([*lines, f"Status check results are {sign}"])
+    return "\n".join([*lines, _summary(results, colour)])
 
 
 def _lines(result: Result, colour: bool) -> Iterator[str]:
-    yield f"{_sign(result.severity, colour)} {result.description}"
+    yield f"{_sign(result.outcome, colour)} {result.description}"
+    if result.outcome is Outcome.SKIPPED:
+        yield f"    skipped: {result.reason}"
     if result.problem is not None:
         yield from (f"    {line}" for line in result.reason.splitlines())
         yield f"    {result.problem.code}: {result.problem.hint}"
         yield f"    see {result.problem.anchor} for hints"
 
 
-def _sign(severity: Severity | None, colour: bool) -> str:
-    sign, code = _SIGNS[severity]
-    return f"\x1b[{code};1m{sign}\x1b[0m" if colour else sign
+def _summary(results: tuple[Result, ...], colour: bool) -> str:
+    """√ only when something was really tried."""
+    skipped = sum(result.outcome is Outcome.SKIPPED for result in results)
+    outcome = Outcome.PASSED if success(results) else Outcome.FAILED
+    if skipped == len(results):
+        outcome = Outcome.SKIPPED
+    return f"Status check results are {_sign(outcome, colour)}" + (f" ({skipped} skipped)" if skipped else "")
+
+
+def _sign(outcome: Outcome, colour: bool) -> str:
+    _, sign, code = outcome.value
+    return f"\x1b[{code}m{sign}\x1b[0m" if colour else sign
 
 
 def to_json(results: tuple[Result, ...]) -> str:
-    """The fields of `linkerd check -o json`; `code` and `remedy` are ours."""
+    """The fields of `linkerd check -o json`; `code`, `remedy`, and `reason` of what was skipped, are ours."""
     categories = [
         {"categoryName": category, "checks": [_as_json(result) for result in members]}
         for category, members in groupby(results, lambda result: result.category)
@@ -85,12 +125,20 @@ def to_json(results: tuple[Result, ...]) -> str:
     return json.dumps({"success": success(results), "categories": categories}, indent=2, ensure_ascii=False)
 
 
+def to_linkerd_json(results: tuple[Result, ...]) -> str:
+    """What `linkerd check` reads of an extension. It shows each result that is neither a warning nor an error as √, so what was
+    skipped is left out, as Linkerd leaves out what it does not come to."""
+    return to_json(tuple(result for result in results if result.outcome is not Outcome.SKIPPED))
+
+
 def _as_json(result: Result) -> dict[str, str]:
     data = {"description": result.description}
     if result.problem is not None:
         data |= {"hint": result.problem.anchor, "error": result.reason}
         data |= {"code": result.problem.code, "remedy": result.problem.hint}
-    return data | {"result": _RESULTS[result.severity]}
+    if result.outcome is Outcome.SKIPPED:
+        data |= {"reason": result.reason}
+    return data | {"result": result.outcome.value[0]}
 
 
 def render(results: tuple[Result, ...], output: str, *, colour: bool) -> str:

@@ -18,6 +18,9 @@ from harness.config import claims, environment, schema
 from harness.errors import ConfigError, Fault
 from harness.paths import Paths, configured
 
+MAX_BYTES = 1 << 20
+"""Of one file of the configuration; the packaged one, with a sentence for each key, has 12 KiB."""
+
 
 @dataclass(slots=True)
 class Layers:
@@ -128,6 +131,8 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _read(file: Path) -> dict[str, Any]:
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ConfigError((Fault(str(file), f"has more than {MAX_BYTES} bytes"),))
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from harness.clock import SystemClock
-from harness.daemon import names
-from harness.errors import ConfigError, HarnessError
+from harness.daemon import in_force, names
+from harness.errors import HarnessError
 from harness.paths import Paths, configured, is_name
 from harness.reconcilers.base import Reconciler
 from harness.reconcilers.dns import NAME as DNS
@@ -58,8 +58,7 @@ def everyone(paths: Paths) -> tuple[Paths, ...]:
 
 def comes_back(environ: Mapping[str, str], restarting: bool) -> bool:
     """Whether systemd starts the daemon again by itself, from what it tells ExecStopPost= (systemd.exec(5))."""
-    crashed = environ.get("SERVICE_RESULT", "success") != "success" and environ.get("EXIT_STATUS") != str(ConfigError.exit_code)
-    return restarting or crashed
+    return restarting or environ.get("SERVICE_RESULT", "success") != "success"
 
 
 async def _clean(paths: Paths, after_exit: bool) -> int:
@@ -90,6 +89,7 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
     Spire(paths).remove()
     for left in (paths.status, paths.known_registration, paths.proxy):
         left.unlink(missing_ok=True)
+    await in_force.forget(paths)
     if paths.instance:
         shutil.rmtree(paths.run, ignore_errors=True)
     return 1 if failed else 0

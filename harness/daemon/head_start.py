@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +16,8 @@ import structlog
 
 from harness import decode, desired, lean_imports, tasks
 from harness.clock import Clock
-from harness.config import schema
 from harness.daemon import machine
+from harness.daemon.in_force import InForce
 from harness.errors import ConfigError, HarnessError
 from harness.messages import Registration
 from harness.paths import Paths
@@ -61,6 +61,8 @@ class HeadStart:
     """What a daemon before this one was told."""
     began: float
     """Clock.now() then."""
+    in_force: InForce | None = None
+    """None for a look that starts nothing."""
 
 
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
@@ -76,19 +78,20 @@ def _known(paths: Paths) -> Registration | None:
         return None
 
 
-def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
+def start(in_force: InForce, paths: Paths, clock: Clock) -> int:
     with files.lock(paths.lock):
-        return asyncio.run(_run(config, paths, clock))
+        return asyncio.run(_run(in_force, paths, clock))
 
 
-async def _run(config: schema.Config, paths: Paths, clock: Clock) -> int:
+async def _run(in_force: InForce, paths: Paths, clock: Clock) -> int:
     process.raise_file_limit()
-    found = await machine.look(config, paths)
+    config = in_force.config
+    found = await machine.look(config, paths, in_force.anchors_pem)
     log = structlog.get_logger().bind(component="harness")
     for orphan in process.orphans(paths.children):
         log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
         await process.end(orphan, 2.0)
-    begun = unstarted(found, paths, clock)
+    begun = replace(unstarted(found, paths, clock), in_force=in_force)
     imports = asyncio.ensure_future(asyncio.to_thread(_import_the_rest))
     imports.add_done_callback(lambda _: begun.wakes("start"))
     while not imports.done():

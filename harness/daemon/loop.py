@@ -13,10 +13,11 @@ import structlog
 from harness import decode, problems, tasks
 from harness.clock import Clock
 from harness.config import load, schema
-from harness.daemon import machine, shutdown
+from harness.daemon import in_force, machine, needs, shutdown
 from harness.daemon.compose import Part, compose
 from harness.daemon.export import Exporter
 from harness.daemon.head_start import HeadStart
+from harness.daemon.in_force import InForce
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
 from harness.desired import Desired, Progress, anchors_behind, desired, readiness
@@ -36,7 +37,7 @@ class Daemon:
         self._stopping = self._reload = self._restart_proxy = False
         self._failures: dict[str, str] = {}
         self._right: dict[str, object] = {}
-        self._reload_fault = ""
+        self._in_force, self._reload_fault = begun.in_force, begun.in_force.fault if begun.in_force else ""
         self._bug: BaseException | None = None
         self._progress = Progress()
         self._proxy_seen = clock.now()
@@ -58,6 +59,7 @@ class Daemon:
         route_events = kernel_events.watch_routes(self.wake)
         rule_events = tasks.spawn(self._watch_rules())
         systemd.notify(READY=1, STATUS="Starting")
+        in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
         machine.wake_others(self._paths)
         self._log.info("started", group=self.config.workload.group, namespace=self.config.workload.namespace)
         try:
@@ -149,7 +151,7 @@ class Daemon:
         if (stamp := load.stamp(self._paths)) == self._others:
             return False
         with contextlib.suppress(HarnessError):  # of this one nothing has changed
-            self._machine = await machine.look(self.config, self._paths)
+            self._machine = await machine.look(self.config, self._paths, self._machine.anchors_pem)
         self._others = stamp
         return True
 
@@ -181,10 +183,10 @@ class Daemon:
         """A bad configuration keeps the old one."""
         systemd.notify(RELOADING=1, MONOTONIC_USEC=int(self._clock.now() * 1e6))
         try:
-            config = load.load(self._paths, self._environ)
-            machine.check_identity(config, self._environ)
+            config, values = await asyncio.to_thread(needs.configuration, self._paths, self._environ, new=True)
             self._machine = await machine.look(config, self._paths)
-            self.config, self._reload_fault = config, ""
+            self.config, self._in_force, self._reload_fault = config, InForce(config, values), ""
+            in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
             machine.wake_others(self._paths)
             self._log.info("configuration loaded again")
         except HarnessError as error:
@@ -286,6 +288,7 @@ class Daemon:
         self._exporter.withdraw()
         for left in (self._paths.status, self._paths.known_registration):
             left.unlink(missing_ok=True)
+        await in_force.forget(self._paths)
         self._log.info("stopped")
 
 

@@ -8,11 +8,12 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.config import claims, load, schema
+from harness.daemon import needs
 from harness.desired import Machine, Others, workload_api
 from harness.errors import ConfigError, Fault
 from harness.paths import Paths, configured
@@ -24,17 +25,8 @@ from harness.values import IPAddress
 PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
 
 
-def check_identity(config: schema.Config, environ: Mapping[str, str]) -> None:
-    """Mode embedded keeps a CA key on this machine: only in a demo, or when forced."""
-    embedded = config.identity.mode is schema.IdentityMode.EMBEDDED
-    if embedded and not config.identity.embedded.force and environ.get("MESHEXP_DEMO") != "1":
-        fault = Fault(
-            "identity.mode", "embedded is for demos: it keeps a CA key on this machine", "or set identity.embedded.force: true"
-        )
-        raise ConfigError((fault,))
-
-
-async def look(config: schema.Config, paths: Paths) -> Machine:
+async def look(config: schema.Config, paths: Paths, anchors_before: str = "") -> Machine:
+    """`anchors_before`: what a member goes on with when their file cannot be used any more."""
     hostname = config.workload.hostname or socket.gethostname()
     user = process.find_user(config.proxy.user)
     if user.uid == 0:
@@ -52,7 +44,7 @@ async def look(config: schema.Config, paths: Paths) -> Machine:
         hostname=hostname,
         instance_id=instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
         addresses=config.workload.addresses or await _addresses(config),
-        anchors_pem=_anchors(Path(config.controller.trust_anchors)),
+        anchors_pem=_anchors(config.controller.trust_anchors, anchors_before),
         workload_api=workload_api(config, paths),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
@@ -150,12 +142,13 @@ def ephemeral(paths: Paths) -> bool:
     return paths.state.stat().st_dev == Path("/").stat().st_dev
 
 
-def _anchors(path: Path) -> str:
+def _anchors(path: str, before: str) -> str:
     try:
-        return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "copy Linkerd's trust anchors there: the ca-bundle.crt of its ConfigMap linkerd-identity-trust-roots"
-        raise ConfigError((Fault("controller.trust_anchors", f"{path} cannot be read: {error}", hint),)) from None
+        return needs.read_anchors(path)
+    except ConfigError:
+        if before:
+            return before
+        raise
 
 
 async def _addresses(config: schema.Config) -> tuple[IPAddress, ...]:

@@ -1,4 +1,7 @@
-"""A machine that nobody has configured yet: the unit is active and says what to do, instead of failing."""
+"""A machine without a configuration that can be used: the unit is active and says what is missing, instead of failing.
+
+What is in place stays as it is meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,73 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 
+from harness.check_problems import CONFIG_INVALID
+from harness.daemon import needs
+from harness.errors import ConfigError
 from harness.paths import Paths
 from harness.system import files, systemd
 
 LONGEST_SECONDS = 15.0
 
 
-def run(paths: Paths) -> int:
-    """Until SIGHUP (a fresh process takes this one's place, and looks again) or SIGTERM."""
-    text = f"waiting for configuration: set workload.group and workload.namespace in {paths.harness_yaml}, then reload"
+def run(paths: Paths, environ: Mapping[str, str], error: ConfigError | None) -> int:
+    """Until SIGHUP (a fresh process takes this one's place, and looks again) or SIGTERM. `error`: why it waits; None: nobody has
+    configured anything. What this machine lacked is looked for again by itself; files are read again at SIGHUP only, since
+    they may be half written."""
     numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    files.write_json(paths.status, {"phase": "Waiting", "ready": False, "message": text, "pid": os.getpid()}, mode=0o644)
-    systemd.notify(READY=1, STATUS=text)
-    print(text, file=sys.stderr, flush=True)
+    _tell(paths, error)
     while (received := signal.sigtimedwait(numbers, systemd.beat(LONGEST_SECONDS))) is None:
         systemd.notify(WATCHDOG=1)
+        if isinstance(error, needs.MissingError):
+            before, error = error, _look_again(paths, environ)
+            if error is None:
+                break
+            if error.message != before.message:
+                _tell(paths, error)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     paths.status.unlink(missing_ok=True)
-    if received.si_signo == signal.SIGHUP:
+    if received is None or received.si_signo == signal.SIGHUP:
         systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 — this very program
     systemd.notify(STOPPING=1)
     return 0
+
+
+def _look_again(paths: Paths, environ: Mapping[str, str]) -> ConfigError | None:
+    try:
+        needs.configuration(paths, environ)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _tell(paths: Paths, error: ConfigError | None) -> None:
+    """In `meshexp status`, in systemd's status line, and once in the journal."""
+    text, conditions = _unconfigured(paths), []
+    if error is not None:
+        text = "waiting for a configuration without faults; the reload after the change takes it"
+        conditions.append(
+            {
+                "name": "Configuration",
+                "status": "False",
+                "message": error.message,
+                "problem": CONFIG_INVALID.code,
+                "severity": CONFIG_INVALID.severity.value,
+                "hint": CONFIG_INVALID.hint,
+            }
+        )
+    said = {"phase": "Waiting", "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
+    files.write_json(paths.status, said, mode=0o644)
+    systemd.notify(READY=1, STATUS=f"{text}: {error.message}" if error else text)
+    print(f"{text}: {error.message}" if error else text, file=sys.stderr, flush=True)
+
+
+def _unconfigured(paths: Paths) -> str:
+    instance = f" --instance {paths.instance}" if paths.instance else ""
+    return (
+        f"waiting for configuration: run `meshexp join{instance} INVITATION`,"
+        f" or set workload.group and workload.namespace in {paths.harness_yaml}, then reload"
+    )

@@ -29,10 +29,12 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`records`: how many of the kind that was asked for; `code`: the server's (0 no error, 3 no such name); None: silence."""
+    """`records`: how many of the kind that was asked for; `code`: the server's (0 no error, 3 no such name); None: no answer, and
+    `error` says why."""
 
     code: int | None
     records: int = 0
+    error: str = ""
 
 
 def name_servers(resolv_conf: Path = Path("/etc/resolv.conf")) -> tuple[IPAddress, ...]:
@@ -67,9 +69,9 @@ async def ask(server: IPAddress, name: str, kind: Kind, seconds: float) -> Answe
                                 return read(data, kind)
                 except TimeoutError:
                     continue
-    except OSError:
-        return Answer(None)
-    return Answer(None)
+    except OSError as error:
+        return Answer(None, error=error.strerror or str(error))
+    return Answer(None, error=f"no answer within {seconds:g} s")
 
 
 def read(data: bytes, kind: Kind) -> Answer:

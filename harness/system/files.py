@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def write(path: Path, text: str, *, mode: int) -> None:
         raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def sync(path: Path) -> None:
+    """Has it on the disk, whatever becomes of the power: of a file its content, of a folder its names. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def overwrite(path: Path, text: str) -> None:
     """New content in the same file, for one that others own: its inode, mode, links and bind mounts stay. There is no moment in
     which it is empty."""
@@ -47,6 +57,24 @@ def text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
+
+
+MAX_BYTES = 1 << 20
+
+
+def bounded(path: Path, most: int = MAX_BYTES) -> bytes:
+    """All of a regular file that has at most so many bytes. Raises UnavailableError; never waits, as for a pipe."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UnavailableError(f"{path} is no file")
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > most:
+        raise UnavailableError(f"{path} has more than {most} bytes")
+    return content
 
 
 def write_json(path: Path, data: Any, *, mode: int) -> None:

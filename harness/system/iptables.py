@@ -70,6 +70,10 @@ class Iptables:
     def _list(self) -> iptables_guard.Request:
         return {"op": "list", "prefix": self._marks.prefix}
 
+    def entries(self) -> int:
+        """How many rules the legacy nat tables have, and two for each chain. Blocking. Raises HarnessError."""
+        return sum(table.entries for table in _tables().values())
+
     def marks(self) -> frozenset[Marks]:
         """Of whom there are chains. Blocking. Raises HarnessError."""
         return frozenset(found for table in _tables().values() for found in marks_in(table.image))

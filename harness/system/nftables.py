@@ -85,7 +85,11 @@ def _need_netlink() -> None:
     try:
         nfnetlink.open_socket().close()
     except OSError as error:
-        raise UnavailableError(f"this kernel has no netfilter netlink: {error.strerror}") from None
+        raise NotInKernelError(f"this kernel has no netfilter netlink: {error.strerror}") from None
+
+
+class NotInKernelError(UnavailableError):
+    """The kernel cannot have such rules, and so has none."""
 
 
 class _NotThereError(HarnessError):
@@ -99,7 +103,7 @@ def _error(reason: str) -> HarnessError:
     if "Operation not permitted" in reason:
         return PermissionError_(f"nftables: {first}", "CAP_NET_ADMIN is needed")
     if "not supported" in reason or "Protocol wrong type" in reason:
-        return UnavailableError(f"nftables: {first}", "this kernel lacks nf_tables or its nat, redir or fib part")
+        return NotInKernelError(f"nftables: {first}", "this kernel lacks nf_tables or its nat, redir or fib part")
     return TemporaryError(f"nftables: {first}")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnavailableError
 from harness.specs import User
 from harness.system import process, workload_api
 from harness.system.workload_api_client import FailureKind
@@ -15,14 +15,11 @@ STOP_SECONDS = 1.0
 
 
 async def fetch(socket: str, user: User, seconds: float) -> workload_api.Frame:
-    """Never raises: what goes wrong is a Failed."""
+    """What the Workload API does wrong is a Failed. Raises HarnessError when it could not be asked at all."""
     with tempfile.TemporaryDirectory(prefix="meshexp-check-") as records:
         processes = process.Processes(Path(records), lambda name, line: None)
         command = process.python_module("identity", "harness.system.workload_api_child", socket, user=user, piped=True)
-        try:
-            child = await processes.spawn(command)
-        except HarnessError as error:
-            return workload_api.Failed(FailureKind.TEMPORARY, error.message)
+        child = await processes.spawn(command)
         try:
             async with asyncio.timeout(seconds):
                 async for frame in workload_api.read_frames(child.stdout):
@@ -33,4 +30,4 @@ async def fetch(socket: str, user: User, seconds: float) -> workload_api.Frame:
             return workload_api.Failed(FailureKind.TEMPORARY, error.message)
         finally:
             await child.stop(STOP_SECONDS)
-    return workload_api.Failed(FailureKind.TEMPORARY, "the Workload API was not asked: the child has ended")
+    raise UnavailableError("the Workload API was not asked: the child has ended")

@@ -17,12 +17,13 @@ _SMALL, _REPLY = 64, b"\0\0"
 
 @dataclass(frozen=True, slots=True)
 class Path_:
-    """`small`: whether a small echo was answered; else nothing is known. `large`: one of `mtu` bytes."""
+    """`small`: whether a small echo was answered; if not, nothing is known (`unknown`: why). `large`: one of `mtu` bytes."""
 
     peer: IPAddress
     mtu: int = 0
     small: bool = False
     large: bool = False
+    unknown: str = "nobody has looked"
 
     @property
     def narrow(self) -> bool:
@@ -30,17 +31,17 @@ class Path_:
 
 
 async def look(peer: IPAddress, seconds: float) -> Path_:
-    """IPv4 only (elsewhere nothing is known). Never raises."""
+    """Never raises."""
     if peer.version != 4:
-        return Path_(peer)
+        return Path_(peer, unknown="only IPv4 is looked at")
     try:
         mtu = _known_mtu(peer)
         small, large = await asyncio.gather(_echo(peer, _SMALL, seconds), _echo(peer, mtu - _HEADERS, seconds))
         if small and not large and (told := _known_mtu(peer)) < mtu:  # a router has said how much passes: so TCP knows it too
             mtu, large = told, await _echo(peer, told - _HEADERS, seconds)
-    except OSError:
-        return Path_(peer)
-    return Path_(peer, mtu, small, large)
+    except OSError as error:
+        return Path_(peer, unknown=f"an ICMP echo to {peer} cannot be sent: {error.strerror}")
+    return Path_(peer, mtu, small, large, "" if small else f"{peer} answers no ICMP echo within {seconds:g} s")
 
 
 def _known_mtu(peer: IPAddress) -> int:

@@ -53,13 +53,18 @@ def release_of(path: Path) -> proxy_release.Release | None:
 
 
 def problem_of(path: Path) -> problems.Problem | None:
-    """Why this release must not be started, if it is known to be a bad one. A script (a wrapper, a stand-in) is not asked."""
+    """Why this release must not be started, if it is known to be a bad one."""
     try:
-        with path.open("rb") as file:
-            program = file.read(4) == b"\x7fELF"
+        return proxy_release.problem(asked(path))
     except OSError:
         return None  # starting it says why
-    return proxy_release.problem(release_of(path)) if program else None
+
+
+def asked(path: Path) -> proxy_release.Release | None:
+    """As `release_of`. A script (a wrapper, a stand-in) is not asked, and tells none. Raises OSError when it cannot be read."""
+    with path.open("rb") as file:
+        program = file.read(4) == b"\x7fELF"
+    return release_of(path) if program else None
 
 
 def _hint(text: str) -> str:

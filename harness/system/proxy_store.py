@@ -87,7 +87,7 @@ class Store:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files.write_json(folder / "origin.json", {"from": origin, "sha256": digest}, mode=0o644)
         for path in (binary, folder / "origin.json", folder):
-            _sync(path)
+            files.sync(path)
         with self._changing():
             there = next((entry for entry in self.installed() if entry.release == release), None)
             if there is not None and there.sha256 != digest:
@@ -95,7 +95,7 @@ class Store:
                 raise UnavailableError(f"another build of {release} is installed, from {there.origin}", hint)
             if there is None:
                 folder.rename(self._root / str(release))
-                _sync(self._root)
+                files.sync(self._root)
             if self._target(_CURRENT) is None:
                 self._point(_CURRENT, release)
         return there is None
@@ -143,14 +143,14 @@ class Store:
                 pending.unlink()
             else:
                 pending.rename(self._root / _PREVIOUS)
-            _sync(self._root)
+            files.sync(self._root)
 
     def _point(self, name: str, release: Release) -> None:
         fresh = self._root / f".new{name}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(str(release))
         fresh.rename(self._root / name)
-        _sync(self._root)
+        files.sync(self._root)
 
     def _target(self, name: str) -> Release | None:
         try:
@@ -224,11 +224,3 @@ def _translated(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnavailableError(f"{error.filename or root}: {error.strerror or error}", "nothing was changed") from None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,10 @@ import contextlib
 import enum
 from dataclasses import dataclass
 
-from harness.errors import HarnessError, UnavailableError
-from harness.rules import Family
+from harness.errors import UnavailableError
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
 from harness.system.redirect_table import FIRST, Backend, Marks
-from harness.system.xtables import nat_table
 
 
 class Choice(enum.Enum):
@@ -53,7 +51,7 @@ def detect(choice: Choice = Choice.AUTO, nftables: Nftables | None = None, marks
 def _of_first(nftables: Nftables, iptables: Iptables) -> Choice | None:
     """Where the first workload's rules are, if there are any: one backend's are always ahead of the other's."""
     for choice, backend in ((Choice.NFTABLES, nftables), (Choice.IPTABLES, iptables)):
-        with contextlib.suppress(HarnessError):
+        with contextlib.suppress(UnavailableError):
             if FIRST in backend.marks():
                 return choice
     return None
@@ -64,7 +62,7 @@ def _choose(nftables: Nftables, iptables: Iptables) -> tuple[Choice, str]:
         others = nftables.other_nat_tables()
     except UnavailableError as error:
         return Choice.IPTABLES, f"nftables does not work here ({error.message})"
-    entries = sum(nat_table(family).entries for family in Family)
+    entries = iptables.entries()
     if not entries:
         in_use = f", and {', '.join(others)} in use" if others else ""
         return Choice.NFTABLES, f"the legacy nat tables are empty{in_use}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UnavailableError
+from harness.system import files
 from harness.system import workload_api_der as der
 
 _BASIC_CONSTRAINTS, _KEY_USAGE = bytes.fromhex("551d13"), bytes.fromhex("551d0f")  # 2.5.29.19 and 2.5.29.15
@@ -173,6 +174,6 @@ async def _openssl(*words: str) -> tuple[int, bytes, str]:
 def read_file(path: str, what: str) -> bytes:
     """Raises UnavailableError naming the file."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UnavailableError(f"{what} {path} cannot be read: {error.strerror}") from None
+        return files.bounded(Path(path))
+    except UnavailableError as error:
+        raise UnavailableError(f"{what} {error.message}") from None

@@ -12,12 +12,15 @@ try:
 except ImportError:  # optional: a container has no use for it, and not every Python has it
     daemon = journal = None
 
+MAX_CHARACTERS = 900  # systemd takes 4096 bytes, and a character may have four
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 def notify(**fields: str | int) -> None:
-    """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor."""
-    text = "\n".join(f"{name}={value}" for name, value in fields.items())
+    """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor. A value is one line, and is cut off where
+    systemd would not take the message."""
+    values = {name: " ".join(str(value).split())[:MAX_CHARACTERS] for name, value in fields.items()}
+    text = "\n".join(f"{name}={value}" for name, value in values.items())
     if daemon is not None:
         daemon.notify(text)
     elif address := os.environ.get("NOTIFY_SOCKET"):

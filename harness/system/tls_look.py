@@ -13,7 +13,7 @@ import ssl
 import time
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, PermissionError_
 from harness.system import workload_api_der as der
 from harness.system.control_plane import client_context, server_context
 from harness.system.workload_api import Svid
@@ -27,6 +27,7 @@ MAX_HEAD_BYTES = 16384
 class Seen:
     """`refused`: why there is no connection; `untrusted`: why the certificate is not right. `not_after`: of the certificate.
 
+    `connected`: something took the connection. `untried`: why no certificate was looked at, or nothing at all.
     `skew`: seconds by which the peer's clock is ahead of ours, None where it does not tell.
     """
 
@@ -34,6 +35,8 @@ class Seen:
     name: str
     refused: str = ""
     untrusted: str = ""
+    connected: bool = False
+    untried: str = ""
     early: bool = False
     """The certificate is not valid yet by our clock."""
     not_after: float = 0.0
@@ -41,7 +44,7 @@ class Seen:
 
     @property
     def good(self) -> bool:
-        return not self.refused and not self.untrusted
+        return self.connected and not self.untrusted and not self.untried
 
 
 async def look(
@@ -52,30 +55,39 @@ async def look(
     `uid`: whose connection it is to the firewall: the proxy's own is not redirected to the proxy.
     """
     try:
-        context = client_context(svid, anchors_pem, name) if svid else server_context(anchors_pem, name)
-    except HarnessError as error:
-        return Seen(address, name, untrusted=error.message)
-    try:
         async with asyncio.timeout(seconds):
             connected = await _connect(address, uid)
+    except PermissionError_ as error:
+        return Seen(address, name, untried=error.message)
+    except TimeoutError:
+        return Seen(address, name, refused=f"no answer within {seconds:g} s")
+    except OSError as error:
+        return Seen(address, name, refused=error.strerror or str(error))
+    try:
+        context = client_context(svid, anchors_pem, name) if svid else server_context(anchors_pem, name)
+    except HarnessError as error:
+        connected.close()
+        return Seen(address, name, connected=True, untried=error.message)
+    try:
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(sock=connected, ssl=context, server_hostname=name)
     except ssl.SSLCertVerificationError as error:
         early = error.verify_code == 9  # X509_V_ERR_CERT_NOT_YET_VALID
-        return Seen(address, name, untrusted=error.verify_message, early=early)
+        return Seen(address, name, connected=True, untrusted=error.verify_message, early=early)
     except ssl.SSLError as error:
-        return Seen(address, name, untrusted=f"it speaks no TLS that is understood ({error.reason or error})")
+        return Seen(address, name, connected=True, untrusted=f"it speaks no TLS that is understood ({error.reason or error})")
     except TimeoutError:
-        return Seen(address, name, refused=f"no answer within {seconds:g} s")
+        return Seen(address, name, refused=f"no answer to TLS within {seconds:g} s")
     except OSError as error:
         return Seen(address, name, refused=error.strerror or str(error))
     with contextlib.closing(writer):
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         skew = await _skew(reader, writer, name, seconds) if svid else None
-        return Seen(address, name, not_after=der.validity(certificate)[1], skew=skew)
+        return Seen(address, name, connected=True, not_after=der.validity(certificate)[1], skew=skew)
 
 
 async def _connect(address: HostPort, uid: int | None) -> socket.socket:
-    """By the first address that answers. Raises OSError."""
+    """By the first address that answers. Raises OSError, and PermissionError_ when it may not be made as that user."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host.rstrip("."), address.port, type=socket.SOCK_STREAM)
     last = OSError("the name has no address")
@@ -99,6 +111,8 @@ def _socket_of(uid: int | None, *kind: int) -> socket.socket:
     libc = ctypes.CDLL(None)
     if uid is not None:
         libc.setfsuid(uid)
+        if libc.setfsuid(-1) != uid:  # it tells of a failure in no other way, see setfsuid(2)
+            raise PermissionError_("a connection as the proxy's user needs root", "run it with sudo")
     try:
         made = socket.socket(*kind)
     finally:

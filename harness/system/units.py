@@ -47,6 +47,11 @@ async def restarting(unit: str) -> bool:
     return "restart" in kind
 
 
+async def going_down() -> bool:
+    """Whether systemd is about to shut this machine down, or to boot it again."""
+    return booted() and (await run("systemctl", "is-system-running"))[1].strip() == "stopping"
+
+
 async def show(unit: str, *properties: str) -> dict[str, str]:
     """Properties of a unit; empty values where it does not exist."""
     _, text = await run("systemctl", "show", unit, "--property", ",".join(properties))

@@ -93,7 +93,7 @@ MODULES = {
     ("missing", "choice", "said"),
     [
         ("nfnetlink", "auto", "iptables (legacy): nftables does not work here (this kernel has no netfilter netlink"),
-        ("nfnetlink", "nftables", "UnavailableError: this kernel has no netfilter netlink"),
+        ("nfnetlink", "nftables", "NotInKernelError: this kernel has no netfilter netlink"),
         ("ip_tables", "auto", "nftables: the legacy nat tables are empty"),
         ("ip_tables", "iptables", "UnavailableError: iptables: "),
     ],

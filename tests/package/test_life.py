@@ -109,7 +109,8 @@ def test_a_whole_life(vm: Machine, debs: Debs, sections: dict[str, Any]) -> None
 
     vm.apt("install", vm.put(debs.present))
     assert vm.show("ActiveState", "UnitFileState") == {"ActiveState": "active", "UnitFileState": "enabled"}
-    assert "waiting for configuration: set workload.group" in vm.show("StatusText")["StatusText"]
+    status = vm.show("StatusText")["StatusText"]
+    assert "waiting for configuration: run `meshexp join INVITATION`" in status and "workload.group" in status
     assert host_state.differences(before, vm.dump()) == []
 
     join(vm, **sections)

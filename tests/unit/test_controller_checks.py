@@ -21,7 +21,13 @@ def cluster(**changes: Any) -> Facts:
     """One in which all is well, but for the changes."""
     served = tuple((name, (version,)) for name, version in CRDS.items())
     deployment = {"spec": {"replicas": 2}, "status": {"readyReplicas": 2}}
-    well: dict[str, Any] = {"served": served, "deployment": deployment, "leases": (lease("a", 2.0),), "groups": (group(),)}
+    well: dict[str, Any] = {
+        "error": "",
+        "served": served,
+        "deployment": deployment,
+        "leases": (lease("a", 2.0),),
+        "groups": (group(),),
+    }
     return Facts(**{**well, **changes})
 
 

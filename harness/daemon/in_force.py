@@ -1,0 +1,64 @@
+"""The configuration that a daemon has in force, kept for the one after it: a member goes on with it while the files are wrong.
+
+It is there as long as the machine is to be a member: an operator's stop removes it, and so does `meshexp cleanup`; a crash, a
+restart and a boot do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import decode
+from harness.config import schema
+from harness.errors import ConfigError, HarnessError, UnavailableError
+from harness.paths import Paths
+from harness.system import files, units
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """`values`: as they were written, and merged. `anchors_pem`: for a file that cannot be used any more.
+
+    `fault`: why this is what a daemon before this one had, and not what the files say now.
+    """
+
+    config: schema.Config
+    values: dict[str, Any] = field(default_factory=dict, repr=False)
+    anchors_pem: str = field(default="", repr=False)
+    fault: str = ""
+
+
+def keep(paths: Paths, now: InForce | None, anchors_pem: str, log: Any) -> None:
+    """A daemon does its work also where nothing can be kept; the log tells of it."""
+    try:
+        if now is not None:
+            data = {"values": now.values, "anchors_pem": anchors_pem}
+            if files.read_json(paths.in_force) != data:
+                files.write_json(paths.in_force, data, mode=0o600)
+                files.sync(paths.in_force)
+                files.sync(paths.in_force.parent)
+    except (UnavailableError, OSError) as error:
+        log.warning("the configuration in force cannot be kept for a restart", reason=str(error))
+
+
+def kept(paths: Paths, fault: str) -> InForce | None:
+    """None where no daemon before this one has left any that can be used."""
+    left = files.read_json(paths.in_force)
+    values, anchors = left.get("values"), left.get("anchors_pem")
+    if not isinstance(values, dict) or not isinstance(anchors, str):
+        return None
+    try:
+        return InForce(decode.decode(schema.Config, values, source="configuration", lenient=True), values, anchors, fault)
+    except ConfigError:
+        return None
+
+
+async def forget(paths: Paths) -> None:
+    """When an operator stops the machine's membership, and not when all of the machine goes down to come back."""
+    try:
+        stays = await units.going_down()
+    except HarnessError:
+        stays = True  # systemd does not say; `meshexp cleanup` asks again
+    if not stays:
+        paths.in_force.unlink(missing_ok=True)

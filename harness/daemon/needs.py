@@ -1,0 +1,139 @@
+"""What a configuration needs of this machine: users, files and programs, looked at before it takes force. Every fault at once."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.config import load, schema
+from harness.errors import ConfigError, Fault, HarnessError
+from harness.paths import Paths
+from harness.system import files, process, spire_certificate
+
+ROOT = 0
+ANCHORS = "controller.trust_anchors"
+_ANCHORS_HINT = "copy Linkerd's trust anchors there: the ca-bundle.crt of its ConfigMap linkerd-identity-trust-roots"
+
+
+class MissingError(ConfigError):
+    """The configuration itself is right, and this machine lacks what it needs."""
+
+
+def configuration(paths: Paths, environ: Mapping[str, str], *, new: bool = False) -> tuple[schema.Config, dict[str, Any]]:
+    """The configuration, and its values as they were written. Blocking. Raises ConfigError with every fault.
+
+    `new`: also with the files and programs without which a member could not go on as before: a machine that starts with them
+    missing joins as far as it can, and its status names them.
+    """
+    config, layers = load.load_with_origins(paths, environ)
+    if found := (*faults(config, environ), *(_new_faults(config) if new else ())):
+        raise MissingError(found, "what the configuration needs of this machine")
+    return config, layers.values
+
+
+def faults(config: schema.Config, environ: Mapping[str, str], *, anchors: bool = True) -> tuple[Fault, ...]:
+    """What no start can do without. `anchors`: whether their file is looked at."""
+    found = [*_demo_only(config, environ), *_users(config)]
+    if anchors:
+        found += _fault(ANCHORS, lambda: read_anchors(config.controller.trust_anchors))
+    return tuple(found)
+
+
+def read_anchors(path: str) -> str:
+    """Raises ConfigError for a file that cannot be read, or that has no certificate which OpenSSL takes."""
+    try:
+        text = files.bounded(Path(path)).decode("ascii")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except HarnessError as error:
+        raise ConfigError((Fault(ANCHORS, error.message, _ANCHORS_HINT),)) from None
+    except (ssl.SSLError, ValueError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
+        raise ConfigError((Fault(ANCHORS, f"{path} has no usable PEM certificate: {reason}", _ANCHORS_HINT),)) from None
+    return text
+
+
+def _demo_only(config: schema.Config, environ: Mapping[str, str]) -> Iterator[Fault]:
+    """Mode embedded keeps a CA key on this machine: only in a demo, or when forced."""
+    embedded = config.identity.mode is schema.IdentityMode.EMBEDDED
+    if embedded and not config.identity.embedded.force and environ.get("MESHEXP_DEMO") != "1":
+        text = "embedded is for demos: it keeps a CA key on this machine"
+        yield Fault("identity.mode", text, "or set identity.embedded.force: true")
+
+
+def _users(config: schema.Config) -> Iterator[Fault]:
+    """The proxy's, those that must be others than that, and those whose connections are the workload's."""
+    proxy: int | None = None
+    try:
+        proxy = process.find_user(config.proxy.user).uid
+    except ConfigError as error:
+        yield from error.faults
+    if proxy == ROOT:
+        yield Fault("proxy.user", "the proxy must not run as root", "every root process would bypass the mesh")
+    for key, name in _apart(config):
+        try:
+            uid = process.find_user(name, key).uid
+        except ConfigError as error:
+            yield from error.faults
+        else:
+            if uid in (ROOT, proxy):
+                yield Fault(key, "must be neither root nor the proxy's user")
+    for index, name in enumerate(config.workload.users):
+        yield from _fault("", lambda name=name, index=index: process.find_user(name, f"workload.users[{index}]"))  # type: ignore[misc]
+
+
+def _apart(config: schema.Config) -> Iterator[tuple[str, str]]:
+    mode, programs = config.identity.mode, config.identity.spire
+    if mode is schema.IdentityMode.LOCAL:
+        yield "identity.spire.server_user", programs.server_user
+    if mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
+        yield "identity.spire.agent_user", programs.agent_user
+    if config.probes.commands:
+        yield "probes.user", config.probes.user
+
+
+def _new_faults(config: schema.Config) -> Iterator[Fault]:
+    identity, mode = config.identity, config.identity.mode
+    certificates: list[tuple[str, str | None]] = []
+    keys: list[tuple[str, str | None]] = []
+    programs: list[tuple[str, str | None]] = [("proxy.path", config.proxy.path)]
+    programs += [(f"probes.commands.{name}", argv[0]) for name, argv in config.probes.commands.items()]
+    if mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
+        programs.append(("identity.spire.agent_path", identity.spire.agent_path))
+    if mode is schema.IdentityMode.LOCAL:
+        programs.append(("identity.spire.server_path", identity.spire.server_path))
+        certificates.append(("identity.local.ca_cert", identity.local.ca_cert))
+        keys.append(("identity.local.ca_key", identity.local.ca_key))
+    if mode is schema.IdentityMode.EMBEDDED:
+        certificates.append(("identity.embedded.ca_cert", identity.embedded.ca_cert))
+        keys.append(("identity.embedded.ca_key", identity.embedded.ca_key))
+    if mode is schema.IdentityMode.AGENT:  # a join token works once: its file may have gone
+        certificates.append(("identity.agent.certificate_file", identity.agent.certificate_file))
+        keys.append(("identity.agent.key_file", identity.agent.key_file))
+    for key, path in certificates:
+        yield from _fault(key, lambda path=path: path and spire_certificate.read_pem(files.bounded(Path(path))))  # type: ignore[misc]
+    for key, path in keys:
+        yield from _fault(key, lambda path=path: path and _read_key(files.bounded(Path(path))))  # type: ignore[misc]
+    for key, path in programs:
+        if path and not (Path(path).is_file() and os.access(path, os.X_OK)):
+            yield Fault(key, f"{path} is no program on this machine", "give the full path of a file that may be executed")
+
+
+def _read_key(text: bytes) -> bytes:
+    if b"PRIVATE KEY-----" not in text:
+        raise ValueError("there is no private key in the file")
+    return text
+
+
+def _fault(key: str, look: Callable[[], object]) -> Iterator[Fault]:
+    """What the look raises, as a fault under `key`, unless it names its own."""
+    try:
+        look()
+    except ConfigError as error:
+        yield from error.faults
+    except HarnessError as error:
+        yield Fault(key, error.message)
+    except ValueError as error:
+        yield Fault(key, str(error))

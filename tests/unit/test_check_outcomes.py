@@ -1,0 +1,165 @@
+"""No check passes on what was not looked at; and how skipped checks are shown and counted."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller import checks
+from harness import check_problems as problems
+from harness import decode
+from harness.check import firewall, machine, membership, network, proxy, report, run
+from harness.check.context import Context
+from harness.check.report import Judge, Outcome, Result, Untried
+from harness.check.run import CATEGORIES, Category
+from harness.config import schema
+from harness.errors import HarnessError, UnavailableError
+from harness.messages import Registration
+from harness.paths import Paths
+from tests.builders import registration
+
+WHY = "a reason of this test"
+
+
+def context(tmp_path: Path, running: bool = False, registered: bool = False, mode: str = "local") -> Context:
+    """No anchors. `running`: a daemon says that it is Ready, and nothing else."""
+    values = {"workload": {"group": "face", "namespace": "faces"}, "identity": {"mode": mode}}
+    config = decode.decode(schema.Config, values, source="configuration")
+    paths = Paths(tmp_path / "etc", tmp_path / "state", tmp_path / "run")
+    status: dict[str, Any] = {"phase": "Stopped"}
+    if running:
+        status = {"phase": "Ready", "pid": 1, "workload": {"name": "face-1"}, "conditions": []}
+    known: Registration | None = registration() if registered else None
+    return Context(config, paths, status, known, "", pre=not running, wall=1.0, frame=Untried(WHY))
+
+
+def outcomes(results: tuple[Result, ...]) -> dict[str, Outcome]:
+    return {result.description: result.outcome for result in results}
+
+
+@pytest.mark.parametrize("category", CATEGORIES, ids=lambda category: category.name)
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("registered", [False, True])
+def test_nobody_has_looked(category: Category[Any], running: bool, registered: bool, tmp_path: Path) -> None:
+    for mode in ("local", "external"):
+        found = tuple(category.judge(context(tmp_path, running, registered, mode), category.facts()))
+        assert Outcome.PASSED not in outcomes(found).values(), found
+        assert all(result.reason for result in found)
+
+
+def untried_facts(facts: type[Any]) -> Any:
+    """Each fact for which the type has a place for it could not be looked at."""
+    names = [field.name for field in dataclasses.fields(facts) if "Untried" in str(field.type) or field.type == "Text"]
+    return facts(**{name: Untried(WHY) for name in names if "tuple[tuple" not in str(facts.__annotations__[name])})
+
+
+@pytest.mark.parametrize("category", CATEGORIES, ids=lambda category: category.name)
+@pytest.mark.parametrize("running", [False, True])
+def test_nothing_could_be_looked_at(category: Category[Any], running: bool, tmp_path: Path) -> None:
+    found = tuple(category.judge(context(tmp_path, running, registered=True), untried_facts(category.facts)))
+    assert Outcome.PASSED not in outcomes(found).values(), found
+
+
+@pytest.mark.parametrize("error", [UnavailableError(WHY), PermissionError(13, WHY)], ids=["ours", "the system's"])
+@pytest.mark.parametrize("category", CATEGORIES, ids=lambda category: category.name)
+def test_a_look_that_fails(category: Category[Any], error: HarnessError | OSError, tmp_path: Path) -> None:
+    async def fails(_: Context) -> Any:
+        raise error
+
+    broken = dataclasses.replace(category, gather=fails)
+    (only,) = asyncio.run(broken.look(context(tmp_path)))
+    assert only.outcome is Outcome.SKIPPED and WHY in only.reason
+
+
+def test_the_cluster_s_side() -> None:
+    assert Outcome.PASSED not in outcomes(tuple(checks.judge(checks.Facts(), "meshexp", 1.0))).values()
+    found = outcomes(tuple(checks.judge(checks.Facts(error=""), "meshexp", 1.0)))
+    assert [text for text, outcome in found.items() if outcome is Outcome.PASSED] == ["can query the Kubernetes API"]
+    group = {
+        "metadata": {"namespace": "faces", "name": "face"},
+        "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]},
+    }
+    silent = tuple(checks.judge(checks.Facts(error="", groups=(group,)), "meshexp", 1.0))
+    assert [r.outcome for r in silent[-2:]] == [Outcome.SKIPPED] * 2 and "faces/face" in silent[-1].reason
+
+
+def test_a_fault_that_was_found_is_said_though_not_all_was_looked_at(tmp_path: Path) -> None:
+    chain = {"family": "inet", "table": "fw", "name": "in", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}
+    facts = firewall.Facts(nft=[{"chain": chain}], filter=Untried(WHY))
+    found = {r.problem.code for r in firewall.judge(context(tmp_path), facts) if r.problem}
+    assert found == {"firewall-drops"}
+    exposed = machine.Facts(secrets=(("/one", Untried(WHY)), ("/two", True)))
+    (failed,) = [r for r in machine.judge(context(tmp_path), exposed) if r.problem]
+    assert failed.problem is problems.SECRETS_EXPOSED and failed.reason == "/two"
+
+
+def test_what_the_daemon_has_not_decided_and_what_it_said_before_it_hung(tmp_path: Path) -> None:
+    place = context(tmp_path, running=True)
+    condition = {"name": "Registration", "status": "Unknown", "message": "waiting for the identity", "problem": None}
+    status = place.status | {"conditions": [condition]}
+    found = outcomes(tuple(membership.judge(dataclasses.replace(place, status=status), membership.Facts("S", 1.0))))
+    assert found["Registration"] is Outcome.SKIPPED
+    hangs = tuple(membership.judge(dataclasses.replace(place, status=status), membership.Facts("T", 99.0)))
+    assert [r.outcome for r in hangs] == [Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED]
+    assert "99 s ago" in hangs[-1].reason
+
+
+def test_a_kernel_that_refuses_and_one_that_may_not_be_asked(tmp_path: Path) -> None:
+    refuses = machine.Facts(backend="nftables", backend_error="", kernel="it lacks fib")
+    assert outcomes(tuple(machine.judge(context(tmp_path), refuses)))["the kernel takes redirect rules"] is Outcome.FAILED
+    script = proxy.Facts(path="/p", there=True, release=Untried("a script"), taken=())
+    assert outcomes(tuple(proxy.judge(context(tmp_path), script)))["its release works with SPIRE"] is Outcome.SKIPPED
+    assert outcomes(tuple(network.judge(context(tmp_path), network.Facts((), ()))))["the nodes are on links of this machine"] is (
+        Outcome.SKIPPED
+    )
+
+
+def test_how_it_is_shown() -> None:
+    to = Judge("meshexp-x")
+    passed, skipped = to.passed("one"), to.skipped("two", WHY)
+    failed = to.failed("three", problems.CLOCK_SKEW)
+    text = report.table((passed, skipped), colour=False)
+    assert text == f"meshexp-x\n---------\n√ one\n- two\n    skipped: {WHY}\n\nStatus check results are √ (1 skipped)"
+    assert "- two" in report.table((passed, skipped), colour=False, short=True)
+    assert "√ one" not in report.table((passed, skipped), colour=False, short=True)
+    assert report.table((skipped,), colour=False).endswith("Status check results are - (1 skipped)")
+    assert report.table((skipped, failed), colour=False).endswith("Status check results are × (1 skipped)")
+    assert "\x1b[90m-\x1b[0m two" in report.table((skipped,), colour=True)
+    assert report.success((passed, skipped)) and not report.success((skipped, failed))
+
+
+def test_the_json_of_ours_and_the_one_that_linkerd_reads() -> None:
+    to = Judge("meshexp-x")
+    results = (to.passed("one"), to.skipped("two", WHY))
+    checks_of = [json.loads(text(results))["categories"][0]["checks"] for text in (report.to_json, report.to_linkerd_json)]
+    assert checks_of[0][1] == {"description": "two", "result": "skipped", "reason": WHY}
+    # Linkerd shows whatever is neither a warning nor an error as √.
+    assert {one["result"] for one in checks_of[1]} == {"success"} and len(checks_of[1]) == 1
+
+
+def test_every_category_of_the_folder_is_in_the_table() -> None:
+    folder = Path(run.__file__).parent
+    judges = {path.stem for path in folder.glob("*.py") if "\ndef judge(" in path.read_text()}
+    assert {category.judge.__module__.rpartition(".")[2] for category in CATEGORIES} == judges
+
+
+ABSENT = {"FileNotFoundError", "NotADirectoryError", "ProcessLookupError", "NotInKernelError", "ConfigError", "ValueError"}
+"""What says that something is not there; each other error says that it could not be looked at."""
+
+
+@pytest.mark.parametrize("path", sorted(Path(run.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_no_error_is_swallowed(path: Path) -> None:
+    """A handler that catches more than an absence tells what it has caught."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ExceptHandler) and node.type is not None:
+            caught = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
+            used = {name.id for part in node.body for name in ast.walk(part) if isinstance(name, ast.Name)}
+            assert caught <= ABSENT or node.name in used, f"{path.name}:{node.lineno} swallows {', '.join(caught - ABSENT)}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "contextlib.suppress":
+            assert {ast.unparse(argument) for argument in node.args} <= ABSENT, f"{path.name}:{node.lineno}"
