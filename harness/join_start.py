@@ -86,6 +86,7 @@ def end(pid: int, paths: Paths) -> None:
     """TERM, and waits until it has left in good order. Raises TemporaryError when it does not end."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)  # one that was stopped hears the other only then
     deadline = time.monotonic() + STOP_SECONDS
     while files.is_locked(paths.lock) or status_cli.read(paths).get("phase") == "Waiting":
         if time.monotonic() > deadline:

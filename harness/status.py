@@ -32,6 +32,7 @@ class Phase(enum.Enum):
     DEGRADED = ("Degraded", 2)
     DRAINING = ("Draining", 3)
     STOPPED = ("Stopped", 4)
+    UNKNOWN = ("Unknown", 5)
 
     @property
     def text(self) -> str:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Iterator
+
 FIELDS = {
     "schema": ("number", "1; it grows when a field changes its meaning"),
     "version": ("text", "of the harness"),
     "proxy_version": ("text or null", "of the linkerd2-proxy that runs, where `meshexp proxy install` brought it"),
     "pid": ("number", "of the daemon"),
-    "phase": ("text", "Starting, Ready, Degraded, Draining; Stopped without a daemon, Waiting without a configuration"),
-    "phase_number": ("number", "the same for metrics: 0 Starting, 1 Ready, 2 Degraded, 3 Draining, 4 Stopped"),
+    "pid_started": ("number or null", "when that process began: field 22 of proc(5)'s stat; another process may get its pid"),
+    "written.at": ("time", "when the daemon wrote this; it does so at every change, and at rest several times a lease"),
+    "written.uptime": ("number", "the same in seconds since the boot (CLOCK_BOOTTIME), which no change of the clock moves"),
+    "written.valid_seconds": (
+        "number",
+        "so long after that it counts: the lease, at least 5 and at most 60, more in a long step",
+    ),
+    "looked": ("time", "when the daemon last looked at the whole machine, at least every 15 s"),
+    "phase": (
+        "text",
+        "Starting, Ready, Degraded, Draining; Stopped without a daemon, Unknown when the daemon hangs, is stopped by a signal,"
+        " or cannot be read, Waiting without a configuration",
+    ),
+    "phase_number": ("number", "the same for metrics: 0 Starting, 1 Ready, 2 Degraded, 3 Draining, 4 Stopped, 5 Unknown"),
     "since": ("time", "when the phase began"),
     "started": ("time", "when the daemon began"),
     "joined_seconds": ("number or null", "from then until it was Ready for the first time"),
-    "ready": ("yes or no", "whether peers are to send traffic here"),
-    "reason": ("text", "of `ready`, as in the ExternalWorkload's Ready condition"),
+    "ready": ("yes or no", "whether peers are to send traffic here; no, too, when the controller is silent for a lease"),
+    "reason": ("text", "of `ready`, as in the ExternalWorkload's Ready condition; Unknown in the phase Unknown"),
     "message": ("text", "what is wrong, in a sentence; empty when all is well"),
     "workload.group": ("text", "the ExternalGroup"),
     "workload.namespace": ("text", "its namespace"),
@@ -27,6 +42,7 @@ FIELDS = {
     "conditions[].message": ("text", "how it stands, in a sentence"),
     "conditions[].problem": ("text or null", "the code of a known problem: an anchor in troubleshooting.md"),
     "conditions[].severity": ("text or null", "error or warning"),
+    "conditions[].where": ("text or null", "where the problem is solved: machine, cluster, or either"),
     "conditions[].hint": ("text or null", "what mends it"),
     "children.NAME.pid": ("number or null", "of a child that runs"),
     "children.NAME.state": ("text", "stopped, starting, running, backoff or stopping"),
@@ -57,3 +73,70 @@ FIELDS = {
     "counters.failures.PART": ("number", "changes that failed, since then"),
 }
 """Dotted; `[]` is each of a list, a word in capitals any name."""
+LATER = ("pid_started", "written", "looked", "conditions[].where", "instances")
+"""What a daemon of version 0.1 does not write; `instances` is the reader's."""
+NULLABLE = ("reported", "neighbours")
+"""What may be null as a whole."""
+WITHOUT_CONFIGURATION = ("pid", "phase", "ready", "message")
+"""All that a daemon writes in the phase Waiting."""
+_MISSING = object()
+
+
+def fault(data: object) -> str:
+    """What is not as in the table, in a snapshot that anybody may have written; empty when nothing is."""
+    if not isinstance(data, dict):
+        return "it is no mapping"
+    waiting = data.get("phase") == "Waiting"
+    for name, (kind, _) in FIELDS.items():
+        for value in _values(data, name.split("."), nullable=name.startswith(NULLABLE)):
+            missing = value is _MISSING and not name.startswith(LATER) and (not waiting or name in WITHOUT_CONFIGURATION)
+            if missing or (value is not _MISSING and not _is(value, kind)):
+                return f"{name} is missing" if missing else f"{name} is no {kind}"
+    return ""
+
+
+def _values(value: object, parts: list[str], *, nullable: bool) -> Iterator[object]:
+    """Each value that there is at that place; `_MISSING` where there is none."""
+    if not parts:
+        yield value
+        return
+    if value is None and nullable:
+        return
+    key, rest = parts[0], parts[1:]
+    if not isinstance(value, dict):
+        yield _MISSING
+    elif key.isupper():
+        for inner in value.values():
+            yield from _values(inner, rest, nullable=False)
+    elif key.endswith("[]"):
+        yield from _listed(value.get(key.removesuffix("[]"), _MISSING), rest, nullable=nullable)
+    else:
+        yield from _values(value.get(key, _MISSING), rest, nullable=nullable)
+
+
+def _listed(value: object, parts: list[str], *, nullable: bool) -> Iterator[object]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _values(inner, parts, nullable=False)
+    elif value is not None or not nullable:
+        yield _MISSING
+
+
+def _is(value: object, kind: str) -> bool:
+    if value is None:
+        return kind.endswith("or null")
+    match kind.removesuffix(" or null"):
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "yes or no":
+            return isinstance(value, bool)
+        case "time":
+            return isinstance(value, str) and _is_time(value)
+    return isinstance(value, str)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False

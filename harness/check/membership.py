@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from harness import check_problems as problems
 from harness.check.context import Context
 from harness.check.report import Judge, Result
-from harness.problems import REGISTRY
+from harness.problems import LEASE_LAPSED, REGISTRY
+from harness.status import Phase
 
-SILENT_SECONDS = 60.0
-"""It writes its status at least every 15 s."""
-_STOPPED = ("T", "t", "Z")  # proc(5): stopped, traced, zombie
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """`state`: of the daemon's process, as the kernel has it. `silent`: seconds since it last wrote its status."""
-
-    state: str
-    silent: float
+HEARD = "the cluster still hears this machine"
 
 
-async def gather(context: Context) -> Facts:
-    try:
-        stat = Path(f"/proc/{int(context.status.get('pid', 0))}/stat").read_text()
-        return Facts(stat.rpartition(")")[2].split()[0], context.wall - context.paths.status.stat().st_mtime)
-    except (OSError, IndexError):
-        return Facts("", 0.0)
+async def gather(context: Context) -> None:
+    """All is in the status."""
 
 
-def judge(context: Context, facts: Facts) -> Iterator[Result]:
+def judge(context: Context, facts: None) -> Iterator[Result]:
     to, status = Judge("meshexp-membership"), context.status
     if not context.running:
         yield to.failed("meshexp-harness runs", problems.DAEMON_STOPPED, str(status.get("message", "")))
         return
-    yield to.passed(f"meshexp-harness runs (pid {status['pid']})")
-    hangs = facts.state in _STOPPED or facts.silent > SILENT_SECONDS
-    reason = f"its process is in state {facts.state}" if facts.state in _STOPPED else f"silent for {facts.silent:.0f} s"
-    yield to.found("it keeps its status up to date", problems.DAEMON_HANGS, [reason] if hangs else [])
+    if status["phase"] == Phase.UNKNOWN.text:  # what it said before is nothing that is so now
+        yield to.failed("meshexp-harness keeps its status up to date", problems.DAEMON_HANGS, status["message"])
+        yield to.failed(HEARD, problems.DAEMON_HANGS, "only a daemon that goes on renews the lease")
+        return
+    yield to.passed(f"meshexp-harness runs (pid {status['pid']}) and keeps its status up to date")
     name = status["workload"]["name"]
     conditions = {condition["name"]: condition for condition in status["conditions"]}
     if not name and conditions.get("Registration", {}).get("problem") is None:
         text = str(conditions.get("Registration", {}).get("message", ""))
         yield to.failed("this machine is registered", problems.NOT_REGISTERED, text)
+    if conditions.get("Registration", {}).get("problem") == LEASE_LAPSED.code:
+        yield to.failed(HEARD, LEASE_LAPSED, conditions.pop("Registration")["message"])
+    elif status["reported"]:
+        yield to.passed(HEARD)
     for condition in conditions.values():
         problem = REGISTRY.get(condition["problem"]) if condition["problem"] else None
         text = f"{condition['name']}: {condition['message']}"

@@ -38,6 +38,9 @@ class TestClock:
     def wall(self) -> float:
         return self.time
 
+    def boot(self) -> float:
+        return self.time
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
 
