@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from typing import Any
 
 FIELDS = {
     "schema": ("number", "1; it grows when a field changes its meaning"),
@@ -42,7 +43,7 @@ FIELDS = {
     "conditions[].message": ("text", "how it stands, in a sentence"),
     "conditions[].problem": ("text or null", "the code of a known problem: an anchor in troubleshooting.md"),
     "conditions[].severity": ("text or null", "error or warning"),
-    "conditions[].where": ("text or null", "where the problem is solved: machine, cluster, or either"),
+    "conditions[].where": ("text or null", "where the problem is fixed: machine, cluster, or either"),
     "conditions[].hint": ("text or null", "what mends it"),
     "children.NAME.pid": ("number or null", "of a child that runs"),
     "children.NAME.state": ("text", "stopped, starting, running, backoff or stopping"),
@@ -74,7 +75,7 @@ FIELDS = {
 }
 """Dotted; `[]` is each of a list, a word in capitals any name."""
 LATER = ("pid_started", "written", "looked", "conditions[].where", "instances")
-"""What a daemon of version 0.1 does not write; `instances` is the reader's."""
+"""What a daemon of version 0.1 does not write, as a whole; `instances` is the reader's."""
 NULLABLE = ("reported", "neighbours")
 """What may be null as a whole."""
 WITHOUT_CONFIGURATION = ("pid", "phase", "ready", "message")
@@ -86,13 +87,20 @@ def fault(data: object) -> str:
     """What is not as in the table, in a snapshot that anybody may have written; empty when nothing is."""
     if not isinstance(data, dict):
         return "it is no mapping"
-    waiting = data.get("phase") == "Waiting"
     for name, (kind, _) in FIELDS.items():
         for value in _values(data, name.split("."), nullable=name.startswith(NULLABLE)):
-            missing = value is _MISSING and not name.startswith(LATER) and (not waiting or name in WITHOUT_CONFIGURATION)
-            if missing or (value is not _MISSING and not _is(value, kind)):
-                return f"{name} is missing" if missing else f"{name} is no {kind}"
+            if value is _MISSING and not _may_be_missing(name, data):
+                return f"{name} is missing"
+            if value is not _MISSING and not _is(value, kind):
+                return f"{name} is no {kind}"
     return ""
+
+
+def _may_be_missing(name: str, data: dict[str, Any]) -> bool:
+    if data.get("phase") == "Waiting" and name not in WITHOUT_CONFIGURATION:
+        return True
+    whole = name.partition(".")[0]
+    return name in LATER or (whole in LATER and whole not in data)
 
 
 def _values(value: object, parts: list[str], *, nullable: bool) -> Iterator[object]:

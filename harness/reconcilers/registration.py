@@ -231,8 +231,10 @@ class RegistrationKeeper:
     async def _following(self) -> None:
         """The held GET, again and again; it ends on an error, and the cycle starts it anew."""
         while (registration := self._view.registration) is not None and (access := self._view.access) is not None:
+            # After a failure it is answered at once, as no version is empty: the lease has no time for a whole hold.
+            known = registration if self._view.error is None else replace(registration, version="")
             try:
-                current = await self._controller.watch(access.target, access.svid, registration, self._secret)
+                current = await self._controller.watch(access.target, access.svid, known, self._secret)
             except HarnessError as error:
                 self._failed(error)
                 return

@@ -19,7 +19,7 @@ def read(path: Path, instance: str = "") -> dict[str, Any]:
         data = files.load_json(path)
         if fault := status_fields.fault(data):
             raise ValueError(fault)
-        if not 0 < data["pid"] <= PIDS:
+        if not (isinstance(data["pid"], int) and 0 < data["pid"] <= PIDS):
             raise ValueError(f"pid {data['pid']} is not that of a process")
     except FileNotFoundError:
         return freshness.stopped("no meshexp-harness runs here")
