@@ -11,6 +11,8 @@ from harness.status import Phase, Truth
 VALID_LEAST, VALID_MOST = 5.0, 60.0
 """Seconds. Below the least, a busy machine would be taken for one that hangs."""
 BEAT_MOST = 15.0
+ROUNDED = 0.01
+"""Seconds: what is written in thousandths may be a little after the moment."""
 GONE, STOPPED = ("Z", "X"), ("T",)
 """States of proc(5). Stopped by a tracer (t) is none: each system call under strace is that for a moment."""
 
@@ -42,7 +44,7 @@ def judged(data: Mapping[str, Any], process: Process | None, uptime: float, rest
     other = process is not None and None not in (began, process.started) and began != process.started
     written = data.get("written")
     age = uptime - float(written["uptime"]) if written else 0.0
-    if process is None or process.state in GONE or other or age < 0:
+    if process is None or process.state in GONE or other or age < -ROUNDED:
         return stopped("the daemon is gone without a clean stop; run `meshexp cleanup`")
     if process.state in STOPPED:
         text = f"the daemon (pid {data['pid']}) is stopped (state {process.state}) and has not written for {age:.0f} s"

@@ -36,12 +36,18 @@ class Publisher:
         self._looked_at = clock.boot()
 
     async def rest(self, wakes: Wakes, seconds: float) -> bool:
-        """Whether there was a reason to look again within so many seconds, those included in which the machine was suspended."""
+        """Whether there was a reason to look again within so many seconds.
+
+        When the machine was suspended meanwhile, all may have changed, and there is nothing to say before a look.
+        """
         due = self._clock.boot() + seconds
-        while (left := due - self._clock.boot()) > 0:
+        while (left := due - (asked := self._clock.boot())) > 0:
             if await wakes.within(min(left, freshness.beat_seconds(self._lease_seconds))):
                 return True
-            if self._clock.boot() < due:
+            now = self._clock.boot()
+            if now - asked > freshness.valid_seconds(self._lease_seconds):
+                return False
+            if now < due:
                 self.beat()
         return False
 

@@ -53,12 +53,12 @@ class Shared:
 
     def condition(self, desired: object, observed: Observed) -> Condition:
         told = observed.told
-        if told is None:
-            text = "the machine's first workload, which sees to them, does not run"
-            return Condition(self._tells, Truth.FALSE, text, problems.FIRST_WORKLOAD_STOPPED)
         if observed.unknown:
             text = f"the machine's first workload: {observed.unknown}"
             return Condition(self._tells, Truth.UNKNOWN, text, problems.FIRST_WORKLOAD_STOPPED)
+        if told is None:
+            text = "the machine's first workload, which sees to them, does not run"
+            return Condition(self._tells, Truth.FALSE, text, problems.FIRST_WORKLOAD_STOPPED)
         problem = problems.REGISTRY.get(told["problem"]) if told["problem"] else None
         return Condition(self._tells, Truth(told["status"]), f"the first workload's: {told['message']}", problem)
 
