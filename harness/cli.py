@@ -38,6 +38,8 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     status = _verb(verbs, "status", "how things stand; exit code 0 when ready, 1 when not", _status)
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     status.add_argument("--wait", type=float, metavar="SECONDS", help="wait until ready, at most so long")
+    text = "exit code 0 unless something is wrong that this machine can fix: not for a lost controller (for health checks)"
+    status.add_argument("--local", action="store_true", help=text)
     status.add_argument("-w", "--watch", action="store_true", help="again at each change, until Ctrl-C; json: one object a line")
     cordon = _verb(verbs, "cordon", "no new traffic to this machine until `meshexp uncordon`", _cordon)
     _verb(verbs, "uncordon", "traffic again, when the machine is ready", _uncordon)
@@ -150,7 +152,7 @@ def _status(options: argparse.Namespace) -> int:
 
     if options.watch:
         return status_cli.watch(paths.from_environment(), options.output)
-    return status_cli.run(paths.from_environment(), options.output, options.wait)
+    return status_cli.run(paths.from_environment(), options.output, options.wait, options.local)
 
 
 def _cordon(options: argparse.Namespace) -> int:

@@ -14,6 +14,9 @@ class Clock(Protocol):
     def wall(self) -> float:
         """Seconds since the epoch."""
 
+    def boot(self) -> float:
+        """Seconds since the boot, also those in which the machine was suspended: the same in every process of this machine."""
+
     async def sleep(self, seconds: float) -> None: ...
 
 
@@ -23,6 +26,9 @@ class SystemClock:
 
     def wall(self) -> float:
         return time.time()
+
+    def boot(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

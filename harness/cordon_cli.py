@@ -15,6 +15,7 @@ from typing import Any
 from harness import status_cli, values
 from harness.errors import TemporaryError
 from harness.paths import Paths
+from harness.status import Phase
 
 POLL_SECONDS, TOLD_SECONDS = 0.05, 10.0
 
@@ -72,6 +73,10 @@ def _set(paths: Paths, reason: str) -> None:
 def _told(paths: Paths, done: Callable[[dict[str, Any]], bool]) -> bool:
     """False when no daemon runs; raises TemporaryError when the controller does not hear it in time."""
     status = status_cli.read(paths)
+    if status["phase"] == Phase.UNKNOWN.text:
+        raise TemporaryError(
+            f"the controller does not hear of it: {status['message']}", "it counts as soon as the daemon goes on"
+        )
     if "reported" not in status:
         print("no meshexp-harness runs here; it counts from the next start on", file=sys.stderr)
         return False

@@ -15,6 +15,7 @@ from typing import Any
 from harness import status_cli
 from harness.errors import TemporaryError, UnavailableError
 from harness.paths import Paths
+from harness.status import Phase
 from harness.system import files, service
 
 POLL_SECONDS, STOP_SECONDS, REFUSED_SECONDS = 0.1, 150.0, 3.0
@@ -34,7 +35,7 @@ class Service:
     @classmethod
     def find(cls, paths: Paths) -> Service:
         status = status_cli.read(paths)
-        waits = int(status["pid"]) if status.get("phase") == "Waiting" else None
+        waits = int(status["pid"]) if status.get("phase") == Phase.WAITING.text else None
         unit = service.unit_of(paths.instance)
         return cls(paths, service.state(unit) if service.managed(unit) else None, waits)
 
@@ -86,8 +87,9 @@ def end(pid: int, paths: Paths) -> None:
     """TERM, and waits until it has left in good order. Raises TemporaryError when it does not end."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)  # one that was stopped hears the other only then
     deadline = time.monotonic() + STOP_SECONDS
-    while files.is_locked(paths.lock) or status_cli.read(paths).get("phase") == "Waiting":
+    while files.is_locked(paths.lock) or status_cli.read(paths).get("phase") == Phase.WAITING.text:
         if time.monotonic() > deadline:
             raise TemporaryError(f"pid {pid} has not ended within {STOP_SECONDS:.0f} s")
         time.sleep(POLL_SECONDS)

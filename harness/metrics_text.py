@@ -10,7 +10,7 @@ FAMILIES = {
     "meshexp_build_info": ("gauge", "Always 1; the versions of the harness and, where it is known, of linkerd2-proxy."),
     "meshexp_workload_info": ("gauge", "Always 1; what this machine is in the mesh."),
     "meshexp_phase": ("gauge", "1 for the phase that the machine is in, 0 for the others."),
-    "meshexp_ready": ("gauge", "1 while peers are to send traffic here."),
+    "meshexp_ready": ("gauge", "1 while peers are to send traffic here; 0, too, when the controller is silent for a lease."),
     "meshexp_start_time_seconds": ("gauge", "When the daemon began, in epoch seconds."),
     "meshexp_join_duration_seconds": ("gauge", "From the daemon's start until it was Ready for the first time."),
     "meshexp_condition": ("gauge", "1 for the status (true, false, unknown) that the condition has, 0 for the others."),
@@ -22,6 +22,10 @@ FAMILIES = {
         "The end, in epoch seconds, of: svid (the machine's), proxy (the one it shows), signing (SPIRE's CA on this machine).",
     ),
     "meshexp_cycles_total": ("counter", "Looks at the whole."),
+    "meshexp_last_cycle_timestamp_seconds": (
+        "gauge",
+        "When the daemon last looked at the whole, in epoch seconds: at most 15 s ago. All else in a textfile is as old.",
+    ),
     "meshexp_changes_total": ("counter", "Changes that were made to a part."),
     "meshexp_repairs_total": ("counter", "The changes among them to what had been right, while nobody wanted another."),
     "meshexp_failures_total": ("counter", "Changes of a part that failed."),
@@ -37,7 +41,8 @@ FAMILIES = {
 }
 PARTS = ("routes", "dns", "identity", "registration", "probes", "proxy", "redirect")
 """Those that have changed nothing yet are there with 0, so that the first change is an increase."""
-PHASES, STATUSES = ("Starting", "Ready", "Degraded", "Draining"), ("True", "False", "Unknown")
+PHASES = ("Starting", "Ready", "Degraded", "Draining", "Unknown")
+STATUSES = ("True", "False", "Unknown")
 Sample = tuple[str, Mapping[str, object], object]
 
 
@@ -74,6 +79,7 @@ def _samples(data: Mapping[str, Any]) -> Iterator[Sample]:
         if end is not None:
             yield "meshexp_certificate_expiry_timestamp_seconds", {"certificate": name}, _epoch(end)
     yield from _counters(data["counters"])
+    yield "meshexp_last_cycle_timestamp_seconds", {}, _epoch(data["looked"])
     for probe in data["probes"]:
         label = {"probe": probe["probe"]}
         yield "meshexp_probe_passing", label, probe["passing"]

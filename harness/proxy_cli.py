@@ -140,10 +140,11 @@ def _release(text: str) -> proxy_release.Release:
 def _restart(where: paths.Paths) -> int:
     """Asks the daemon, and waits until another process is the proxy and has its certificate."""
     from harness import status_cli
+    from harness.status import Phase
 
     before = status_cli.read(where)
-    if "pid" not in before:
-        raise UnavailableError("no meshexp-harness runs here", "start it first")
+    if "children" not in before or before["phase"] == Phase.UNKNOWN.text:
+        raise UnavailableError(before["message"], "the daemon starts the proxy: it must run first")
     os.kill(int(before["pid"]), signal.SIGUSR1)
     deadline = time.monotonic() + RESTART_SECONDS
     while time.monotonic() < deadline:

@@ -23,6 +23,7 @@ def troubleshooting() -> str:
     for problem in sorted(check_problems.REGISTRY.values(), key=lambda p: p.code):
         lines += [f"## {problem.code}\n", f"{problem.title[0].upper()}{problem.title[1:]} ({problem.severity.value}).\n"]
         lines.append(f"What to do: {problem.hint}.\n")
+        lines.append(f"Where to fix it: {problem.where.text}.\n")
     return "\n".join(lines)
 
 
@@ -109,9 +110,54 @@ def status() -> str:
         " `/run/meshexp/status.json`. Within one `schema` fields are added, never changed or removed. Times are ISO 8601 in UTC."
         " Without a daemon there are only `phase`, `ready` and `message`.\n"
     )
+    lines.append(_STATUS)
+    lines.append(
+        "## The fields\n\nIn the phase Unknown all but `phase`, `ready`, `reason` and `message` is what was last known, and every"
+        " condition is Unknown.\n"
+    )
     lines += ["| field | kind | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | {kind} | {text} |" for name, (kind, text) in status_fields.FIELDS.items()]
     return "\n".join(lines) + "\n"
+
+
+_STATUS = """\
+## Whether it is so now
+
+`meshexp status` says Ready, with exit code 0, for at most one lease and 2 s after the cluster has
+last heard this machine.
+
+| | what it says | exit code |
+|---|---|---|
+| the controller has not answered for a lease | Degraded: `no answer for 34 s (lease 30 s): peers may have stopped sending` | 1 |
+| the daemon hangs: it has not written for a lease (at least 5 s, at most 60 s) | Unknown, with its pid and what to do | 1 |
+| the daemon is stopped by a signal | the same, at once | 1 |
+| the daemon was killed, or its pid is another process' | Stopped | 1 |
+| the file cannot be read, or is no status | Unknown, with the reason | 1 |
+
+The times are counted since the boot, suspended ones included: setting the clock changes nothing.
+`meshexp check` has × for the first three, in meshexp-membership. Under systemd the watchdog ends a
+daemon that hangs after 2 minutes (`WatchdogSec=`), and the next one adopts the proxy; until then
+status says Unknown.
+
+## For health checks: `meshexp status --local`
+
+Its exit code is 1 only for what this machine can fix: no daemon, or one that hangs; an application
+that fails its probe; a proxy that does not run; a redirect that is not in place; an identity that
+is made on this machine and is not issued. In the table of problems
+([troubleshooting.md](troubleshooting.md)) these are the errors that are fixed on this machine; a
+warning does not count.
+
+It is 0 when the controller is lost, when the lease has ended, when the registration is refused,
+when a SPIRE server elsewhere is silent, when an operator has cordoned the machine, and while it
+drains. An orchestrator restarts what is unhealthy: in an outage of the controller it would restart
+the whole fleet, and no machine could join again. For the same reason it is 0 while a machine waits
+for its cluster at its first start. Then the machine is no member yet, and `meshexp status` without
+`--local` has exit code 1.
+
+The container image has `meshexp status --local` as its HEALTHCHECK, with a start period of 30 s. So
+`docker ps` says `healthy` of a container that an outage keeps out of the mesh. For traffic use
+readiness: the controller's, or `meshexp status`.
+"""
 
 
 def metrics() -> str:
@@ -135,7 +181,8 @@ where node_exporter runs anyway, in the file of `metrics.textfile`. The unit may
     ReadWritePaths=/var/lib/node_exporter/textfile
 
 They are what `meshexp status -o json` says, at most 15 s old; counters count since the daemon's start. A machine that left in
-good order has no file, and one whose daemon hangs or was killed has an old one (`node_textfile_mtime_seconds`). linkerd2-proxy
+good order has no file, and one whose daemon hangs or was killed has an old one: all in it, `meshexp_ready` too, counts no longer
+than `meshexp_last_cycle_timestamp_seconds` says. linkerd2-proxy
 has metrics of its own at `http://127.0.0.1:4191/metrics`, its version among them. The controller's are at `/metrics` of its
 health port.
 

@@ -24,6 +24,20 @@ class Condition:
     problem: Problem | None = None
 
 
+def encoded(condition: Condition, *, identity_made_here: bool = False) -> dict[str, str | None]:
+    """As `meshexp status -o json` has it."""
+    problem = condition.problem
+    return {
+        "name": condition.name,
+        "status": condition.truth.value,
+        "message": condition.message,
+        "problem": problem.code if problem else None,
+        "severity": problem.severity.value if problem else None,
+        "where": problem.where.of(identity_made_here=identity_made_here).value if problem else None,
+        "hint": problem.hint if problem else None,
+    }
+
+
 class Phase(enum.Enum):
     """Each with text and a number for metrics; the numbers never change their meaning."""
 
@@ -32,6 +46,8 @@ class Phase(enum.Enum):
     DEGRADED = ("Degraded", 2)
     DRAINING = ("Draining", 3)
     STOPPED = ("Stopped", 4)
+    UNKNOWN = ("Unknown", 5)
+    WAITING = ("Waiting", 6)
 
     @property
     def text(self) -> str:

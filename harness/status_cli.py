@@ -7,58 +7,76 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from harness.paths import Paths, configured
+from harness.problem_registry import Severity, Where
+from harness.status import Phase, Truth
+from harness.system import snapshot_reader
 
 POLL_SECONDS, WATCH_SECONDS = 0.1, 0.5
 
 
-def run(paths: Paths, output: str, wait: float | None) -> int:
-    """0 when ready, 1 when not or when no daemon runs."""
+def run(paths: Paths, output: str, wait: float | None, local: bool) -> int:
+    """0 when ready, 1 when not or when no daemon runs. `local`: 0 unless something is wrong that this machine can fix."""
     deadline = time.monotonic() + (wait or 0.0)
     while True:
         data = read(paths)
-        ready = data.get("phase") == "Ready" and bool(data.get("ready"))
-        if ready or wait is None or time.monotonic() >= deadline:
+        wrong = wrong_here(data)
+        well = not wrong if local else data["phase"] == Phase.READY.text and data["ready"]
+        if well or wait is None or time.monotonic() >= deadline:
             break
         time.sleep(POLL_SECONDS)
-    print(json.dumps(data, indent=2) if output == "json" else text(data))
-    return 0 if ready else 1
+    print(json.dumps(data, indent=2) if output == "json" else printable(text(data)))
+    if local and output != "json":
+        print(printable(f"× to fix on this machine: {', '.join(wrong)}" if wrong else "√ nothing to fix on this machine"))
+    return 0 if well else 1
+
+
+def wrong_here(data: dict[str, Any]) -> tuple[str, ...]:
+    """The parts that do not work for a reason that this machine can end, whatever becomes of the controller and the network.
+
+    A warning is none of them: the part does its work. Nor is what waits for another part.
+    """
+    if data["phase"] in (Phase.STOPPED.text, Phase.UNKNOWN.text, Phase.WAITING.text):
+        return ("the daemon",)
+    return tuple(condition["name"] for condition in data["conditions"] if _is_wrong_here(condition))
+
+
+def _is_wrong_here(condition: dict[str, Any]) -> bool:
+    if condition["problem"] is None:
+        return bool(condition["status"] == Truth.FALSE.value)
+    return condition["severity"] == Severity.ERROR.value and condition.get("where") == Where.MACHINE.value
 
 
 def read(paths: Paths) -> dict[str, Any]:
-    """The snapshot of a daemon that lives; phase Stopped otherwise. Of the machine's first workload, the others' phases too."""
+    """What the daemon says, if that counts (snapshot_reader). Of the machine's first workload, the others' phases too."""
     found = _own(paths)
     others = {} if paths.instance else {where.instance: _own(where) for where in configured(paths)[1:]}
     return found | ({"instances": {name: other["phase"] for name, other in others.items()}} if others else {})
 
 
 def _own(paths: Paths) -> dict[str, Any]:
-    try:
-        data = json.loads(paths.status.read_text())
-        alive = Path(f"/proc/{int(data['pid'])}").exists()
-    except FileNotFoundError:
-        return {"phase": "Stopped", "ready": False, "message": "no meshexp-harness runs here"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return {"phase": "Stopped", "ready": False, "message": f"{paths.status} cannot be read: {error}"}
-    if not alive:
-        return {"phase": "Stopped", "ready": False, "message": "the daemon is gone without a clean stop; run `meshexp cleanup`"}
-    return dict(data)
+    return snapshot_reader.read(paths.status, paths.instance)
 
 
 def watch(paths: Paths, output: str) -> int:
     """Until Ctrl-C: anew at each change, and each second on a terminal, where times run."""
-    said = ""
+    said: object = None
     while True:
         data = read(paths)
-        shown = json.dumps(data) if output == "json" else text(data)
-        if shown != said:
+        shown = json.dumps(data) if output == "json" else printable(text(data))
+        news = _but_for_beats(data) if output == "json" else shown
+        if news != said:
             clear = "\x1b[H\x1b[2J" if output != "json" and sys.stdout.isatty() else ""
             print(f"{clear}{shown}", flush=True)
-            said = shown
+            said = news
         time.sleep(WATCH_SECONDS)
+
+
+def _but_for_beats(data: dict[str, Any]) -> dict[str, Any]:
+    """A daemon at rest writes again and again that nothing has changed."""
+    return {name: value for name, value in data.items() if name not in ("written", "looked")}
 
 
 _SIGNS = {"True": "√", "False": "×", "Unknown": "…"}
@@ -77,14 +95,25 @@ def text(data: dict[str, Any]) -> str:
         others = ", ".join(f"{name} ({phase})" for name, phase in instances.items())
         lines.append(f"others     {others}; `meshexp status --instance NAME`")
     for condition in data.get("conditions", []):
-        sign = "‼" if condition["status"] == "True" and condition["problem"] else _SIGNS[condition["status"]]
+        sign = _sign(condition)
         lines.append(f"{sign} {condition['name']:<13} {condition['message']}")
         if condition["problem"]:
             lines.append(f"{'':16}{condition['problem']}: {condition['hint']}")
     lines += _details(data)
-    if not sys.stdout.encoding.lower().startswith("utf"):
-        return "\n".join(lines).encode("ascii", "replace").decode()
     return "\n".join(lines)
+
+
+def _sign(condition: dict[str, Any]) -> str:
+    if condition["problem"] and condition["status"] != Truth.FALSE.value:
+        return "‼"
+    return _SIGNS.get(condition["status"], "?")
+
+
+def printable(text: str) -> str:
+    """A terminal without Unicode gets question marks instead of an error."""
+    encoding = sys.stdout.encoding or "utf-8"
+    encoding = encoding if encoding.lower().startswith("utf") else "ascii"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def _details(data: dict[str, Any]) -> Iterator[str]:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+from harness.status import Phase
+
 FIELDS = {
     "schema": ("number", "1; it grows when a field changes its meaning"),
     "version": ("text", "of the harness"),
     "proxy_version": ("text or null", "of the linkerd2-proxy that runs, where `meshexp proxy install` brought it"),
     "pid": ("number", "of the daemon"),
+    "pid_started": ("number or null", "when that process began: field 22 of proc(5)'s stat; another process may get its pid"),
+    "written.at": ("time", "when the daemon wrote this; it does so at every change, and at rest several times a lease"),
+    "written.uptime": ("number", "the same in seconds since the boot (CLOCK_BOOTTIME), which no change of the clock moves"),
+    "written.valid_seconds": (
+        "number",
+        "so long after that it counts: the lease, at least 5 and at most 60, more in a long step",
+    ),
+    "looked": ("time", "when the daemon last looked at the whole machine, at least every 15 s"),
     "phase": (
         "text",
-        "Starting, Ready, Degraded, Draining; Stopped without a daemon, Waiting without a configuration that it can use",
+        "Starting, Ready, Degraded, Draining; Stopped without a daemon, Unknown when the daemon hangs, is stopped by a signal,"
+        " or cannot be read, Waiting without a configuration that it can use",
     ),
-    "phase_number": ("number", "the same for metrics: 0 Starting, 1 Ready, 2 Degraded, 3 Draining, 4 Stopped"),
+    "phase_number": (
+        "number",
+        "the same for metrics: 0 Starting, 1 Ready, 2 Degraded, 3 Draining, 4 Stopped, 5 Unknown, 6 Waiting",
+    ),
     "since": ("time", "when the phase began"),
     "started": ("time", "when the daemon began"),
     "joined_seconds": ("number or null", "from then until it was Ready for the first time"),
-    "ready": ("yes or no", "whether peers are to send traffic here"),
-    "reason": ("text", "of `ready`, as in the ExternalWorkload's Ready condition"),
+    "ready": ("yes or no", "whether peers are to send traffic here; no, too, when the controller is silent for a lease"),
+    "reason": ("text", "of `ready`, as in the ExternalWorkload's Ready condition; Unknown in the phase Unknown"),
     "message": ("text", "what is wrong, in a sentence; empty when all is well"),
     "workload.group": ("text", "the ExternalGroup"),
     "workload.namespace": ("text", "its namespace"),
@@ -30,6 +48,7 @@ FIELDS = {
     "conditions[].message": ("text", "how it stands, in a sentence"),
     "conditions[].problem": ("text or null", "the code of a known problem: an anchor in troubleshooting.md"),
     "conditions[].severity": ("text or null", "error or warning"),
+    "conditions[].where": ("text or null", "where the problem is fixed: machine, cluster, or either"),
     "conditions[].hint": ("text or null", "what mends it"),
     "children.NAME.pid": ("number or null", "of a child that runs"),
     "children.NAME.state": ("text", "stopped, starting, running, backoff or stopping"),
@@ -60,3 +79,77 @@ FIELDS = {
     "counters.failures.PART": ("number", "changes that failed, since then"),
 }
 """Dotted; `[]` is each of a list, a word in capitals any name."""
+LATER = ("pid_started", "written", "looked", "conditions[].where", "instances")
+"""What a daemon of version 0.1 does not write, as a whole; `instances` is the reader's."""
+NULLABLE = ("reported", "neighbours")
+"""What may be null as a whole."""
+WITHOUT_CONFIGURATION = ("pid", "phase", "ready", "message")
+"""What a daemon writes in the phase Waiting, with its conditions."""
+_MISSING = object()
+
+
+def fault(data: object) -> str:
+    """What is not as in the table, in a snapshot that anybody may have written; empty when nothing is."""
+    if not isinstance(data, dict):
+        return "it is no mapping"
+    for name, (kind, _) in FIELDS.items():
+        for value in _values(data, name.split("."), nullable=name.startswith(NULLABLE)):
+            if value is _MISSING and not _may_be_missing(name, data):
+                return f"{name} is missing"
+            if value is not _MISSING and not _is(value, kind):
+                return f"{name} is no {kind}"
+    return ""
+
+
+def _may_be_missing(name: str, data: dict[str, Any]) -> bool:
+    if data.get("phase") == Phase.WAITING.text and name not in WITHOUT_CONFIGURATION:
+        return True
+    whole = name.partition(".")[0]
+    return name in LATER or (whole in LATER and whole not in data)
+
+
+def _values(value: object, parts: list[str], *, nullable: bool) -> Iterator[object]:
+    """Each value that there is at that place; `_MISSING` where there is none."""
+    if not parts:
+        yield value
+        return
+    if value is None and nullable:
+        return
+    key, rest = parts[0], parts[1:]
+    if not isinstance(value, dict):
+        yield _MISSING
+    elif key.isupper():
+        for inner in value.values():
+            yield from _values(inner, rest, nullable=False)
+    elif key.endswith("[]"):
+        yield from _listed(value.get(key.removesuffix("[]"), _MISSING), rest, nullable=nullable)
+    else:
+        yield from _values(value.get(key, _MISSING), rest, nullable=nullable)
+
+
+def _listed(value: object, parts: list[str], *, nullable: bool) -> Iterator[object]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _values(inner, parts, nullable=False)
+    elif value is not None or not nullable:
+        yield _MISSING
+
+
+def _is(value: object, kind: str) -> bool:
+    if value is None:
+        return kind.endswith("or null")
+    match kind.removesuffix(" or null"):
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "yes or no":
+            return isinstance(value, bool)
+        case "time":
+            return isinstance(value, str) and _is_time(value)
+    return isinstance(value, str)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False

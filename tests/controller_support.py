@@ -48,6 +48,9 @@ class StandingClock:
     def wall(self) -> float:
         return 1_800_000_000.0 + self.seconds
 
+    def boot(self) -> float:
+        return self.seconds
+
     async def sleep(self, seconds: float) -> None:
         future = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.seconds + seconds, future))

@@ -10,6 +10,7 @@ from harness.check.report import NOT_LOOKED, Untried
 from harness.config import schema
 from harness.messages import ClusterFacts, Registration
 from harness.paths import Paths
+from harness.status import Phase
 from harness.system.workload_api import Delivered, Frame, Svid
 from harness.values import HostPort, IPNetwork, SpiffeId
 
@@ -42,7 +43,7 @@ class Context:
 
     @property
     def running(self) -> bool:
-        return self.status.get("phase") not in ("Stopped", "Waiting")
+        return self.status.get("phase") not in (Phase.STOPPED.text, Phase.WAITING.text)
 
     @property
     def facts(self) -> ClusterFacts:

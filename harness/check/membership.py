@@ -4,54 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness import check_problems as problems
 from harness.check.context import Context
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
-from harness.problems import REGISTRY
+from harness.problems import LEASE_LAPSED, REGISTRY
+from harness.status import Phase
 
 NAME = "meshexp-membership"
-SILENT_SECONDS = 60.0
-"""It writes its status at least every 15 s."""
-_STOPPED = ("T", "t", "Z")  # proc(5): stopped, traced, zombie
+HEARD = "the cluster still hears this machine"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`state`: of the daemon's process, as the kernel has it. `silent`: seconds since it last wrote its status."""
+    """`status`: what the daemon says, judged by whether it still counts."""
 
-    state: str | Untried = NOT_LOOKED
-    silent: float = 0.0
+    status: dict[str, Any] | Untried = NOT_LOOKED
 
 
 async def gather(context: Context) -> Facts:
-    try:
-        stat = Path(f"/proc/{int(context.status.get('pid', 0))}/stat").read_text()
-        return Facts(stat.rpartition(")")[2].split()[0], context.wall - context.paths.status.stat().st_mtime)
-    except (OSError, IndexError) as error:
-        return Facts(Untried(f"the daemon's process or its status cannot be looked at: {error}"))
+    return Facts(context.status)
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to, status = Judge(NAME), context.status
-    if status.get("phase") == "Waiting":
-        yield to.failed("meshexp-harness has a configuration", problems.NOT_CONFIGURED, str(status.get("message", "")))
+    to, status = Judge(NAME), facts.status
+    if isinstance(status, Untried):
+        yield to.skipped("meshexp-harness runs", status.why)
         return
-    if not context.running:
-        yield to.failed("meshexp-harness runs", problems.DAEMON_STOPPED, str(status.get("message", "")))
+    phase, message = status.get("phase"), str(status.get("message", ""))
+    if phase == Phase.WAITING.text:
+        yield to.failed("meshexp-harness has a configuration", problems.NOT_CONFIGURED, message)
         return
-    if isinstance(facts.state, Untried):
-        yield to.skipped("meshexp-harness runs", facts.state.why)
+    if phase == Phase.STOPPED.text:
+        yield to.failed("meshexp-harness runs", problems.DAEMON_STOPPED, message)
         return
-    yield to.passed(f"meshexp-harness runs (pid {status['pid']})")
-    hangs = facts.state in _STOPPED or facts.silent > SILENT_SECONDS
-    reason = f"its process is in state {facts.state}" if facts.state in _STOPPED else f"silent for {facts.silent:.0f} s"
-    yield to.found("it keeps its status up to date", problems.DAEMON_HANGS, [reason] if hangs else [], tried=True)
-    if hangs:
-        yield to.skipped("what it says of each part", f"its last word is of {facts.silent:.0f} s ago")
+    if phase == Phase.UNKNOWN.text:  # what it said before is nothing that is so now
+        yield to.failed("meshexp-harness keeps its status up to date", problems.DAEMON_HANGS, message)
+        yield to.failed(HEARD, problems.DAEMON_HANGS, "only a daemon that goes on renews the lease")
         return
+    yield to.passed(f"meshexp-harness runs (pid {status['pid']}) and keeps its status up to date")
     yield from _judge_conditions(to, status)
 
 
@@ -61,6 +53,10 @@ def _judge_conditions(to: Judge, status: dict[str, Any]) -> Iterator[Result]:
     if not name and conditions.get("Registration", {}).get("problem") is None:
         text = str(conditions.get("Registration", {}).get("message", ""))
         yield to.failed("this machine is registered", problems.NOT_REGISTERED, text)
+    if conditions.get("Registration", {}).get("problem") == LEASE_LAPSED.code:
+        yield to.failed(HEARD, LEASE_LAPSED, conditions.pop("Registration")["message"])
+    elif status["reported"]:
+        yield to.passed(HEARD)
     for condition in conditions.values():
         problem = REGISTRY.get(condition["problem"]) if condition["problem"] else None
         if problem is not None:

@@ -20,6 +20,7 @@ from harness.reconcilers.controller_calls import Calls, Counted
 from harness.reconcilers.dns import Dns
 from harness.reconcilers.dns_resolv_conf import ResolvConf
 from harness.reconcilers.dns_resolved import ResolvedFront
+from harness.reconcilers.lease import Lease
 from harness.reconcilers.probes import Probes
 from harness.reconcilers.proxy import Proxy
 from harness.reconcilers.redirect import Redirect
@@ -78,8 +79,9 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
     choice = redirect_backend.Choice(config.redirect.backend.value)
     detected = await asyncio.to_thread(redirect_backend.detect, choice, marks=Marks(paths.instance))
     redirect = Redirect(detected, paths.redirect_lock)
-    counted = Counted(ControlPlane(), clock)
-    keeper = RegistrationKeeper(counted, paths.registration, clock, wake, paths.invitation)
+    lease = Lease(clock, wake, begun.registration)
+    counted = Counted(ControlPlane(), clock, lease)
+    keeper = RegistrationKeeper(counted, paths.registration, clock, wake, paths.invitation, lease.silence)
     # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
     runners = Units(paths.instance) if units.own_unit() else begun.processes
     routes: Routes | Shared

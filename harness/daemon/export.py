@@ -6,7 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from harness import metrics_text
+from harness import freshness, metrics_text
+from harness.clock import Clock
 from harness.config import schema
 from harness.errors import UnavailableError
 from harness.system import files
@@ -16,9 +17,10 @@ from harness.system.metrics_server import MetricsServer
 class Exporter:
     """`fault`: why the metrics cannot be had where the configuration says; empty when they can."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._data: dict[str, Any] = {}
-        self._server = MetricsServer(lambda: metrics_text.render(self._data))
+        self._server = MetricsServer(self._render)
         self._file: Path | None = None
         self.fault = ""
 
@@ -40,6 +42,17 @@ class Exporter:
         except UnavailableError as error:
             faults.append(f"metrics.textfile: {error.message}")
         self.fault = "; ".join(faults)
+
+    def show(self, data: dict[str, Any]) -> None:
+        """From now on, to whoever asks."""
+        self._data = data
+
+    def _render(self) -> str:
+        """What a cycle that does not go on said last is judged as `meshexp status` judges it."""
+        if not self._data:
+            return ""
+        own = freshness.Process("R", self._data["pid_started"])
+        return metrics_text.render(freshness.judged(self._data, own, self._clock.boot(), str))
 
     def close(self) -> None:
         """The file stays: another daemon goes on with it."""

@@ -45,7 +45,7 @@ class Daemon:
         self._others: tuple[tuple[str, int], ...] = ()
         self._neighbours: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger().bind(component="harness")
-        self._exporter = Exporter()
+        self._exporter = Exporter(clock)
         self._publisher = Publisher(paths, clock, self._log, self._exporter, begun.began)
         self._counters = Counters()
 
@@ -81,6 +81,7 @@ class Daemon:
         if adopted:
             self._log.info("the proxy of the daemon before this one goes on")
         self._progress = Progress(registration=self._begun.registration, redirected=adopted)
+        self._publisher.was_ready = adopted
 
     async def _watch_rules(self) -> None:
         try:
@@ -119,7 +120,7 @@ class Daemon:
         self.wake("SIGHUP")
 
     async def _sleep(self) -> None:
-        if not await self.wake.within(systemd.beat(TIMER_SECONDS)):
+        if not await self._publisher.rest(self.wake, systemd.beat(TIMER_SECONDS)):
             self.wake.reasons.add("timer")
 
     async def _cycle(self) -> None:
@@ -169,9 +170,11 @@ class Daemon:
     async def _prepare_restart(self) -> None:
         """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""
         self._log.info("the proxy is to be started anew: first no new traffic")
+        self._publisher.beat(shutdown.longest_seconds(self.config, self._progress))
         reason = Reason.RESTARTING
         granted = await shutdown.announce(self.config, self._machine, self._parts, self._progress, reason, self._log)
         if granted or self._restart_proxy:
+            self._publisher.say_unready(reason, shutdown.longest_seconds(self.config, self._progress))
             self._parts.restart_proxy()
             await self._look()
         else:
@@ -284,6 +287,7 @@ class Daemon:
         self._log.info("draining")
         await self._look()
         await self._publish(self._publisher.said, desired(self.config, self._machine, self._progress))
+        self._publisher.beat(shutdown.longest_seconds(self.config, self._progress))
         await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
         self._exporter.withdraw()
         for left in (self._paths.status, self._paths.known_registration):

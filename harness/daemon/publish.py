@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from harness import status
+from harness import freshness, status
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Parts
 from harness.daemon.export import Exporter
-from harness.daemon.snapshot import Counters, Observed, snapshot
+from harness.daemon.head_start import Wakes
+from harness.daemon.snapshot import Counters, Observed, snapshot, written
 from harness.desired import Machine, Progress
+from harness.errors import HarnessError
+from harness.messages import Reason
 from harness.paths import Paths
 from harness.specs import Readiness
 from harness.status import Condition, Phase
@@ -19,13 +23,50 @@ from harness.system import files, systemd
 
 
 class Publisher:
-    """Remembers what it said last: only changes are logged."""
+    """Remembers what it said last: only changes are logged. `was_ready`: also under the daemon before this one."""
 
     def __init__(self, paths: Paths, clock: Clock, log: Any, exporter: Exporter, began: float) -> None:
         self._paths, self._clock, self._log, self._exporter, self._began = paths, clock, log, exporter, began
         self._joined_seconds: float | None = None
-        self._phase, self._since, self._was_ready = Phase.STARTING, clock.wall(), False
+        self._phase, self._since = Phase.STARTING, clock.wall()
+        self.was_ready = False
         self.said: tuple[Condition, ...] = ()
+        self._data: dict[str, Any] = {}
+        self._lease_seconds: float | None = None
+        self._looked_at = clock.boot()
+
+    async def rest(self, wakes: Wakes, seconds: float) -> bool:
+        """Whether there was a reason to look again within so many seconds.
+
+        When the machine was suspended meanwhile, all may have changed, and there is nothing to say before a look.
+        """
+        due = self._clock.boot() + seconds
+        while (left := due - (asked := self._clock.boot())) > 0:
+            if await wakes.within(min(left, freshness.beat_seconds(self._lease_seconds))):
+                return True
+            now = self._clock.boot()
+            if now - asked > freshness.valid_seconds(self._lease_seconds):
+                return False
+            if now < due:
+                self.beat()
+        return False
+
+    def say_unready(self, reason: Reason, busy_seconds: float) -> None:
+        """Of what was said last, only that."""
+        self._data |= {"ready": False, "reason": reason.value, "message": "the proxy is started again"}
+        self.beat(busy_seconds)
+
+    def beat(self, busy_seconds: float = 0.0) -> None:
+        """Says what was said last once more, and that it still counts: also for the time of a step that takes long.
+
+        Not when the last look is too old for that: then whoever reads it is to see that the cycle does not go on.
+        """
+        if not self._data or self._clock.boot() - self._looked_at > freshness.VALID_MOST:
+            return
+        self._data |= {"written": written(self._clock, self._lease_seconds, busy_seconds)}
+        self._exporter.show(self._data)
+        with contextlib.suppress(HarnessError):  # the reader sees that nothing was written
+            files.write_json(self._paths.status, self._data, mode=0o644)
 
     async def publish(
         self,
@@ -38,9 +79,10 @@ class Publisher:
         stopping: bool,
         counters: Counters,
     ) -> None:
-        phase = status.phase(conditions, was_ready=self._was_ready, stopping=stopping)
-        if phase is Phase.READY and not self._was_ready:
-            self._was_ready, self._joined_seconds = True, round(self._clock.now() - self._began, 3)
+        phase = status.phase(conditions, was_ready=self.was_ready, stopping=stopping)
+        if phase is Phase.READY and self._joined_seconds is None:
+            self.was_ready = True
+            self._joined_seconds = round(self._clock.now() - self._began, 3)
         if phase is not self._phase:
             self._phase, self._since = phase, self._clock.wall()
             self._log.info("phase", phase=phase.text)
@@ -49,8 +91,11 @@ class Publisher:
         systemd.notify(STATUS=f"{phase.text}: {worst.message}" if worst else phase.text)
         look = await self._observed(parts, counters, machine.others.proxies if progress.redirected else None)
         data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, look)
-        files.write_json(self._paths.status, data, mode=0o644)
-        await self._exporter.export(config.metrics, data)
+        self._lease_seconds = progress.registration.lease_seconds if progress.registration else None
+        self._looked_at = self._clock.boot()
+        self._data = data | {"written": written(self._clock, self._lease_seconds)}
+        files.write_json(self._paths.status, self._data, mode=0o644)
+        await self._exporter.export(config.metrics, self._data)
 
     def _log_changes(self, conditions: tuple[Condition, ...]) -> None:
         before = {c.name: c for c in self.said}
@@ -94,4 +139,6 @@ class Publisher:
             boot=boot,
             began=self._began,
             joined_seconds=self._joined_seconds,
+            silence=registration.silence,
+            looked=self._clock.wall(),
         )

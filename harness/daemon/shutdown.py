@@ -36,9 +36,14 @@ async def go_down(config: schema.Config, machine: Machine, parts: Parts, progres
 
 def take_time(config: schema.Config, progress: Progress) -> None:
     """Has systemd wait for all of it: announce, drain, leave, and what only removes what is on this machine."""
+    systemd.notify(EXTEND_TIMEOUT_USEC=int(longest_seconds(config, progress) * 1e6))
+
+
+def longest_seconds(config: schema.Config, progress: Progress) -> float:
+    """That a stop takes, and more than a new start of the proxy: either is announced, and open connections go on for a while."""
     spread = progress.registration.drain_seconds if progress.registration is not None else 0.0
-    seconds = LEAVE_SECONDS + spread + config.drain.deadline + LEAVE_SECONDS + ROUTINE_SECONDS
-    systemd.notify(EXTEND_TIMEOUT_USEC=int(seconds * 1e6))
+    wait = max(config.drain.deadline, config.proxy.shutdown_grace)
+    return LEAVE_SECONDS + spread + wait + LEAVE_SECONDS + ROUTINE_SECONDS
 
 
 async def _answered(config: schema.Config, clock: Clock, log: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `meshexp status` reads: one JSON file, replaced whole on every change."""
+"""What `meshexp status` reads: one JSON file, replaced whole on every change, and at rest several times a lease."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from harness import __version__, proxy_release
+from harness import __version__, freshness, proxy_release
+from harness.clock import Clock
 from harness.config import schema
 from harness.desired import Machine
 from harness.messages import Registration
 from harness.reconcilers.controller_calls import Calls
+from harness.reconcilers.lease import Silence
 from harness.reconcilers.probes import Health
 from harness.specs import Check, Readiness
-from harness.status import Condition, Phase
+from harness.status import Condition, Phase, encoded
 from harness.supervisor import ChildState
+from harness.system import process
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Observed:
 
     `neighbours`: uids of this machine's other proxies, which the rules in force leave alone; None without rules.
     `boot`: the epoch second at which Clock.now() was 0. `began`: Clock.now() at the start. `joined_seconds`: from then until it
-    was Ready for the first time.
+    was Ready for the first time. `silence`: of the controller. `looked`: the epoch second of this look.
     """
 
     children: dict[str, tuple[int | None, ChildState]]
@@ -51,6 +54,17 @@ class Observed:
     boot: float
     began: float
     joined_seconds: float | None
+    silence: Silence | None
+    looked: float
+
+
+def written(clock: Clock, lease_seconds: float | None, busy_seconds: float = 0.0) -> dict[str, Any]:
+    """By which a reader sees whether the snapshot still counts. `busy_seconds`: nothing is written for so long."""
+    return {
+        "at": _iso(clock.wall()),
+        "uptime": round(clock.boot(), 3),
+        "valid_seconds": round(freshness.valid_seconds(lease_seconds) + busy_seconds, 3),
+    }
 
 
 def snapshot(
@@ -63,19 +77,21 @@ def snapshot(
     registration: Registration | None,
     look: Observed,
 ) -> dict[str, Any]:
+    """All but `written`."""
+    here = config.identity.mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.EMBEDDED)
     return {
         "schema": 1,
         "version": __version__,
         "proxy_version": _release(look.proxy),
         "pid": os.getpid(),
+        "pid_started": process.start_time(os.getpid()),
+        "looked": _iso(look.looked),
         "phase": phase.text,
         "phase_number": phase.number,
         "since": _iso(since),
         "started": _iso(look.boot + look.began),
         "joined_seconds": look.joined_seconds,
-        "ready": readiness.ready,
-        "reason": readiness.reason.value,
-        "message": readiness.message,
+        **_ready(readiness, look.silence, conditions),
         "workload": {
             "group": config.workload.group,
             "namespace": config.workload.namespace,
@@ -84,7 +100,7 @@ def snapshot(
             "addresses": [str(a) for a in machine.addresses],
             "identity": str(registration.identity) if registration else None,
         },
-        "conditions": [_condition(c) for c in conditions],
+        "conditions": [encoded(c, identity_made_here=here) for c in conditions],
         "children": {name: _child(pid, state, look.boot) for name, (pid, state) in look.children.items()},
         "certificates": {name: _iso(end) if end else None for name, end in look.ends.items()},
         "endpoints": _endpoints(machine, registration),
@@ -102,6 +118,18 @@ def snapshot(
             "failures": dict(look.counters.failures),
         },
     }
+
+
+UNREACHABLE = "Unreachable"
+"""The controller's word for a machine whose lease has ended (ExternalWorkload, reason of the condition Ready)."""
+
+
+def _ready(readiness: Readiness, silence: Silence | None, conditions: tuple[Condition, ...]) -> dict[str, Any]:
+    """What peers make of this machine: the cluster counts on nobody whom it does not hear."""
+    if readiness.ready and silence is not None and silence.lapsed:
+        why = next((c.message for c in conditions if c.name == "Registration"), str(silence))
+        return {"ready": False, "reason": UNREACHABLE, "message": why}
+    return {"ready": readiness.ready, "reason": readiness.reason.value, "message": readiness.message}
 
 
 def _child(pid: int | None, state: ChildState, boot: float) -> dict[str, Any]:
@@ -128,18 +156,6 @@ def _endpoints(machine: Machine, registration: Registration | None) -> list[dict
     """What peers reach: the preferred address only, as the controller gives it to Linkerd."""
     ports = registration.template.ports if registration else ()
     return [{"address": str(a), "port": p.port, "name": p.name} for a in machine.addresses[:1] for p in ports]
-
-
-def _condition(condition: Condition) -> dict[str, Any]:
-    problem = condition.problem
-    return {
-        "name": condition.name,
-        "status": condition.truth.value,
-        "message": condition.message,
-        "problem": problem.code if problem else None,
-        "severity": problem.severity.value if problem else None,
-        "hint": problem.hint if problem else None,
-    }
 
 
 def _iso(wall: float) -> str:

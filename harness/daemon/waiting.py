@@ -15,6 +15,7 @@ from harness.check_problems import CONFIG_INVALID
 from harness.daemon import needs
 from harness.errors import ConfigError
 from harness.paths import Paths
+from harness.status import Condition, Phase, Truth, encoded
 from harness.system import files, systemd
 
 LONGEST_SECONDS = 15.0
@@ -57,17 +58,8 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
     text, conditions = _unconfigured(paths), []
     if error is not None:
         text = "waiting for a configuration without faults; the reload after the change takes it"
-        conditions.append(
-            {
-                "name": "Configuration",
-                "status": "False",
-                "message": error.message,
-                "problem": CONFIG_INVALID.code,
-                "severity": CONFIG_INVALID.severity.value,
-                "hint": CONFIG_INVALID.hint,
-            }
-        )
-    said = {"phase": "Waiting", "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
+        conditions.append(encoded(Condition("Configuration", Truth.FALSE, error.message, CONFIG_INVALID)))
+    said = {"phase": Phase.WAITING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
     files.write_json(paths.status, said, mode=0o644)
     systemd.notify(READY=1, STATUS=f"{text}: {error.message}" if error else text)
     print(f"{text}: {error.message}" if error else text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The calls to the controller, counted: how many, how they ended, and how long they took."""
+"""The calls to the controller, counted: how many, how they ended, and how long they took. Each answer renews the lease."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.reconcilers.lease import Lease
 from harness.reconcilers.registration import Controller
 from harness.specs import Target
 from harness.system.workload_api import Svid
@@ -32,19 +33,26 @@ class Counted:
 
     controller: Controller
     clock: Clock
+    lease: Lease
     calls: dict[str, Calls] = field(default_factory=lambda: {name: Calls() for name in ("register", "hold", "state", "leave")})
 
     async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
-        return await self._count("register", self.controller.register(target, svid, request))
+        answer = await self._count("register", self.controller.register(target, svid, request))
+        self.lease.answered(answer)
+        return answer
 
     async def watch(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Registration:
-        return await self._count("hold", self.controller.watch(target, svid, registration, secret))
+        answer = await self._count("hold", self.controller.watch(target, svid, registration, secret))
+        self.lease.answered(answer)
+        return answer
 
     async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
         await self._count("state", self.controller.report(target, svid, registration, secret, report))
+        self.lease.answered()
 
     async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None:
         await self._count("leave", self.controller.leave(target, svid, registration, secret))
+        self.lease.left()
 
     async def _count(self, name: str, call: Coroutine[Any, Any, T]) -> T:
         calls, began = self.calls[name], self.clock.now()

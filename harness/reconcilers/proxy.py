@@ -268,7 +268,7 @@ class Proxy:
         if desired is None and not child.alive:
             return Condition("Proxy", Truth.UNKNOWN, "starts after the registration")
         if desired is not None and desired.waits_for and not child.alive:
-            return Condition("Proxy", Truth.FALSE, f"starts when {desired.waits_for}")
+            return Condition("Proxy", Truth.UNKNOWN, f"starts when {desired.waits_for}")
         if observed.taken:
             ports = ", ".join(map(str, observed.taken))
             return Condition("Proxy", Truth.FALSE, f"another process listens on {ports}", problems.PROXY_PORT_TAKEN)

@@ -16,6 +16,7 @@ from harness import problems, tasks
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.reconcilers.lease import Silence
 from harness.specs import Readiness, RegistrationSpec, Target
 from harness.status import Condition, Truth
 from harness.system import files
@@ -37,7 +38,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now)."""
+    """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now). `silence`: of the controller."""
 
     access: Access | None = None
     registration: Registration | None = None
@@ -48,6 +49,7 @@ class Observed:
     watching: bool = False
     now: float = 0.0
     retry_at: float = 0.0
+    silence: Silence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,17 @@ class RegistrationKeeper:
     name = "registration"
 
     def __init__(
-        self, controller: Controller, state: Path, clock: Clock, wake: Callable[[str], None], invitation: Path | None = None
+        self,
+        controller: Controller,
+        state: Path,
+        clock: Clock,
+        wake: Callable[[str], None],
+        invitation: Path | None = None,
+        silence: Callable[[], Silence | None] = lambda: None,
     ) -> None:
         self._controller, self._state, self._clock, self._wake = controller, state, clock, wake
         self._invitation = invitation
+        self._silence = silence
         self._view = Observed()
         kept = files.read_json(state)
         self._secret, self._name = str(kept.get("secret", "")), str(kept.get("name", ""))
@@ -120,7 +129,7 @@ class RegistrationKeeper:
     async def observe(self) -> Observed:
         busy = self._call is not None and not self._call.done()
         watching = self._follow is not None and not self._follow.done()
-        return replace(self._view, busy=busy, watching=watching, now=self._clock.now())
+        return replace(self._view, busy=busy, watching=watching, now=self._clock.now(), silence=self._silence())
 
     def diff(self, desired: RegistrationSpec | None, observed: Observed) -> tuple[Action, ...]:
         if desired is None:
@@ -222,8 +231,10 @@ class RegistrationKeeper:
     async def _following(self) -> None:
         """The held GET, again and again; it ends on an error, and the cycle starts it anew."""
         while (registration := self._view.registration) is not None and (access := self._view.access) is not None:
+            # After a failure it is answered at once, as no version is empty: the lease has no time for a whole hold.
+            known = registration if self._view.error is None else replace(registration, version="")
             try:
-                current = await self._controller.watch(access.target, access.svid, registration, self._secret)
+                current = await self._controller.watch(access.target, access.svid, known, self._secret)
             except HarnessError as error:
                 self._failed(error)
                 return
@@ -262,6 +273,10 @@ class RegistrationKeeper:
     def condition(self, desired: RegistrationSpec | None, observed: Observed) -> Condition:
         registration, error = observed.registration, observed.error
         problem = None
+        answered = isinstance(error, RefusedError | UntrustedError)  # what they say is nearer to the cause
+        if observed.silence is not None and observed.silence.lapsed and not answered:
+            text = f"{observed.silence}; {error.message}" if error else str(observed.silence)
+            return Condition("Registration", Truth.UNKNOWN, text, problems.LEASE_LAPSED)
         if isinstance(error, UntrustedError):
             problem = problems.CONTROLLER_UNTRUSTED
         elif isinstance(error, RefusedError):

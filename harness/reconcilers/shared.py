@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import problems
-from harness.status import Condition, Truth
-from harness.system import files
+from harness.status import Condition, Phase, Truth
+from harness.system import snapshot_reader
 
 LOOK_SECONDS = 1.0
 """Between two looks, as long as the first workload's are not in place."""
@@ -18,9 +18,13 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The condition that the first workload's daemon tells of, as in status.json; None without such a daemon."""
+    """The condition that the first workload's daemon tells of, as in status.json; None without such a daemon.
+
+    `unknown`: why what it tells may not be so any more; empty when it counts.
+    """
 
     told: dict[str, Any] | None
+    unknown: str = ""
 
 
 class Shared:
@@ -31,12 +35,11 @@ class Shared:
         self._look: asyncio.TimerHandle | None = None
 
     async def observe(self) -> Observed:
-        status = files.read_json(self._status)
-        alive = Path(f"/proc/{status.get('pid', 0)}").exists()
-        told = next((one for one in status.get("conditions", ()) if one["name"] == self._tells), None) if alive else None
+        status = snapshot_reader.read(self._status)
+        told = next((one for one in status.get("conditions", ()) if one["name"] == self._tells), None)
         if (told is None or told["status"] != Truth.TRUE.value) and self._look is None:
             self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._again)
-        return Observed(told)
+        return Observed(told, status["message"] if status["phase"] == Phase.UNKNOWN.text else "")
 
     def _again(self) -> None:
         self._look = None
@@ -50,6 +53,9 @@ class Shared:
 
     def condition(self, desired: object, observed: Observed) -> Condition:
         told = observed.told
+        if observed.unknown:
+            text = f"the machine's first workload: {observed.unknown}"
+            return Condition(self._tells, Truth.UNKNOWN, text, problems.FIRST_WORKLOAD_STOPPED)
         if told is None:
             text = "the machine's first workload, which sees to them, does not run"
             return Condition(self._tells, Truth.FALSE, text, problems.FIRST_WORKLOAD_STOPPED)

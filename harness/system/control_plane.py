@@ -19,7 +19,6 @@ from harness.system.workload_api import Svid
 
 T = TypeVar("T")
 CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
-HOLD_SECONDS = 90.0  # the controller ends a held answer well before this
 
 
 class RefusedError(HarnessError):
@@ -51,7 +50,8 @@ class ControlPlane:
     async def watch(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Registration:
         """Returns when the registration has changed, or unchanged when the hold has ended; renews the lease."""
         path = f"{_path(registration)}?after={registration.version}"
-        return _body(Registration, await self._held.call(target, svid, "GET", path, secret, read_seconds=HOLD_SECONDS))
+        seconds = hold_seconds(registration)
+        return _body(Registration, await self._held.call(target, svid, "GET", path, secret, read_seconds=seconds))
 
     async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
         await self._short.call(target, svid, "POST", f"{_path(registration)}/state", secret, body=decode.encode(report))
@@ -62,6 +62,15 @@ class ControlPlane:
     async def close(self) -> None:
         await self._held.close()
         await self._short.close()
+
+
+def hold_seconds(registration: Registration) -> float:
+    """When a held answer is overdue: the hold that the controller promises, and a margin.
+
+    Of the lease, enough is then left to call again: a connection whose packets are dropped without a word is replaced before
+    the cluster takes this machine for gone.
+    """
+    return registration.report_seconds + min(ANSWER_SECONDS, registration.lease_seconds / 3)
 
 
 class _Connection:

@@ -13,6 +13,9 @@ from typing import Any
 
 from harness.errors import PermissionError_, TemporaryError, UnavailableError
 
+MOST_JSON_BYTES = 1 << 20
+"""Of a file of ours; the largest, a registration, is bounded by messages.MAX_BODY_BYTES."""
+
 
 def write(path: Path, text: str, *, mode: int) -> None:
     """Replaces `path` in one step; the new content is never visible with wider permissions than `mode`."""
@@ -81,10 +84,29 @@ def write_json(path: Path, data: Any, *, mode: int) -> None:
     write(path, json.dumps(data, indent=2, sort_keys=True) + "\n", mode=mode)
 
 
+def load_json(path: Path) -> Any:
+    """What is in `path`. Raises OSError, and ValueError with the reason when it is too large, no plain file, or no JSON."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe in its place does not hold us up
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no plain file")
+        content = file.read(MOST_JSON_BYTES + 1)
+    if len(content) > MOST_JSON_BYTES:
+        raise ValueError(f"it has more than {MOST_JSON_BYTES} bytes")
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in `path`; empty when it is not there or is none (a broken state file must not keep the daemon down)."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

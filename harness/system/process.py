@@ -19,9 +19,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import freshness
 from harness.errors import ConfigError, Fault, UnavailableError
 from harness.specs import User
-from harness.system import files
+from harness.system import files, procfs
 
 _CAPABILITIES = {"net_bind_service": 10}  # linux/capability.h
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # of the system's own programs, whatever this process was given
@@ -202,12 +203,9 @@ def holds(bit: int) -> bool:
 
 def start_time(pid: int) -> int | None:
     """Clock ticks from boot to the start of a living process: together with the pid it names one process for good."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    # Fields 3 and 22 of proc(5); two are before the closing bracket. A zombie only waits for its parent: it is gone.
-    return None if fields[0] in "ZX" else int(fields[19])
+    found = procfs.look(pid)
+    # A zombie only waits for its parent: it is gone.
+    return None if found is None or found.state in freshness.GONE else found.started
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ def application_gone(vm: Mesh) -> None:
     vm.wait_problem("Application", "probe-failed")
 
 
+UNHEARD = frozenset({"lease-lapsed"})
+"""After a lease."""
 LEGACY = ("iptables-legacy", "-w", "5")
 MACHINES = {
     "a key that others read": Broken(
@@ -100,12 +102,12 @@ MACHINES = {
     "a narrow path": Broken(
         "path-mtu", lambda vm: vm.node.run("ip", "link", "set", "eth0", "mtu", "1280"), ip("link set dev eth0 mtu 1280")
     ),
-    "no controller": Broken("controller-unreachable", stopped("controller"), controller_again),
+    "no controller": Broken("controller-unreachable", stopped("controller"), controller_again, UNHEARD),
     "an impostor in the controller's place": Broken(
-        "controller-untrusted", impostor("linkerd"), controller_again, frozenset({"controller-unreachable"})
+        "controller-untrusted", impostor("linkerd"), controller_again, UNHEARD | {"controller-unreachable"}
     ),
     "a clock an hour behind": Broken(
-        "clock-skew", impostor("controller", 3600), controller_again, frozenset({"controller-unreachable"})
+        "clock-skew", impostor("controller", 3600), controller_again, UNHEARD | {"controller-unreachable"}
     ),
     "no destination service": Broken("destination-unreachable", stopped("destination"), served("destination", 8086)),
     "an impostor of it": Broken("destination-untrusted", served("destination", 8086, "controller"), served("destination", 8086)),
@@ -190,8 +192,10 @@ def test_what_all_is_well_looks_like(vm: Mesh) -> None:
 def test_what_is_wrong_is_said_with_a_reason_and_a_hint(vm: Mesh) -> None:
     vm.stop("controller")
     try:
+        vm.wait_problem("Registration", "lease-lapsed")
         done = vm.meshexp("check", "-o", "short")
-        assert done.returncode == 0, "a lost controller is a warning: traffic goes on"
+        assert done.returncode == 1, "peers may have stopped sending"
+        assert "× the cluster still hears this machine\n    no answer for " in done.stdout
         lines = done.stdout.splitlines()
         at = lines.index(f"‼ the controller answers at {NODE}:8081")
         assert lines[at + 1].startswith(f"    {NODE}:8081: ")

@@ -19,8 +19,6 @@ from tests.mesh import ROOT, mesh
 from tests.netns.test_metrics import get
 
 ALERTS, DASHBOARD = ROOT / "deploy" / "monitoring" / "alerts.yaml", ROOT / "deploy" / "monitoring" / "dashboard.json"
-OTHERS = {"node_textfile_mtime_seconds": {"file"}}
-"""node_exporter's."""
 SCRAPED = {"instance", "job"}
 """Prometheus' own labels."""
 NAME = re.compile(r"\b((?:meshexp|node)_[a-z0-9_]+)(?:\{([^}]*)\})?")
@@ -42,7 +40,7 @@ def told() -> Iterator[dict[str, set[str]]]:
         exposition.lint(text)
     parsed = [exposition.read(text) for text in texts]
     assert set(parsed[1].families) == set(of_controller.FAMILIES)
-    yield {**OTHERS, **{name: labels for metrics in parsed for name, labels in by_name(metrics)}}
+    yield {name: labels for metrics in parsed for name, labels in by_name(metrics)}
 
 
 def by_name(metrics: Metrics) -> Iterator[tuple[str, set[str]]]:
@@ -108,7 +106,14 @@ CASES = [
         {'meshexp_ready{instance="a"}': "0x20", 'meshexp_problem{instance="a",problem="cordoned"}': "1x20"},
         0,
     ),
+    (
+        "MeshexpMachineNotReady",
+        {'meshexp_ready{instance="a"}': "0x20", 'meshexp_problem{instance="a",problem="lease-lapsed"}': "1x20"},
+        0,
+    ),
     ("MeshexpMachineNotReady", {'meshexp_ready{instance="a"}': "1x20"}, 0),
+    ("MeshexpDaemonSilent", {"meshexp_last_cycle_timestamp_seconds": "0x20"}, 1),
+    ("MeshexpDaemonSilent", {"meshexp_last_cycle_timestamp_seconds": "0+60x20"}, 0),
     ("MeshexpCertificateNotRenewed", {'meshexp_certificate_expiry_timestamp_seconds{certificate="svid"}': "700x20"}, 1),
     ("MeshexpCertificateNotRenewed", {'meshexp_certificate_expiry_timestamp_seconds{certificate="svid"}': "9000x20"}, 0),
     ("MeshexpChildKeepsExiting", {'meshexp_child_restarts_total{child="proxy"}': "0+1x20"}, 1),

@@ -22,7 +22,7 @@ def snapshot(name: str, number: float = 0.5) -> dict[str, Any]:
         "certificates": {"svid": when, "signing": None},
         "probes": [{"probe": name, "passing": False, "passed": 1, "failed": 2}],
         "calls": {"state": {"answered": 4, "failed": 0, "seconds": number, "answered_at": None}},
-        "counters": {"cycles": 7, "changes": {"redirect": 2}, "repairs": {}, "failures": {}},
+        "looked": when, "counters": {"cycles": 7, "changes": {"redirect": 2}, "repairs": {}, "failures": {}},
     }  # fmt: skip
 
 
@@ -45,5 +45,6 @@ def test_what_is_not_known_is_not_said() -> None:
     assert found.value("meshexp_certificate_expiry_timestamp_seconds", certificate="signing") is None
     assert found.value("meshexp_certificate_expiry_timestamp_seconds", certificate="svid") == 1795550400.25
     assert found.value("meshexp_condition", condition="Routes", status="unknown") == 1
+    assert found.value("meshexp_last_cycle_timestamp_seconds") == 1795550400.25
     assert found.value("meshexp_changes_total", part="routes") == 0, "so that the first is an increase"
     assert metrics_text.render({}) == ""

@@ -38,6 +38,9 @@ class TestClock:
     def wall(self) -> float:
         return self.time
 
+    def boot(self) -> float:
+        return self.time
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
 
@@ -52,6 +55,7 @@ class ScriptedController:
         self.news: asyncio.Queue[Registration] = asyncio.Queue()
         self.secret: str | None = "s3cret"
         self.lease = 30.0
+        self.after: list[str] = []
 
     def _answer(self, call: str) -> None:
         self.calls.append(call)
@@ -63,6 +67,7 @@ class ScriptedController:
         return builders.registration(secret=self.secret, lease_seconds=self.lease)
 
     async def watch(self, target: Target, svid: Svid, known: Registration, secret: str) -> Registration:
+        self.after.append(known.version)
         self._answer(f"watch {secret}")
         return await self.news.get()
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 from harness import problems
 from harness.reconcilers.shared import LOOK_SECONDS, Shared
 from harness.status import Condition, Truth
+from tests.snapshots import snapshot
+
+TOLD = {
+    "name": "Routes", "status": "True", "message": "2 routes in place", "problem": "route-node-silent", "severity": "warning",
+    "hint": "", "where": "cluster",
+}  # fmt: skip
 
 
 def conditions(file: Path, seconds: float = 0.0) -> tuple[Condition, list[str]]:
@@ -33,8 +38,7 @@ def test_without_the_first_it_says_so_and_looks_again(tmp_path: Path) -> None:
 
 
 def test_it_passes_on_what_the_first_says(tmp_path: Path) -> None:
-    told = {"name": "Routes", "status": "True", "message": "2 routes in place", "problem": "route-node-silent"}
-    (tmp_path / "status.json").write_text(json.dumps({"pid": os.getpid(), "conditions": [told]}))
+    (tmp_path / "status.json").write_text(json.dumps(snapshot() | {"conditions": [TOLD]}))
     condition, woken = conditions(tmp_path / "status.json")
     assert condition == Condition(
         "Routes", Truth.TRUE, "the first workload's: 2 routes in place", problems.REGISTRY["route-node-silent"]
@@ -43,6 +47,14 @@ def test_it_passes_on_what_the_first_says(tmp_path: Path) -> None:
 
 
 def test_a_first_that_was_killed_says_nothing(tmp_path: Path) -> None:
-    told = {"name": "Routes", "status": "True", "message": "2 routes in place", "problem": None}
-    (tmp_path / "status.json").write_text(json.dumps({"pid": 2**22, "conditions": [told]}))
+    (tmp_path / "status.json").write_text(json.dumps(snapshot() | {"pid": 2**22, "conditions": [TOLD]}))
     assert conditions(tmp_path / "status.json")[0].truth is Truth.FALSE
+
+
+def test_of_a_first_that_hangs_nothing_is_known(tmp_path: Path) -> None:
+    written = {"at": snapshot()["written"]["at"], "uptime": 0.0, "valid_seconds": 1.0}
+    (tmp_path / "status.json").write_text(json.dumps(snapshot() | {"conditions": [TOLD], "written": written}))
+    condition, woken = conditions(tmp_path / "status.json", 1.2 * LOOK_SECONDS)
+    assert (condition.truth, condition.problem) == (Truth.UNKNOWN, problems.FIRST_WORKLOAD_STOPPED)
+    assert "it hangs" in condition.message
+    assert woken == ["the first workload's routes may be in place"]

@@ -1,0 +1,89 @@
+"""How long `meshexp status` says Ready of a machine that the cluster no longer hears. Stand-ins, one VM in a namespace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.record import Record, record
+from tests.mesh import Mesh, mesh
+from tests.waiting import wait
+
+LEASE_SECONDS, ROUNDS, MOST_SECONDS = 5.0, 5, 120.0
+
+
+def run() -> list[Record]:
+    records = [record("status.lease_seconds", LEASE_SECONDS, "s")]
+    measured: list[float] = []
+    for name, (break_, mend) in WAYS.items():
+        with mesh() as vm:
+            vm.start_controller(lease=f"{LEASE_SECONDS:g}s")
+            vm.start_daemon()
+            slowest = max(_false_ready(vm, break_, mend, round_) for round_ in range(ROUNDS))
+        measured.append(slowest)
+        unit = f"s, slowest of {ROUNDS}"
+        records.append(record(f"status.false_ready_{name}_seconds", slowest, unit, *_against(slowest)))
+    return [record("status.false_ready_seconds", max(measured), "s", *_against(max(measured))), *records]
+
+
+def _against(seconds: float) -> tuple[str, float]:
+    return "status.lease_seconds", seconds / LEASE_SECONDS
+
+
+def _false_ready(vm: Mesh, break_: Callable[[Mesh], object], mend: Callable[[Mesh], object], round_: int) -> float:
+    """Seconds from the break until `meshexp status` no longer says Ready, its own start included.
+
+    The break is at another time of the held call in each round.
+    """
+    vm.wait(lambda: _says_ready(vm))
+    time.sleep(LEASE_SECONDS / 3 * round_ / ROUNDS)
+    break_(vm)
+    seconds = wait(lambda: not _says_ready(vm), MOST_SECONDS, every=0.02, share=1.0)
+    mend(vm)
+    return seconds
+
+
+def _says_ready(vm: Mesh) -> bool:
+    return bool(json.loads(vm.meshexp("status", "-o", "json").stdout)["phase"] == "Ready")
+
+
+def _cut(vm: Mesh) -> None:
+    """Packets are dropped in both directions, and nobody is told."""
+    chains = "".join(
+        f"add chain inet cut {hook} {{ type filter hook {hook} priority -300; }}; add rule inet cut {hook} {way} eth0 drop; "
+        for hook, way in (("input", "iifname"), ("output", "oifname"))
+    )
+    vm.vm.run("nft", f"add table inet cut; {chains}")
+
+
+def _hang(vm: Mesh) -> None:
+    """Its process runs as ever: it waits for a file of its configuration that nobody writes."""
+    pipe = _pipe(vm)
+    pipe.parent.mkdir(exist_ok=True)
+    os.mkfifo(pipe)
+    _signalled(signal.SIGHUP)(vm)
+
+
+def _go_on(vm: Mesh) -> None:
+    pipe = _pipe(vm)
+    pipe.write_text("")
+    pipe.unlink()
+
+
+def _pipe(vm: Mesh) -> Path:
+    return vm.folder / "etc" / "harness.d" / "99-pipe.yaml"
+
+
+def _signalled(number: signal.Signals) -> Callable[[Mesh], None]:
+    return lambda vm: vm.processes["harness"].send_signal(number)
+
+
+WAYS: dict[str, tuple[Callable[[Mesh], object], Callable[[Mesh], object]]] = {
+    "cut": (_cut, lambda vm: vm.vm.run("nft", "delete table inet cut")),
+    "stopped": (_signalled(signal.SIGSTOP), _signalled(signal.SIGCONT)),
+    "hanging": (_hang, _go_on),
+}

@@ -1,0 +1,78 @@
+"""Whether a snapshot still counts: by when it was written, and by what the kernel says of the process that wrote it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.status import Phase, Truth
+
+VALID_LEAST, VALID_MOST = 5.0, 60.0
+"""Seconds. Below the least, a busy machine would be taken for one that hangs."""
+BEAT_MOST = 15.0
+ROUNDED = 0.01
+"""Seconds: what is written in thousandths may be a little after the moment."""
+GONE, STOPPED = ("Z", "X"), ("T",)
+"""States of proc(5). Stopped by a tracer (t) is none: each system call under strace is that for a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """`state`: a letter of proc(5), empty when it cannot be seen. `started`: field 22 there, None when it cannot be seen."""
+
+    state: str
+    started: int | None
+
+
+def valid_seconds(lease_seconds: float | None) -> float:
+    """How long a snapshot counts after it was written: as long as the cluster counts on the machine, within bounds."""
+    return VALID_MOST if lease_seconds is None else min(max(lease_seconds, VALID_LEAST), VALID_MOST)
+
+
+def beat_seconds(lease_seconds: float | None) -> float:
+    """How often a daemon at rest writes: what is left of the time that a snapshot counts is for a cycle."""
+    return min(valid_seconds(lease_seconds) / 3, BEAT_MOST)
+
+
+def judged(data: Mapping[str, Any], process: Process | None, uptime: float, restart: Callable[[], str]) -> dict[str, Any]:
+    """The snapshot if it counts; otherwise what follows instead: phase Stopped, or Unknown with what was last known.
+
+    `process`: what has the snapshot's pid now. `uptime`: Clock.boot(). `restart`: says how to get another daemon.
+    """
+    began = data.get("pid_started")
+    other = process is not None and None not in (began, process.started) and began != process.started
+    written = data.get("written")
+    age = uptime - float(written["uptime"]) if written else 0.0
+    if process is None or process.state in GONE or other or age < -ROUNDED:
+        return stopped("the daemon is gone without a clean stop; run `meshexp cleanup`")
+    if process.state in STOPPED:
+        text = f"the daemon (pid {data['pid']}) is stopped (state {process.state}) and has not written for {age:.0f} s"
+        return _unknown(data, age, f"{text}; `kill -CONT {data['pid']}` lets it go on")
+    if written and not age <= float(written["valid_seconds"]):
+        state = f" (state {process.state})" if process.state else ""
+        text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s: it hangs{state}"
+        return _unknown(data, age, f"{text}; {restart()}")
+    return dict(data)
+
+
+def stopped(message: str) -> dict[str, Any]:
+    return {"phase": Phase.STOPPED.text, "ready": False, "message": message}
+
+
+def unreadable(message: str) -> dict[str, Any]:
+    return {"phase": Phase.UNKNOWN.text, "ready": False, "message": message}
+
+
+def _unknown(data: Mapping[str, Any], age: float, message: str) -> dict[str, Any]:
+    """What was last known stays to be read, but nothing of it is said to be so now."""
+    known = dict(data) | unreadable(message)
+    if "phase_number" in known:
+        conditions = [
+            condition | {"status": Truth.UNKNOWN.value, "message": f"{age:.0f} s ago: {condition['message']}"}
+            for condition in data["conditions"]
+        ]
+        since = data["written"]["at"] if "written" in data else data["since"]
+        number = Phase.UNKNOWN.number
+        known |= {"phase_number": number, "reason": Phase.UNKNOWN.text, "since": since, "conditions": conditions}
+    return known

@@ -1,0 +1,41 @@
+"""The one reader of status.json: bounded, checked against the table of its fields, and judged by whether it still counts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from harness import freshness, status_fields
+from harness.system import files, procfs
+
+PIDS = 2**22
+"""The kernel's own limit (proc(5), pid_max)."""
+
+
+def read(path: Path, instance: str = "") -> dict[str, Any]:
+    """What a daemon says in `path` if that counts; otherwise phase Stopped or Unknown, and why in `message`. Raises nothing."""
+    try:
+        data = files.load_json(path)
+        if fault := status_fields.fault(data):
+            raise ValueError(fault)
+        if not (isinstance(data["pid"], int) and 0 < data["pid"] <= PIDS):
+            raise ValueError(f"pid {data['pid']} is not that of a process")
+    except FileNotFoundError:
+        return freshness.stopped("no meshexp-harness runs here")
+    except (OSError, ValueError) as error:
+        return freshness.unreadable(f"{path} cannot be read: {_reason(error)}; `meshexp check` looks at the rest")
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return freshness.judged(data, procfs.look(data["pid"]), uptime, lambda: _restart(data["pid"], instance))
+
+
+def _reason(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) else error)
+
+
+def _restart(pid: int, instance: str) -> str:
+    from harness.system import units  # heavy, and needed for this alone
+
+    if units.booted():
+        return f"`systemctl restart {units.unit_name('harness', instance)}` starts another, and traffic goes on meanwhile"
+    return f"`kill -KILL {pid}` ends it; then start it again"
