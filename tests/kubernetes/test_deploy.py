@@ -139,7 +139,23 @@ def test_the_charts_values() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("flag", ["replicaz=1", "replicas=0", "service.type=External", "times.lease=soon", "image.tagg=x"])
+def test_the_controller_may_dial_every_inbound_port_that_is_told_to_the_chart() -> None:
+    """Each workload of a machine has a proxy with a port of its own."""
+    policy = next(d for d in documents(render("--set=networkPolicy.proxyPorts={4143,4243}")) if d["kind"] == "NetworkPolicy")
+    (egress,) = policy["spec"]["egress"]
+    assert {4143, 4243} <= {port["port"] for port in egress["ports"]}
+
+
+def test_the_service_has_an_address_of_each_family_that_the_cluster_has() -> None:
+    (service,) = of_kind("Service")
+    assert service["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    assert "ipFamilyPolicy: SingleStack" in render("--set=service.ipFamilyPolicy=SingleStack")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["replicaz=1", "replicas=0", "service.type=External", "service.ipFamilyPolicy=Both", "times.lease=soon", "image.tagg=x"],
+)
 def test_the_schema_refuses(flag: str) -> None:
     assert "values don't meet the specifications of the schema" in render(f"--set={flag}", check=False)
 

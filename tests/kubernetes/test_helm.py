@@ -1,0 +1,166 @@
+"""The chart by helm itself into a cluster of its own, and where a real scheduler puts its pods."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kubernetes_build import helm, kube_scheduler
+from tests.kubernetes_support import CRDS, ROOT, Cluster, end, spawn, start
+from tests.waiting import wait
+
+CHART = ROOT / "deploy" / "chart"
+# Of two nodes with as many pods the emptier one is taken: without a reason against it, always the big one.
+NODES = {"big": ("8", "linux"), "small": ("4", "linux"), "windows": ("64", "windows")}
+
+
+@dataclass(frozen=True)
+class Helmed:
+    cluster: Cluster
+
+    def helm(self, *words: str, check: bool = True) -> str:
+        folder = str(self.cluster.folder / "helm")
+        homes = dict.fromkeys(("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"), folder)
+        environment = {**os.environ, **homes, "KUBECONFIG": self.cluster.kubeconfig()}
+        done = subprocess.run([helm(), *words], capture_output=True, text=True, env=environment, timeout=120, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    def install(self, *flags: str, check: bool = True) -> str:
+        words = ("install", "meshexp-controller", str(CHART), "--namespace=meshexp", "--create-namespace")
+        return self.helm(*words, *flags, check=check)
+
+    def get(self, *words: str) -> Any:
+        return json.loads(self.cluster.kubectl("get", *words, "-o", "json"))
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        self.cluster.kubectl("apply", "-f", "-", given=yaml.safe_dump_all(objects))
+
+    def status(self, kind: str, name: str, **status: Any) -> None:
+        patch = json.dumps({"status": status})
+        self.cluster.kubectl("patch", kind, name, "-n", "meshexp", "--subresource=status", "--type=merge", "-p", patch)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Helmed]:
+    """With nothing in it but Linkerd's CRD."""
+    with tempfile.TemporaryDirectory(prefix="meshexp-helm-") as folder:
+        made = start(Path(folder))
+        try:
+            made.apply(CRDS[0])
+            yield Helmed(made)
+        finally:
+            for process in made.processes.values():
+                end(process)
+
+
+@pytest.fixture(scope="module")
+def installed(fresh: Helmed) -> Helmed:
+    fresh.cluster.kubectl("create", "namespace", "linkerd", check=False)
+    fresh.install()
+    return fresh
+
+
+def test_without_linkerds_namespace_it_says_so_and_leaves_nothing(fresh: Helmed) -> None:
+    said = fresh.install(check=False)
+    assert "there is no namespace linkerd: install Linkerd first, or set linkerdNamespace" in said, said
+    assert "there is no namespace elsewhere:" in fresh.install("--set=linkerdNamespace=elsewhere", check=False)
+    names = [one["metadata"]["name"] for one in fresh.get("namespaces,clusterroles")["items"]]
+    assert "meshexp" not in names and "meshexp-controller" not in names
+    assert fresh.helm("list", "--all-namespaces", "-q") == ""
+
+
+def test_it_installs_upgrades_and_uninstalls(installed: Helmed) -> None:
+    assert installed.helm("list", "--all-namespaces", "-q").split() == ["meshexp-controller"]
+    words = ("meshexp-controller", str(CHART), "--namespace=meshexp")
+    installed.helm("upgrade", *words, "--set=service.type=NodePort")
+    assert installed.get("service", "meshexp-controller", "-n", "meshexp")["spec"]["type"] == "NodePort"
+    installed.helm("uninstall", "meshexp-controller", "--namespace=meshexp")
+    assert installed.get("deployments,roles", "--all-namespaces", "-l", "app.kubernetes.io/part-of=meshexp")["items"] == []
+    installed.install()
+
+
+@contextlib.contextmanager
+def scheduling(made: Helmed) -> Iterator[None]:
+    for name, (cpus, system) in NODES.items():
+        labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": system}
+        made.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+        resources = {"cpu": cpus, "memory": "64Gi", "pods": "110"}
+        made.status("node", name, capacity=resources, allocatable=resources)
+        # Of a node that no kubelet has reported on; no controller is here to take it away.
+        made.cluster.kubectl("patch", "node", name, "--type=merge", "-p", '{"spec": {"taints": null}}')
+    flags = (f"--kubeconfig={made.cluster.kubeconfig()}", "--leader-elect=false", "--secure-port=0")
+    process = spawn(made.cluster.folder, "kube-scheduler", kube_scheduler(), *flags)
+    try:
+        yield
+    finally:
+        end(process)
+        made.cluster.kubectl("delete", "pods", "--all", "-n", "meshexp", "--force", "--grace-period=0")
+        made.cluster.kubectl("delete", "nodes", "--all")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The pods of one ReplicaSet, which are made by hand: no controller is here to make them."""
+
+    made: Helmed
+    template: dict[str, Any]
+    number: int
+
+    def add(self, name: str) -> str:
+        """A pod; the node that it is put on."""
+        pod = copy.deepcopy(self.template)
+        pod["metadata"] |= {"name": name, "namespace": "meshexp"}
+        pod["metadata"]["labels"]["pod-template-hash"] = f"revision-{self.number}"
+        self.made.apply({"apiVersion": "v1", "kind": "Pod", **pod})
+        wait(lambda: self._node(name), why=lambda: self.made.cluster.kubectl("describe", "pod", name, "-n", "meshexp"))
+        return self._node(name)
+
+    def _node(self, name: str) -> str:
+        return str(self.made.get("pod", name, "-n", "meshexp")["spec"].get("nodeName") or "")
+
+
+@pytest.mark.parametrize("counts_its_own", [True, False], ids=["the chart", "without matchLabelKeys"])
+def test_after_a_rolling_update_there_is_one_replica_on_each_node(installed: Helmed, counts_its_own: bool) -> None:
+    """Without the line both land on one: so this test would see it."""
+    template = installed.get("deployment", "meshexp-controller", "-n", "meshexp")["spec"]["template"]
+    if not counts_its_own:
+        (spread,) = template["spec"]["topologySpreadConstraints"]
+        del spread["matchLabelKeys"]
+    old, new = Revision(installed, template, 1), Revision(installed, template, 2)
+    with scheduling(installed):
+        before = {old.add("old-1"): "old-1", old.add("old-2"): "old-2"}
+        assert set(before) == {"big", "small"}
+        first = new.add("new-1")
+        # A ReplicaSet removes the pod whose node has most of the Deployment's.
+        installed.cluster.kubectl("delete", "pod", before[first], "-n", "meshexp", "--force", "--grace-period=0")
+        after = {first, new.add("new-2")}
+    assert after == ({"big", "small"} if counts_its_own else {"big"})
+
+
+def test_a_pod_that_is_not_ready_does_not_keep_a_node_from_being_drained(installed: Helmed) -> None:
+    """The budget has nothing left, as when both replicas have lost Linkerd's identity service."""
+    container = {"name": "c", "image": "x"}
+    labels = {"app.kubernetes.io/name": "meshexp-controller"}
+    installed.apply({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ill", "namespace": "meshexp", "labels": labels},
+        "spec": {"containers": [container], "nodeName": "node"},
+    })  # fmt: skip
+    installed.status("pod", "ill", phase="Running", conditions=[{"type": "Ready", "status": "False"}])
+    budget = {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 1, "expectedPods": 2, "observedGeneration": 1}
+    installed.status("poddisruptionbudget", "meshexp-controller", **budget)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "ill", "namespace": "meshexp"}}
+    path = "/api/v1/namespaces/meshexp/pods/ill/eviction"
+    said = installed.cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction), check=False)
+    assert '"Success"' in said, said
