@@ -57,7 +57,7 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
     """In `meshexp status`, in systemd's status line, and once in the journal."""
     text, conditions = _unconfigured(paths), []
     if error is not None:
-        text = "waiting for a configuration without faults; the reload after the change takes it"
+        text = "waiting: correct the faults of the configuration, then reload"
         conditions.append(encoded(Condition("Configuration", Truth.FALSE, error.message, CONFIG_INVALID)))
     said = {"phase": Phase.WAITING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
     files.write_json(paths.status, said, mode=0o644)

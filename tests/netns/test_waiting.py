@@ -38,6 +38,10 @@ class Supervisor:
             while message := self._socket.recv(65536):
                 self.told |= dict(line.split("=", 1) for line in message.decode().splitlines())
 
+    def wait(self, vm: Mesh, *words: str) -> None:
+        """Until its status line has each of them."""
+        vm.wait(lambda: all(word in self.told.get("STATUS", "") for word in words))
+
 
 def start(vm: Mesh) -> Supervisor:
     supervisor = Supervisor(vm.folder / f"notify-{len(list(vm.folder.glob('notify-*')))}")
@@ -65,12 +69,14 @@ def test_the_first_configuration_by_hand_has_faults(vm: Mesh) -> None:
     file.write_text("")
     supervisor = start(vm)
     vm.wait(lambda: vm.status().get("phase") == "Waiting")
-    assert "`meshexp join INVITATION`" in vm.status()["message"] and "meshexp join" in supervisor.told["STATUS"]
+    assert "`meshexp join INVITATION`" in vm.status()["message"]
+    supervisor.wait(vm, "meshexp join")
     file.write_text(right + "\nproxi: {}\nredirect: {outbound: mash}\n")
     reload(vm)
     waits(vm, "proxi", "redirect.outbound", "config-invalid")
-    assert "proxi" in supervisor.told["STATUS"] and "redirect.outbound" in supervisor.told["STATUS"]
+    supervisor.wait(vm, "proxi", "redirect.outbound")
     assert supervisor.told["READY"] == "1"
+    vm.wait(lambda: "redirect.outbound" in (vm.folder / "harness.log").read_text())
     assert (vm.folder / "harness.log").read_text().count("redirect.outbound") == 1, "once in the journal"
     pid = vm.status()["pid"]
     file.write_text(right)
