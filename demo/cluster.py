@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +17,22 @@ from controller.config import ControllerConfig
 from controller.embedded_store import EmbeddedStore
 from demo import machine
 from demo.endpoints import EndpointServer
+from demo.services import Objects
 from harness.clock import SystemClock
+from harness.proxy_environment import DESTINATION_IDENTITY
 from harness.values import HostPort
 
 NODE, POD_CIDR, SERVICE_CIDR = "10.77.0.1", "10.42.0.0/24", "10.43.0.0/16"
 NAMESPACE, TRUST_DOMAIN = "faces", "root.linkerd.cluster.local"
 CONTROLLER_PORT, ENDPOINTS_PORT = 8081, 8086
 IDENTITY = "meshexp-controller.meshexp.serviceaccount.identity.linkerd.cluster.local"
-SERVICES = ("face", "smiley", "color", "gui")
+SERVICES = ("face", "smiley", "color", "gui", "smiley2")
+GROUPS = {"gui": "face"}  # gui has no manifest of its own
 MANIFESTS = Path(__file__).resolve().parent.parent / "deploy" / "playground"
+# The cluster's DNS is a Service. The machines' own DNS knows nothing of the cluster, and one name of their site.
+CLUSTER_DNS, SITE_DNS = "10.43.0.2", "10.77.0.2"
+SITE_NAME, SITE_ADDRESS = "www.site.example", "192.0.2.7"
+POD_GATEWAY, POD_ADDRESS = "10.42.0.1", "10.42.0.11"
 LEASE_SECONDS, PROBE_SECONDS, DRAIN_SECONDS = 5.0, 2.0, 0.5  # short, so that the demo ends within a minute
 
 
@@ -34,8 +42,10 @@ class Cluster:
         self.certs = folder / "certs"
         self.store = EmbeddedStore(SystemClock())
         self.endpoints = EndpointServer()
+        self.pods: list[Mapping[str, Any]] = []
+        self.routes: list[Mapping[str, Any]] = []
         self._following: asyncio.Task[None] | None = None
-        self._dnsmasq: asyncio.subprocess.Process | None = None
+        self._dns: list[asyncio.subprocess.Process] = []
         self._controller: Controller | None = None
 
     async def start(self) -> None:
@@ -43,10 +53,16 @@ class Cluster:
             ("link", "set", "lo", "up"),
             machine.BRIDGE,
             ("addr", "add", f"{NODE}/24", "dev", "br0"),
+            ("addr", "add", f"{SITE_DNS}/32", "dev", "br0"),
+            ("link", "set", "br0", "up"),
+            ("addr", "add", f"{CLUSTER_DNS}/32", "dev", "lo"),
+            ("link", "add", "cbr0", "type", "bridge"),
+            ("addr", "add", f"{POD_GATEWAY}/24", "dev", "cbr0"),
+            ("link", "set", "cbr0", "up"),
         ):
             await machine.command("ip", *words)
-        await machine.command("ip", "link", "set", "br0", "up")
-        await self._issue()
+        await machine.command("sysctl", "-qw", "net.ipv4.ip_forward=1")  # from machines to pods
+        await self._issue_all()
         self._write_groups()
         self._config = ControllerConfig(
             tls_cert=str(self.certs / "controller.crt"),
@@ -61,7 +77,7 @@ class Cluster:
             drain=DRAIN_SECONDS,
         )
         await self.start_controller()
-        await self.endpoints.start(NODE, ENDPOINTS_PORT)
+        await self.endpoints.start(NODE, ENDPOINTS_PORT, self._server_context("destination"))
         self._following = asyncio.create_task(self._follow())
         await self._serve_names()
 
@@ -74,40 +90,31 @@ class Cluster:
             await self._controller.stop()
             self._controller = None
 
-    async def _issue(self) -> None:
-        """The trust anchor, which the playground mounts with its key into every machine, and the controller's certificate."""
+    async def _issue_all(self) -> None:
+        """The trust anchor, which the playground mounts with its key into every machine, and the cluster's own certificates."""
         self.certs.mkdir()
-        ca, server = self.certs / "ca", self.certs / "controller"
-        await _openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"),
-            *("-subj", f"/CN={TRUST_DOMAIN}", "-addext", "keyUsage=critical,keyCertSign,cRLSign"),
-            *("-keyout", f"{ca}.key", "-out", f"{ca}.crt"),
-        )
-        await _openssl(
-            *(
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "1",
-                "-subj",
-                "/CN=controller",
-            ),
-            *("-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-addext", f"subjectAltName=DNS:{IDENTITY}"),
-            *("-addext", "basicConstraints=critical,CA:FALSE", "-keyout", f"{server}.key", "-out", f"{server}.crt"),
-        )
+        await self._issue("ca", TRUST_DOMAIN, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        for name, identity in (("controller", IDENTITY), ("destination", DESTINATION_IDENTITY)):
+            signed = ("-CA", f"{self.certs}/ca.crt", "-CAkey", f"{self.certs}/ca.key")
+            extensions = ("-addext", f"subjectAltName=DNS:{identity}", "-addext", "basicConstraints=critical,CA:FALSE")
+            await self._issue(name, name, *signed, *extensions)
+
+    async def _issue(self, name: str, common_name: str, *words: str) -> None:
+        files = ("-keyout", f"{self.certs}/{name}.key", "-out", f"{self.certs}/{name}.crt")
+        new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "365")
+        await machine.command("openssl", "req", "-x509", *new, "-subj", f"/CN={common_name}", *words, *files)
+
+    def _server_context(self, name: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certs / f"{name}.crt", self.certs / f"{name}.key")
+        return context
 
     def _write_groups(self) -> None:
         """The playground's own manifests with quicker probes, a group for the page, and the cluster's facts."""
         groups = self._folder / "groups"
         groups.mkdir()
         for name in SERVICES:
-            source = MANIFESTS / f"{'face' if name == 'gui' else name}.yaml"
-            group = yaml.safe_load(source.read_text())
+            group = manifest(f"{GROUPS.get(name, name)}.yaml")
             group["metadata"]["name"] = name
             group["spec"]["template"]["metadata"]["labels"]["service"] = name
             for probe in group["spec"]["probes"]:
@@ -115,27 +122,38 @@ class Cluster:
             (groups / f"{name}.yaml").write_text(yaml.safe_dump(group))
         facts = {
             "service_cidrs": [SERVICE_CIDR],
+            "dns_addresses": [f"{CLUSTER_DNS}:53"],
             "linkerd": {"destination_address": f"{NODE}:{ENDPOINTS_PORT}", "policy_address": f"{NODE}:{ENDPOINTS_PORT}"},
         }
         (self._folder / "facts.yaml").write_text(yaml.safe_dump(facts))
 
     async def _serve_names(self) -> None:
-        """Service names, until the harness brings split DNS of its own."""
         hosts = [f"--host-record={name}.{NAMESPACE}.svc.cluster.local,{cluster_ip(name)}" for name in SERVICES]
-        self._dnsmasq = await asyncio.create_subprocess_exec(
-            *("dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", f"--listen-address={NODE}", "--bind-interfaces"),
-            *("--local=/cluster.local/", "--user=root", "--pid-file=", "--conf-file=/dev/null", *hosts),
+        await self._serve_dns(CLUSTER_DNS, "--local=/cluster.local/", *hosts)
+        await self._serve_dns(SITE_DNS, "--local=/#/", f"--host-record={SITE_NAME},{SITE_ADDRESS}")
+
+    async def _serve_dns(self, address: str, *records: str) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *("dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", f"--listen-address={address}", "--bind-interfaces"),
+            *("--user=root", "--pid-file=", "--conf-file=/dev/null", *records),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        self._dns.append(process)
 
     async def _follow(self) -> None:
-        """What Linkerd's endpoint controller does: the ready workloads of each Service."""
+        """What Linkerd's endpoint controller does: the ready members of each Service."""
         while True:
-            listing = await self.store.workloads.list()
-            self.endpoints.update(services(), [workload.to_object() for workload in listing.items])
-            async for _ in self.store.workloads.watch(listing.resource_version):
+            version = await self.publish()
+            async for _ in self.store.workloads.watch(version):
                 break
+
+    async def publish(self) -> str:
+        """Tells the proxies what there is now; the version of the workloads among it."""
+        listing = await self.store.workloads.list()
+        workloads = [workload.to_object() for workload in listing.items]
+        self.endpoints.update(Objects(services(), workloads, tuple(self.pods), tuple(self.routes)))
+        return listing.resource_version
 
     async def workloads(self, service: str = "") -> list[Mapping[str, Any]]:
         """ExternalWorkloads as Kubernetes would show them."""
@@ -152,10 +170,10 @@ class Cluster:
                 task.cancel()
         await self.endpoints.stop()
         await self.stop_controller()
-        if self._dnsmasq is not None:
+        for process in self._dns:
             with contextlib.suppress(ProcessLookupError):
-                self._dnsmasq.kill()
-            await self._dnsmasq.wait()
+                process.kill()
+            await process.wait()
 
 
 def is_ready(workload: Mapping[str, Any]) -> bool:
@@ -181,5 +199,24 @@ def services() -> list[Mapping[str, Any]]:
     ]
 
 
-async def _openssl(*words: str) -> None:
-    await machine.command("openssl", *words)
+def pod(name: str, service: str, address: str) -> Mapping[str, Any]:
+    """A ready Pod of the Service, without Linkerd's proxy."""
+    return {
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"service": service}},
+        "spec": {"containers": [{"ports": [{"name": "http", "containerPort": 8000}]}]},
+        "status": {"podIP": address, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def manifest(name: str) -> dict[str, Any]:
+    """One of the playground's own."""
+    found: dict[str, Any] = yaml.safe_load((MANIFESTS / name).read_text())
+    return found
+
+
+def route(*weights: int) -> dict[str, Any]:
+    """The playground's smiley-route, with the weights of smiley and smiley2."""
+    found = manifest("route/smiley-route.yaml")
+    for backend, weight in zip(found["spec"]["rules"][0]["backendRefs"], weights, strict=True):
+        backend["weight"] = weight
+    return found

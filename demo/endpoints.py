@@ -1,16 +1,17 @@
-"""Endpoints for the development proxies over HTTP, in place of Linkerd's destination controller.
+"""Endpoints for the development proxies over HTTP, in place of Linkerd's destination controller; by TLS if it is given.
 
 `GET /endpoints/{ip}/{port}?after=VERSION` is held until the entry's version is another one, or for 30 s:
-{"version": "…", "service": "face.faces.svc.cluster.local:80" or null, "endpoints": [{ip, port, identity, server_name, name}]}.
+{"version": "…", "service": "face.faces.svc.cluster.local:80" or null, "endpoints": [{ip, port, …}]}, each as services.Endpoint.
 A version is a digest of the content, so that it outlives a restart of this server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+import ssl
 
 from aiohttp import web
 
@@ -28,18 +29,18 @@ class EndpointServer:
         self._stopping = False
         self._runner: web.AppRunner | None = None
 
-    def update(self, all_services: Iterable[services.Object], workloads: Iterable[services.Object]) -> None:
+    def update(self, objects: services.Objects) -> None:
         """Takes the present objects, and answers the held requests that they concern."""
-        self._table = services.table(all_services, workloads, self._table)
+        self._table = services.table(objects, self._table)
         self._wake()
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         application = web.Application()
         application.router.add_get("/endpoints/{ip}/{port}", self._answer)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         for one in await listening.listen(HostPort(host, port), "endpoints"):
-            await web.SockSite(self._runner, one).start()
+            await web.SockSite(self._runner, one, ssl_context=tls).start()
 
     async def stop(self) -> None:
         self._stopping = True
@@ -69,15 +70,6 @@ class EndpointServer:
 
     def _entry(self, key: tuple[IPAddress, int]) -> tuple[dict[str, object], str]:
         entry = self._table.get(key, services.NOBODY)
-        endpoints = [
-            {
-                "ip": str(endpoint.ip),
-                "port": endpoint.port,
-                "identity": endpoint.identity,
-                "server_name": endpoint.server_name,
-                "name": endpoint.name,
-            }
-            for endpoint in entry.endpoints
-        ]
+        endpoints = [dataclasses.asdict(endpoint) | {"ip": str(endpoint.ip)} for endpoint in entry.endpoints]
         body: dict[str, object] = {"service": entry.service, "endpoints": endpoints}
         return body, hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]

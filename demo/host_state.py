@@ -23,8 +23,14 @@ _COMMANDS = {
 # Sysctls that move by themselves: counters, random values, clocks.
 _MOVING = re.compile(
     r"^(net\.netfilter\.nf_conntrack_(count|.*_max|buckets|max)|kernel\.(random|ns_last_pid|pty\.nr|.*seed)|fs\.(dentry|file-nr|inode|aio-nr"
-    r"|quota|inotify)|kernel\.sched|dev\.|.*\.(stable_secret|base_reachable_time|mtu|nf_log)\b|vm\.stat|kernel\.hostname|kernel\.domainname)"
+    r"|quota|inotify)|kernel\.sched|dev\.|.*\.(tcp_fastopen_key|stable_secret|base_reachable_time|mtu|nf_log)\b|vm\.stat|kernel\.hostname|kernel\.domainname)"
 )
+# What the playground makes has one of these in its line: its links and their sysctls, its networks, our tables, chains and routes
+# (77 is our protocol number); and the one sysctl that it writes.
+_OURS = re.compile(
+    r"meshexp|\bc?br0\b|\bv-(face|smiley|color|gui)|\b10\.77\.0\.|\"protocol\": ?\"77\"|^.net\.ipv4\.ip_forward ", re.IGNORECASE
+)
+_OF_A_LINK = re.compile(r"[-+]net\.\w+\.(conf|neigh)\.")
 _NOISE = re.compile(r'"(expires|preferred_life_time|valid_life_time|handle|packets|bytes|metainfo)":\s*(\d+|"[^"]*"|\{[^}]*\}),?')
 
 
@@ -42,6 +48,14 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
                 difflib.unified_diff(old.splitlines(), after[name].splitlines(), f"{name} before", f"{name} after", "", "", 0, "")
             )
     return found
+
+
+def by_us(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Diff lines parted into those that can be the playground's, and those that only others can have caused meanwhile."""
+    found = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    found.sort(key=lambda line: bool(_OF_A_LINK.match(line)))  # a link has a hundred sysctls, which come and go with it
+    ours = [line for line in found if _OURS.search(line)]
+    return ours, [line for line in found if line not in ours]
 
 
 def _output(command: list[str]) -> str:

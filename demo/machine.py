@@ -1,4 +1,4 @@
-"""A network namespace as a VM: own network, mounts, processes and host name; gone without a trace when its first process ends.
+"""A network namespace as a VM or a pod: own network, mounts, processes and host name; gone when its first process ends.
 
 Namespaces are anonymous and die with the demo, also when that is killed: `unshare --kill-child` under a parent-death signal.
 """
@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 # Everything that the harness writes on a machine is under /run here. bash reaps whatever its descendants leave behind.
 _INIT = """
@@ -20,9 +21,12 @@ hostname "$1"
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/vm/etc /run/vm/state /run/vm/src /run/vm/certs
 mount --bind "$2" /run/vm/src
-cp "$3"/ca.crt "$3"/ca.key /run/vm/certs/ && chmod 600 /run/vm/certs/ca.key
-printf 'search faces.svc.cluster.local svc.cluster.local\\nnameserver %s\\noptions ndots:2\\n' "$4" >/run/vm/resolv.conf
-mount --bind /run/vm/resolv.conf /etc/resolv.conf
+if [ -n "$3" ]; then cp "$3"/ca.crt "$3"/ca.key /run/vm/certs/; chmod 600 /run/vm/certs/ca.key; fi
+printf 'nameserver %s\\n' "$4" >/run/vm/resolv.conf
+# Where the file is a link to one below /run, as with systemd-resolved, that one is not there any more.
+resolv_conf=$(readlink -m /etc/resolv.conf)
+case $resolv_conf in /run/*) mkdir -p "${resolv_conf%/*}"; touch "$resolv_conf";; esac
+mount --bind /run/vm/resolv.conf "$resolv_conf"
 ip link set lo up
 echo up
 trap 'exit 0' TERM
@@ -38,7 +42,7 @@ NAMESPACES = (
 # By itself a bridge has the lowest hardware address of its ports: a new port may change it, and who knew the old one is cut off.
 BRIDGE = ("link", "add", "br0", "address", "02:00:00:00:00:01", "type", "bridge")
 PYTHON = "/usr/bin/python3"
-APP_UID, PROXY_UID = 2105, 2102  # as in Linkerd's chart; any uid that nothing else has would do
+PROXY_UID, APP_UID, DNS_UID = 2102, 2105, 2108  # the first as in Linkerd's chart; any uid that nothing else has would do
 
 
 @dataclass(slots=True)
@@ -54,10 +58,19 @@ class Machine:
         """The argv prefix that runs a command inside."""
         return ("nsenter", "-t", str(self.pid), "--net", "--mount", "--pid", "--uts", "--")
 
+    def path(self, inside: str) -> Path:
+        """A file as it is inside, seen from outside."""
+        return Path(f"/proc/{self.pid}/root{inside}")
+
     async def start(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str], uid: int | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        uid: int | None = None,
+        output: IO[bytes] | int = subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
-        """A long-lived process inside; its output is the caller's to read."""
+        """A long-lived process inside, with what it says in `output`."""
         drop = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--") if uid is not None else ()
         process = await asyncio.create_subprocess_exec(
             *self.enter,
@@ -65,8 +78,8 @@ class Machine:
             *argv,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": SOURCE, **env},
             stdin=subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd="/",
         )
@@ -95,25 +108,36 @@ class Machine:
         await self.process.wait()
 
 
-async def boot(name: str, address: str, source: Path, certs: Path, dns: str) -> Machine:
-    """A machine with a link to the bridge of this namespace, `address` on it, and nothing else."""
+@dataclass(frozen=True, slots=True)
+class Link:
+    """To a bridge of this namespace. `gateway`: of the default route; none without one."""
+
+    address: str
+    bridge: str = "br0"
+    gateway: str = ""
+
+
+async def boot(name: str, link: Link, source: Path, certs: Path | None, dns: str) -> Machine:
+    """A machine with a link, `address` on it, and nothing else. Without `certs` it has no key of the trust anchor."""
     process = await asyncio.create_subprocess_exec(
         *NAMESPACES,
-        *("bash", "-ec", _INIT, "init", name, str(source), str(certs), dns),
+        *("bash", "-ec", _INIT, "init", name, str(source), str(certs or ""), dns),
         stdout=asyncio.subprocess.PIPE,
         stdin=subprocess.DEVNULL,
     )
     if process.stdout is None or (await process.stdout.readline()).strip() != b"up":
         raise RuntimeError(f"the namespaces of {name} could not be made; are you root?")
     pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-    link = f"v-{name}"[:15]
-    await command("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
-    await command("ip", "link", "set", link, "master", "br0", "up")
-    machine = Machine(name, address, pid, process)
+    end = f"v-{name}"[:15]
+    await command("ip", "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    await command("ip", "link", "set", end, "master", link.bridge, "up")
     # No link-local address: it would come some time later, and dumps must compare.
-    for words in (("addr", "add", f"{address}/24", "dev", "eth0"), ("link", "set", "eth0", "addrgenmode", "none", "up")):
-        await command("nsenter", "-t", str(pid), "--net", "--", "ip", *words)
-    return machine
+    words = [("addr", "add", f"{link.address}/24", "dev", "eth0"), ("link", "set", "eth0", "addrgenmode", "none", "up")]
+    if link.gateway:
+        words.append(("route", "add", "default", "via", link.gateway))
+    for each in words:
+        await command("nsenter", "-t", str(pid), "--net", "--", "ip", *each)
+    return Machine(name, link.address, pid, process)
 
 
 async def command(*argv: str) -> None:

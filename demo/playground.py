@@ -1,43 +1,50 @@
-"""The playground: the cluster side, machines that join by the real daemon, their workloads, and the page."""
+"""The playground: the cluster side, a pod in it, machines that join by the real daemon, their workloads, and the page."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from demo import cluster, machine
+from demo import cluster, machine, shell
 from demo.cluster import Cluster
-from demo.machine import APP_UID, PROXY_UID, PYTHON, SOURCE, Machine
+from demo.machine import APP_UID, DNS_UID, PROXY_UID, PYTHON, SOURCE, Link, Machine
 from demo.report import Report, table
 
-ADDRESSES = {"face-1": 21, "smiley-1": 31, "color-1": 41, "gui-1": 51, "face-2": 22}
-PAGE_PORT = 8000
+ADDRESSES = {"face-1": 21, "face-2": 22, "smiley-1": 31, "smiley2-1": 32, "color-1": 41, "gui-1": 51}
+SHOWN = {"color-1": {"COLOR": "green"}, "smiley2-1": {"SMILEY": "HeartEyes"}}  # unlike the others, so that they can be told apart
+POD = "color-0"
 PACKAGES = ("harness", "controller", "demo")
 
 
 class Playground:
-    def __init__(self, folder: Path, page: socket.socket, report: Report) -> None:
-        self.report, self._page = report, page
+    """`host_proc`: the host's /proc, as an open folder."""
+
+    def __init__(self, folder: Path, page: socket.socket, host_proc: int, report: Report) -> None:
+        self.report, self._page, self._host_proc = report, page, host_proc
         self._source = folder / "src"
         self._folder = folder
         self.cluster = Cluster(folder)
         self.machines: dict[str, Machine] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
+        self._pod: Machine | None = None
+        self._stopping = False
 
     async def start(self) -> None:
         self._copy_source()
         await self.cluster.start()
-        self.report.step("cluster", f"controller at {cluster.NODE}:{cluster.CONTROLLER_PORT} (embedded store), names, endpoints")
+        self.report.step("cluster", f"controller at {cluster.NODE}:{cluster.CONTROLLER_PORT}, DNS at {cluster.CLUSTER_DNS}")
+        await self._start_pod()
+        self.report.step("cluster", f"the pod {POD} shows blue, at {cluster.POD_ADDRESS}")
 
     def _copy_source(self) -> None:
         """Where every uid can read it: a clone may lie in a home directory that only its owner enters."""
@@ -49,18 +56,39 @@ class Playground:
         proxy.write_text(f"#!/bin/sh\nPYTHONPATH={SOURCE} exec {PYTHON} -s -m demo.proxy\n")
         subprocess.run(["chmod", "-R", "a+rX", str(self._folder)], check=True)
         proxy.chmod(0o755)
-        self._folder.chmod(0o711)
+
+    async def _start_pod(self) -> None:
+        """The Deployment of color, with its one pod."""
+        link = Link(cluster.POD_ADDRESS, "cbr0", cluster.POD_GATEWAY)
+        self._pod = await machine.boot(POD, link, self._source, None, cluster.CLUSTER_DNS)
+        await self._start_faces(self._pod, "color")
+        self.cluster.pods.append(cluster.pod(POD, "color", cluster.POD_ADDRESS))
+        await self.cluster.publish()
+
+    async def scale_to_zero(self) -> None:
+        """Out of the endpoints, and the process ends a little later, as Kubernetes does it."""
+        self.cluster.pods.clear()
+        await self.cluster.publish()
+        await asyncio.sleep(1.0)
+        if self._pod is not None:
+            await self._pod.stop()
 
     async def boot(self, name: str) -> Machine:
-        """An empty machine."""
-        address = f"10.77.0.{ADDRESSES[name]}"
-        self.machines[name] = await machine.boot(name, address, self._source, self.cluster.certs, cluster.NODE)
-        return self.machines[name]
+        """An empty machine, which knows its site's own DNS and nothing of the cluster."""
+        link = Link(f"10.77.0.{ADDRESSES[name]}")
+        here = await machine.boot(name, link, self._source, self.cluster.certs, cluster.SITE_DNS)
+        shell.install(here.path("/run/vm"), "/run/vm", name, PYTHON, {"PYTHONPATH": SOURCE, **environment(name)})
+        self.machines[name] = here
+        return here
 
     async def start_workload(self, name: str) -> None:
+        await self._start_faces(self.machines[name], kind_of(name))
+
+    async def _start_faces(self, here: Machine, kind: str) -> None:
         """The application, plain HTTP, which knows nothing of the mesh."""
-        kind, here = service_of(name), self.machines[name]
+        name = here.name
         environment = {
+            **SHOWN.get(name, {}),
             "HOSTNAME": name,
             "HOST_IP": name,
             "SMILEY_SERVICE": f"smiley.{cluster.NAMESPACE}.svc.cluster.local",
@@ -73,24 +101,26 @@ class Playground:
     async def join(self, name: str) -> None:
         """`meshexp run` with the playground's container environment; returns when its child is started."""
         here = self.machines[name]
-        process = await here.start("harness", [PYTHON, "-s", "-m", "harness", "run"], environment(name))
-        task = asyncio.create_task(self._show(name, process))
+        with self.log(name).open("ab") as log:
+            process = await here.start("harness", [PYTHON, "-s", "-m", "harness", "run"], environment(name), output=log)
+        task = asyncio.create_task(self._show(here, process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _show(self, name: str, process: asyncio.subprocess.Process) -> None:
-        """The daemon's own log: every line to a file, every change of a condition to the terminal."""
-        log = (self._folder / f"{name}.log").open("wb")
-        while process.stdout is not None and (line := await process.stdout.readline()):
-            log.write(line)
-            log.flush()
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if text := _told(event):
-                self.report.step(name, text)
-        log.close()
+    def log(self, name: str) -> Path:
+        """What a machine's daemon says, and its children; `meshexp logs` finds it too."""
+        return self._folder / f"{name}.log"
+
+    async def _show(self, here: Machine, process: asyncio.subprocess.Process) -> None:
+        """One line when the machine is a member, and one for each fault that comes or goes later."""
+        began = time.monotonic()
+        news = News()
+        while process.returncode is None and not self._stopping:
+            with contextlib.suppress(OSError, ValueError):
+                status = json.loads(here.path("/run/meshexp/status.json").read_text())
+                for text in news.of(status, time.monotonic() - began):
+                    self.report.step(here.name, text)
+            await asyncio.sleep(0.05)
 
     def _drain(self, process: asyncio.subprocess.Process) -> None:
         async def drain() -> None:
@@ -123,7 +153,7 @@ class Playground:
     async def summary(self) -> str:
         rows = []
         workloads = {o["spec"]["workloadIPs"][0]["ip"]: o for o in await self.cluster.workloads()}
-        for name, here in self.machines.items():
+        for name, here in sorted(self.machines.items()):
             if found := workloads.get(here.address):
                 identity, ready = found["spec"]["meshTLS"]["identity"], "yes" if cluster.is_ready(found) else "no"
                 rows.append((name, found["metadata"]["name"], here.address, identity, ready))
@@ -131,8 +161,14 @@ class Playground:
         lines.append(table(("component", "here", "what it is"), COMPONENTS))
         return "\n".join(lines)
 
+    def shells(self) -> list[tuple[str, str]]:
+        """Each machine's name, and the command that leads into it."""
+        pids = {name: shell.host_pid(self._host_proc, here.pid) for name, here in sorted(self.machines.items())}
+        return [(name, shell.command(pid, "/run/vm")) for name, pid in pids.items()]
+
     async def stop(self) -> None:
         """Every daemon leaves in good order, then the machines go."""
+        self._stopping = True
         leaving = [here for here in self.machines.values() if _runs(here)]
         for here in leaving:
             here.signal("harness", signal.SIGTERM)
@@ -143,7 +179,7 @@ class Playground:
                 self.report.step(here.name, "does not leave in time")
         if self._server is not None:
             self._server.close()
-        for here in self.machines.values():
+        for here in (*self.machines.values(), *([self._pod] if self._pod else [])):
             await here.stop()
         await self.cluster.stop()
         for task in list(self._tasks):
@@ -152,16 +188,22 @@ class Playground:
 
 COMPONENTS = (
     ("daemon, routes, redirect", "real", "meshexp run, netlink, nftables"),
+    ("split DNS", "real", "resolv.conf and dnsmasq on the machine; dnsmasq again in place of kube-dns"),
     ("controller", "real", "its store is the embedded one; Kubernetes is another"),
     ("SPIFFE Workload API", "stand-in", "embedded, in place of SPIRE"),
     ("proxy", "stand-in", "development proxy, in place of linkerd2-proxy"),
-    ("endpoints", "stand-in", "in place of Linkerd's destination controller"),
-    ("service names", "stand-in", "dnsmasq, in place of kube-dns"),
+    ("endpoints, HTTPRoute", "stand-in", "in place of Linkerd's destination and policy controllers"),
+    (f"pod {POD}", "stand-in", "a namespace with the workload; it has no proxy, and is called in plain text"),
 )
 
 
 def service_of(name: str) -> str:
     return name.partition("-")[0]
+
+
+def kind_of(name: str) -> str:
+    """Which of Faces' programs it is."""
+    return service_of(name).rstrip("2")
 
 
 def environment(name: str) -> dict[str, str]:
@@ -185,20 +227,9 @@ def environment(name: str) -> dict[str, str]:
         "MESHEXP_PROXY_PATH": f"{SOURCE}/development-proxy",
         "MESHEXP_PROXY_USER": str(PROXY_UID),
         "MESHEXP_PROXY_SHUTDOWN_GRACE": "5s",
-        "MESHEXP_LOG_FORMAT": "json",
+        "MESHEXP_DNS_USER": str(DNS_UID),
+        "MESHEXP_LOG_FORMAT": "console",
     }
-
-
-def page_listener() -> socket.socket:
-    """A listener on the host's loopback, made before the demo leaves the host's network namespace."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", PAGE_PORT))
-    except OSError:
-        listener.bind(("127.0.0.1", 0))
-    os.set_inheritable(listener.fileno(), True)
-    return listener
 
 
 async def until(what: Callable[[], Awaitable[bool]], seconds: float) -> bool:
@@ -211,13 +242,30 @@ async def until(what: Callable[[], Awaitable[bool]], seconds: float) -> bool:
     return True
 
 
-def _told(event: Mapping[str, Any]) -> str | None:
-    message = str(event.get("msg", ""))
-    if message.startswith("condition ") and event.get("status") == "True":
-        return f"{message.removeprefix('condition ')}: {event.get('detail')}"
-    if message.startswith("condition ") and event.get("problem"):
-        return f"{message.removeprefix('condition ')}: {event.get('detail')} [{event.get('problem')}]"
-    return f"phase {event['phase']}" if message == "phase" else None
+class News:
+    """What of a machine's status is worth a line."""
+
+    def __init__(self) -> None:
+        self._joined = False
+        self._phase = ""
+        self._faults: dict[str, str] = {}
+
+    def of(self, status: Mapping[str, Any], seconds: float) -> Iterator[str]:
+        if status["phase"] == "Draining" != self._phase:
+            yield "drains: no new requests, and those that are under way are finished"
+        self._phase = status["phase"]
+        if not self._joined and self._phase == "Ready":
+            self._joined = True
+            workload = status["workload"]
+            yield f"Ready after {seconds:.1f} s as {workload['identity']}, ExternalWorkload {workload['name']}"
+        for condition in status["conditions"] if self._joined else ():
+            yield from self._condition(condition)
+
+    def _condition(self, condition: Mapping[str, Any]) -> Iterator[str]:
+        name, problem = condition["name"], condition["problem"] or ""
+        if problem != self._faults.get(name, ""):
+            yield f"{name}: {condition['message']}" + (f" [{problem}]" if problem else "")
+        self._faults[name] = problem
 
 
 def _runs(here: Machine) -> bool:

@@ -11,21 +11,37 @@ _COLOR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 class Report:
-    def __init__(self) -> None:
-        self._began = time.monotonic()
+    """`began`: when the clock of all steps started, as time.monotonic() tells it; it is one clock for all processes."""
+
+    def __init__(self, began: float | None = None) -> None:
+        self.began = time.monotonic() if began is None else began
 
     def seconds(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self.began
 
     def step(self, who: str, text: str) -> None:
-        print(f"{_dim(f'{self.seconds():7.2f} s')}  {who:<10} {text}", flush=True)
+        self.line(f"{_dim(f'{self.seconds():7.2f} s')}  {who:<10} {text}")
 
     def check(self, passed: bool, text: str) -> None:
         sign = _paint("√", 32) if passed else _paint("×", 31)
-        print(f"{_dim(f'{self.seconds():7.2f} s')}  {sign} {text}", flush=True)
+        self.line(f"{_dim(f'{self.seconds():7.2f} s')}  {sign} {text}")
 
     def heading(self, text: str) -> None:
-        print(f"\n{_paint(text, 1)}", flush=True)
+        self.line(f"\n{_paint(text, 1)}")
+
+    def up(self, summary: str, shells: Sequence[tuple[str, str]], page: tuple[str, int]) -> None:
+        """The end of the start. The page's address is its last line."""
+        self.heading("The playground is up")
+        self.line(f"{summary}\n\n{table(('machine', 'a shell in it, to paste into another terminal'), shells)}")
+        self.line("Try there: meshexp status, meshexp check, meshexp plan, meshexp diff, meshexp logs")
+        self.line("\nBlue comes from color's pod, green from color-1. One smiley in five is from smiley2-1, with heart eyes.")
+        self.line(f"Ctrl-C takes everything down.\n\nThe page: http://{page[0]}:{page[1]}/")
+
+    def line(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError:  # the terminal is gone; what runs has to be taken down all the same
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,12 +1,13 @@
 """Which address and port leads where: the rules of Linkerd's endpoint and destination controllers, as a pure function.
 
-Input is Kubernetes' own shape: Services, and ExternalWorkloads of `workload.linkerd.io/v1beta1`, as decoded JSON.
+Input is decoded JSON, as Kubernetes has it: Services, Pods, HTTPRoutes, and ExternalWorkloads of `workload.linkerd.io/v1beta1`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,19 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A ready workload: peers dial `ip`:`port`, send `server_name` as SNI and expect `identity`."""
+    """A ready workload: peers dial `ip`:`port`, send `server_name` as SNI and expect `identity`.
+
+    Without an identity (a Pod that has no proxy) peers speak plain text to it. A route's `backend` gets its `weight` of what
+    all backends that have endpoints get.
+    """
 
     ip: IPAddress
     port: int
     identity: str
     server_name: str
     name: str
+    backend: str = ""
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +45,111 @@ Table = Mapping[tuple[IPAddress, int], Entry]
 NOBODY = Entry()
 
 
-def table(services: Iterable[Object], workloads: Iterable[Object], previous: Table) -> Table:
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """All that the table is made of."""
+
+    services: Sequence[Object] = ()
+    workloads: Sequence[Object] = ()
+    pods: Sequence[Object] = ()
+    routes: Sequence[Object] = ()
+
+
+def table(objects: Objects, previous: Table) -> Table:
     """The entry of each ClusterIP and port, and of each workload's own address and port.
 
     A workload with an unusable address blocks every update of the Services that select it, as on Linkerd: their entries
     stay as in `previous`.
     """
-    members = list(workloads)
-    entries = _workload_entries(members)
-    for service in services:
-        spec = service["spec"]
-        address = _address(spec.get("clusterIP"))
-        if address is None or not spec.get("selector") or spec.get("type") == "ExternalName":
+    entries = _workload_entries(objects.workloads)
+    for service in objects.services:
+        address = _cluster_ip(service)
+        if address is None:
             continue
-        if service["metadata"]["namespace"] == "kube-system":
-            continue
-        selected = [workload for workload in members if _selects(service, workload)]
-        blocked = any(_address(ip) is None for workload in selected for ip in _ips(workload))
-        for port in spec["ports"]:
+        for port in service["spec"]["ports"]:
             key = (address, port["port"])
-            entries[key] = previous.get(key, NOBODY) if blocked else _service_entry(service, port, selected, address.version)
+            backends = [(backend, weight) for backend, weight in _backends(service, port, objects) if weight]
+            if any(_is_blocked(backend, objects) for (backend, _), _ in backends):
+                entries[key] = previous.get(key, NOBODY)
+            else:
+                entries[key] = _service_entry(service, port, backends, objects)
     return entries
 
 
-def _service_entry(service: Object, port: Object, selected: Iterable[Object], family: int) -> Entry:
+def _cluster_ip(service: Object) -> IPAddress | None:
+    """None for a Service whose endpoints are not made here."""
+    spec = service["spec"]
+    if service["metadata"]["namespace"] == "kube-system" or not spec.get("selector") or spec.get("type") == "ExternalName":
+        return None
+    return _address(spec.get("clusterIP"))
+
+
+Backend = tuple[Object, Object]
+"""A Service, and one of its ports."""
+
+
+def _backends(service: Object, port: Object, objects: Objects) -> list[tuple[Backend, int]]:
+    """Where a Service's connections go, with weights: to itself, unless an HTTPRoute has it as its parent.
+
+    As the development proxy balances connections, a route has to be for all of them: its first rule is taken, whatever that
+    matches. A backend that is not there gets nothing; Linkerd answers its share with errors.
+    """
+    namespace = service["metadata"]["namespace"]
+    for route in objects.routes:
+        if route["metadata"]["namespace"] != namespace:
+            continue
+        parents = [(p["name"], p.get("port", port["port"])) for p in route["spec"]["parentRefs"] if p.get("kind") == "Service"]
+        if (service["metadata"]["name"], port["port"]) in parents:
+            found = []
+            for reference in route["spec"]["rules"][0]["backendRefs"]:
+                backend = _find(objects.services, namespace, reference["name"], reference["port"])
+                if backend is not None:
+                    found.append((backend, int(reference.get("weight", 1))))
+            return found
+    return [((service, port), 1)]
+
+
+def _find(services: Sequence[Object], namespace: str, name: str, number: int) -> Backend | None:
+    for service in services:
+        metadata = service["metadata"]
+        if (metadata["namespace"], metadata["name"]) == (namespace, name):
+            return next(((service, port) for port in service["spec"]["ports"] if port["port"] == number), None)
+    return None
+
+
+def _is_blocked(service: Object, objects: Objects) -> bool:
+    selected = [workload for workload in objects.workloads if _selects(service, workload)]
+    return any(_address(ip) is None for workload in selected for ip in _ips(workload))
+
+
+def _service_entry(service: Object, port: Object, backends: list[tuple[Backend, int]], objects: Objects) -> Entry:
     metadata = service["metadata"]
-    endpoints = [
-        endpoint
-        for workload in selected
-        if _is_ready(workload) and (number := _declared(workload, port)) is not None
-        for endpoint in _endpoints(workload, number)
-        if endpoint.ip.version == family
-    ]
+    version = ipaddress.ip_address(service["spec"]["clusterIP"]).version
     name = f"{metadata['name']}.{metadata['namespace']}.svc.cluster.local:{port['port']}"
+    endpoints = [
+        dataclasses.replace(endpoint, backend=backend["metadata"]["name"], weight=weight)
+        for (backend, backend_port), weight in backends
+        for endpoint in _members(backend, backend_port, objects)
+        if endpoint.ip.version == version
+    ]
     return Entry(name, tuple(sorted(endpoints, key=lambda endpoint: (endpoint.ip, endpoint.port, endpoint.name))))
+
+
+def _members(service: Object, port: Object, objects: Objects) -> Iterator[Endpoint]:
+    for workload in objects.workloads:
+        if _selects(service, workload) and _is_ready(workload) and (number := _declared(workload, port)) is not None:
+            yield from _endpoints(workload, number)
+    for pod in objects.pods:
+        address = _address(pod.get("status", {}).get("podIP"))
+        if _selects(service, pod) and _is_ready(pod) and address is not None:
+            yield Endpoint(address, _container_port(pod, port), "", "", pod["metadata"]["name"])
+
+
+def _container_port(pod: Object, service_port: Object) -> int:
+    """Of the Service's target port, which a Pod need not declare where it is a number."""
+    target = service_port.get("targetPort", service_port["port"])
+    declared = [port for container in pod["spec"]["containers"] for port in container.get("ports", ())]
+    return int(next((port["containerPort"] for port in declared if port.get("name") == target), target))
 
 
 def _workload_entries(workloads: Iterable[Object]) -> dict[tuple[IPAddress, int], Entry]:

@@ -1,21 +1,39 @@
-"""`meshexp logs`: the journal of the harness, of the proxy and of the split DNS, in one order."""
+"""`meshexp logs`: what harness, proxy and split DNS have logged, in one order: from the journal, or from the file of a daemon
+that systemd did not start.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
+from harness import paths, status_cli
 from harness.errors import UnavailableError
 from harness.system import units
 
 
 def run(follow: bool, lines: int, instance: str) -> int:
-    """Becomes journalctl. Raises UnavailableError where there is no journal."""
-    program = shutil.which("journalctl")
-    if program is None or not units.booted():
-        raise UnavailableError(
-            "there is no journal on this machine", "without systemd both log to the daemon's standard error: see what started it"
-        )
-    chosen = (f"--unit={units.unit_name(name, instance)}" for name in ("harness", "proxy", "dns"))
-    # The units may have been given a LogNamespace=; without one the journal is the same.
-    os.execv(program, [program, "--namespace=*", *chosen, f"--lines={lines}", *(("--follow",) if follow else ())])  # noqa: S606
+    """Becomes journalctl or tail. Raises UnavailableError where neither has something to read."""
+    journalctl = shutil.which("journalctl")
+    if journalctl is not None and units.booted():
+        chosen = (f"--unit={units.unit_name(name, instance)}" for name in ("harness", "proxy", "dns"))
+        # The units may have been given a LogNamespace=; without one the journal is the same.
+        _become(journalctl, "--namespace=*", *chosen, f"--lines={lines}", *(("--follow",) if follow else ()))
+    if (file := _standard_error()) is not None:
+        _become(shutil.which("tail") or "/usr/bin/tail", f"--lines={lines}", *(("--follow",) if follow else ()), "--", str(file))
+    raise UnavailableError(
+        "there is no journal on this machine, and no running daemon whose standard error is a file",
+        "without systemd both log to the daemon's standard error: see what started it",
+    )
+
+
+def _standard_error() -> Path | None:
+    """The running daemon's, where that is a file. The kernel opens it by this path, also where no other one leads to it."""
+    pid = status_cli.read(paths.from_environment()).get("pid")
+    file = Path(f"/proc/{pid}/fd/2")
+    return file if pid is not None and file.is_file() else None
+
+
+def _become(*argv: str) -> None:
+    os.execv(argv[0], argv)  # noqa: S606

@@ -14,7 +14,6 @@ import ssl
 import sys
 
 from demo.proxy import identity, settings
-from demo.proxy.discovery import Discovery
 from demo.proxy.forwarding import Forwarder
 from demo.proxy.metrics import Metrics
 from harness.errors import ConfigError
@@ -55,7 +54,7 @@ async def _serve(config: settings.Settings, outbound: list[socket.socket], inbou
         loop.add_signal_handler(number, stop.set)
     own = identity.Identity(config)
     counters = Metrics(own)
-    forwarder = Forwarder(config, own, Discovery(config.destination), counters)
+    forwarder = Forwarder(config, own, counters)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _admin(reader, writer, own, counters)

@@ -9,12 +9,12 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from demo.proxy import streams
 from demo.proxy.settings import SocketAddress
+from demo.proxy.streams import Stream
 from harness.values import HostPort
 
 _LOG = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class Endpoint:
     identity: str
     server_name: str
     name: str
+    backend: str
+    weight: int
 
 
 class Target:
@@ -42,6 +44,7 @@ class Target:
         self._open: Counter[Endpoint] = Counter()
         self._turns: dict[Endpoint, int] = {}
         self._turn = itertools.count(1)
+        self._credit: Counter[str] = Counter()
         self._changed = asyncio.Event()
 
     @property
@@ -59,11 +62,21 @@ class Target:
         self._changed = asyncio.Event()
 
     def choose(self, but: Set[Endpoint]) -> Endpoint | None:
-        """The one with the fewest open connections; among equals the one whose turn is longest ago."""
+        """Of the backend whose turn it is, the one with the fewest open connections; among equals the one used longest ago."""
         candidates = [endpoint for endpoint in self._endpoints if endpoint not in but]
+        backend = self._choose_backend({endpoint.backend: endpoint.weight for endpoint in candidates})
+        candidates = [endpoint for endpoint in candidates if endpoint.backend == backend]
         chosen = min(candidates, key=lambda one: (self._open[one], self._turns.get(one, 0)), default=None)
         if chosen is not None:
             self._turns[chosen] = next(self._turn)
+        return chosen
+
+    def _choose_backend(self, weights: dict[str, int]) -> str | None:
+        """By turns, so that after as many connections as all weights together each backend has had exactly its share."""
+        self._credit.update(weights)
+        chosen = max(weights, key=lambda backend: self._credit[backend], default=None)
+        if chosen is not None:
+            self._credit[chosen] -= sum(weights.values())
         return chosen
 
     def opened(self, endpoint: Endpoint) -> None:
@@ -79,8 +92,10 @@ class Target:
 
 
 class Discovery:
-    def __init__(self, server: HostPort) -> None:
-        self._server = server
+    """`dial` makes the connection to the server; it raises OSError."""
+
+    def __init__(self, server: HostPort, dial: Callable[[], Awaitable[Stream]]) -> None:
+        self._server, self._dial = server, dial
         self._targets: dict[SocketAddress, Target] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -113,7 +128,7 @@ class Discovery:
         del self._targets[destination]
 
     async def _ask(self, destination: SocketAddress, version: str) -> dict[str, Any]:
-        stream = await streams.connect(self._server.host, self._server.port)
+        stream = await self._dial()
         try:
             target = f"/endpoints/{destination.ip}/{destination.port}?after={version}"
             await stream.write(f"GET {target} HTTP/1.1\r\nHost: {self._server}\r\nConnection: close\r\n\r\n".encode())
@@ -131,4 +146,4 @@ class Discovery:
 
 def _endpoint(data: dict[str, Any]) -> Endpoint:
     address = SocketAddress(ipaddress.ip_address(data["ip"]), data["port"])
-    return Endpoint(address, data["identity"], data["server_name"], data["name"])
+    return Endpoint(address, data["identity"], data["server_name"], data["name"], data["backend"], data["weight"])

@@ -34,8 +34,9 @@ class Flow:
 
 
 class Forwarder:
-    def __init__(self, settings: Settings, identity: Identity, discovery: Discovery, counters: metrics.Metrics) -> None:
-        self._settings, self._identity, self._discovery, self._metrics = settings, identity, discovery, counters
+    def __init__(self, settings: Settings, identity: Identity, counters: metrics.Metrics) -> None:
+        self._settings, self._identity, self._metrics = settings, identity, counters
+        self._discovery = Discovery(settings.destination, self._dial_destination)
         self._flows: set[Flow] = set()
 
     async def outbound(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,19 +84,16 @@ class Forwarder:
             endpoint, peer = await self._dial_any(target)
         target.opened(endpoint)
         try:
-            named = metrics.labels(
-                **labels,
-                authority=target.service or "",
-                target_addr=endpoint.address,
-                tls="true",
-                server_id=endpoint.identity,
-                dst_external_workload=endpoint.name,
-            )
-            await self._relay(client, peer, flow, named)
+            labels |= {"authority": target.service or "", "target_addr": str(endpoint.address)}
+            if endpoint.identity:
+                proof = {"tls": "true", "server_id": endpoint.identity, "dst_external_workload": endpoint.name}
+            else:
+                proof = _plaintext() | {"dst_pod": endpoint.name}
+            await self._relay(client, peer, flow, metrics.labels(**labels, **proof))
         finally:
             target.closed(endpoint)
 
-    async def _dial_any(self, target: Target) -> tuple[Endpoint, Tls]:
+    async def _dial_any(self, target: Target) -> tuple[Endpoint, Stream]:
         failed: set[Endpoint] = set()
         while True:
             endpoint = target.choose(but=failed)
@@ -109,18 +107,31 @@ class Forwarder:
                 _LOG.warning("endpoint %s at %s failed: %r", endpoint.name, endpoint.address, error)
                 failed.add(endpoint)
 
-    async def _dial(self, endpoint: Endpoint) -> Tls:
-        """A connection to a peer that has proven to be `endpoint.identity`."""
+    async def _dial(self, endpoint: Endpoint) -> Stream:
+        """A connection to a peer that has proven to be `endpoint.identity`; in plain text where that is empty."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
             plain = await streams.connect(str(endpoint.address.ip), endpoint.address.port)
-            try:
-                peer = Tls(plain, self._certified().client, endpoint.server_name)
-                await peer.handshake()
-                if peer.peer != endpoint.identity:
-                    raise ConnectionRefusedError(f"the peer is {peer.peer or 'nobody'}, not {endpoint.identity}")
-            except BaseException:
-                plain.close()
-                raise
+            if not endpoint.identity:
+                return plain
+            return await self._prove(plain, endpoint.server_name, "URI", endpoint.identity)
+
+    async def _dial_destination(self) -> Stream:
+        """A connection to the destination service, by mutual TLS where its name is known."""
+        address, name = self._settings.destination, self._settings.destination_name
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            plain = await streams.connect(address.host, address.port)
+            return plain if name is None else await self._prove(plain, name, "DNS", name)
+
+    async def _prove(self, plain: Plain, server_name: str, kind: str, wanted: str) -> Tls:
+        """TLS with a peer whose certificate has exactly the name `wanted` of its kind; else ConnectionRefusedError."""
+        try:
+            peer = Tls(plain, self._certified().client, server_name)
+            await peer.handshake()
+            if peer.names(kind) != [wanted]:
+                raise ConnectionRefusedError(f"the peer is {', '.join(peer.names(kind)) or 'nobody'}, not {wanted}")
+        except BaseException:
+            plain.close()
+            raise
         return peer
 
     async def _inbound(self, client: Plain, destination: SocketAddress, flow: Flow) -> None:

@@ -29,13 +29,17 @@ class SocketAddress:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`trust_anchors` is PEM text, `shutdown_grace` is in seconds, `log` a filter such as `warn,linkerd=info`."""
+    """`destination_name`: of the destination service's certificate; None where it is spoken to without TLS.
+
+    `trust_anchors` is PEM text, `shutdown_grace` is in seconds, `log` a filter such as `warn,linkerd=info`.
+    """
 
     workload_api: str
     server_id: str
     server_name: str
     trust_anchors: str
     destination: values.HostPort
+    destination_name: str | None
     outbound: tuple[SocketAddress, ...]
     inbound: SocketAddress
     admin: SocketAddress
@@ -68,6 +72,7 @@ def parse(environment: Mapping[str, str]) -> Settings:
         server_name=take("IDENTITY_SERVER_NAME", _dns_name),
         trust_anchors=take("IDENTITY_TRUST_ANCHORS", _text),
         destination=take("DESTINATION_SVC_ADDR", values.parse_host_port),
+        destination_name=take("DESTINATION_SVC_NAME", _dns_name) if PREFIX + "DESTINATION_SVC_NAME" in environment else None,
         outbound=take("OUTBOUND_LISTEN_ADDRS", _socket_addresses, "127.0.0.1:4140"),
         inbound=take("INBOUND_LISTEN_ADDR", _socket_address, "0.0.0.0:4143"),
         admin=take("ADMIN_LISTEN_ADDR", _socket_address, "127.0.0.1:4191"),

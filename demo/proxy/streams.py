@@ -103,9 +103,13 @@ class Tls:
     @property
     def peer(self) -> str:
         """The URI of the peer's certificate; empty unless there is exactly one."""
-        names = cast(tuple[tuple[str, str], ...], (self._tls.getpeercert() or {}).get("subjectAltName", ()))
-        uris = [value for kind, value in names if kind == "URI"]
+        uris = self.names("URI")
         return uris[0] if len(uris) == 1 else ""
+
+    def names(self, kind: str) -> list[str]:
+        """Of the peer's certificate: `URI` or `DNS`."""
+        found = cast(tuple[tuple[str, str], ...], (self._tls.getpeercert() or {}).get("subjectAltName", ()))
+        return [value for of, value in found if of == kind]
 
     async def read(self) -> bytes:
         # All records that are there, so that none is left in `_incoming` when `end` makes OpenSSL look for the peer's own end.

@@ -15,8 +15,8 @@ from harness.daemon import head_start, machine
 from harness.daemon.compose import compose
 from harness.desired import Progress, desired
 from harness.problems import Problem, Severity
-from harness.reconcilers import routes
-from harness.system import files, privileges
+from harness.reconcilers import dns, routes
+from harness.system import files, privileges, process
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +71,11 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
         wanted = part.want(want)
         if wanted is not None:
             steps += [(part.name, action) for action in part.reconciler.diff(wanted, await part.reconciler.observe())]
-    return steps
+    return [(part, action) for part, action in steps if not (running and _runs(action, where))]
+
+
+def _runs(action: Any, where: paths.Paths) -> bool:
+    """Whether it starts a dnsmasq that runs already: without systemd it is the daemon's child, and only the daemon knows it."""
+    if not isinstance(action, dns.Start) or files.text(where.dnsmasq) != action.conf:
+        return False
+    return process.recorded(where.children / f"{dns.NAME}.json") is not None

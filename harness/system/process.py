@@ -224,17 +224,21 @@ def orphans(records: Path) -> tuple[Orphan, ...]:
     """Children on record that still run; records of those that do not are removed."""
     found = []
     for record in sorted(records.glob("*.json")):
-        try:
-            data = json.loads(record.read_text())
-            name, pid, started = str(data["name"]), int(data["pid"]), data["start_time"]
-        except (OSError, ValueError, KeyError, TypeError):
-            record.unlink(missing_ok=True)
-            continue
-        if started is not None and start_time(pid) == started:
-            found.append(Orphan(name, pid, record))
+        if (orphan := recorded(record)) is not None:
+            found.append(orphan)
         else:
             record.unlink(missing_ok=True)
     return tuple(found)
+
+
+def recorded(record: Path) -> Orphan | None:
+    """The child on record, if it still runs."""
+    try:
+        data = json.loads(record.read_text())
+        name, pid, started = str(data["name"]), int(data["pid"]), data["start_time"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Orphan(name, pid, record) if started is not None and start_time(pid) == started else None
 
 
 async def end(orphan: Orphan, grace: float) -> None:

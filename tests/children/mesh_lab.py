@@ -11,6 +11,7 @@ import http.client
 import os
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -25,11 +26,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from demo.endpoints import EndpointServer
 from demo.machine import BRIDGE
+from demo.services import Objects
 from harness import values
+from harness.proxy_environment import DESTINATION_IDENTITY
 from harness.system import workload_api
 from harness.system.workload_api_authority import Authority
 from harness.system.workload_api_connection import Connection
 from harness.system.workload_api_issuer import Issuer
+from tests import linkerd_lab_pki as pki
 from tests.children.mesh_namespace import APP_PORT, Namespace, run
 from tests.waiting import wait
 from tests.workload_api_support import REPOSITORY, TRUST_DOMAIN, make_ca, write_pem
@@ -124,6 +128,7 @@ class Machine:
             "IDENTITY_SERVER_NAME": f"{identity}.cluster.local",
             "IDENTITY_TRUST_ANCHORS": anchors,
             "DESTINATION_SVC_ADDR": f"{CLUSTER}:{ENDPOINTS_PORT}",
+            "DESTINATION_SVC_NAME": DESTINATION_IDENTITY,
             "POLICY_WORKLOAD": '{"ns":"faces","external_workload":"x"}',
             "OUTBOUND_LISTEN_ADDRS": "127.0.0.1:4140,[::1]:4140",
             "INBOUND_LISTEN_ADDR": "[::]:4143",
@@ -182,6 +187,8 @@ class Lab:
         self.cluster = Namespace(f"{self.prefix}net")
         self.authority = new_authority()
         self.anchors = write_pem(folder / "root.crt", *self.authority.certificates).read_text()
+        write_pem(folder / "root.key", self.authority.key)
+        pki.leaf(folder, "destination", "root", "/CN=destination", f"DNS:{DESTINATION_IDENTITY}")
         self.machines: dict[str, Machine] = {}
         self.endpoints = EndpointServer()
         for words in (BRIDGE, ("addr", "add", f"{CLUSTER}/24", "dev", "br0")):
@@ -193,7 +200,9 @@ class Lab:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        await self.endpoints.start(CLUSTER, ENDPOINTS_PORT)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(self.folder / "destination.crt", self.folder / "destination.key")
+        await self.endpoints.start(CLUSTER, ENDPOINTS_PORT, tls)
         self._serving.set()
         await self._stop.wait()
         await self.endpoints.stop()
@@ -230,7 +239,11 @@ class Lab:
             }
             for machine in machines
         ]
-        self._loop.call_soon_threadsafe(self.endpoints.update, services, workloads)
+        self.update(Objects(services, workloads))
+
+    def update(self, objects: Objects) -> None:
+        """Tells the proxies what there is."""
+        self._loop.call_soon_threadsafe(self.endpoints.update, objects)
 
     def close(self) -> None:
         for machine in self.machines.values():

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from demo.services import Objects
+from harness.proxy_environment import DESTINATION_IDENTITY
 from tests.children.mesh_lab import (
     CLUSTER,
     REDIRECTED_GID,
@@ -209,6 +211,67 @@ def test_connections_are_spread_and_go_round_a_dead_endpoint(mesh: Lab) -> None:
     assert exchange(client, b"x")
     for app in apps:
         app.close()
+
+
+def test_a_route_shares_connections_and_a_pod_without_a_proxy_is_called_in_plain_text(mesh: Lab) -> None:
+    client, server, pod = mesh.machine("cli"), mesh.machine("srv", "app"), mesh.machine("pod", start=False)
+    apps = [RawApp(machine.namespace, machine.address) for machine in (server, pod)]
+    pod.namespace.call(lambda: subprocess.run(["nft", "flush", "ruleset"], check=True))  # nothing there takes it to a proxy
+    ready = [{"type": "Ready", "status": "True"}]
+
+    def share(here: int, canary: int) -> None:
+        names = ("app", VIP, here), ("canary", "10.43.0.11", canary)
+        port = {"name": "http", "port": 80, "targetPort": APP_PORT}
+        ones = [
+            {"metadata": {"name": name, "namespace": "faces"},
+             "spec": {"clusterIP": address, "selector": {"service": name}, "ports": [port]}}
+            for name, address, _ in names
+        ]  # fmt: skip
+        machine = {
+            "metadata": {"name": "srv", "namespace": "faces", "labels": {"service": "app"}},
+            "spec": {
+                "meshTLS": {"identity": spiffe("app"), "serverName": "app.cluster.local"},
+                "workloadIPs": [{"ip": server.address}],
+                "ports": [{"name": "http", "port": APP_PORT}],
+            },
+            "status": {"conditions": ready},
+        }
+        other = {
+            "metadata": {"name": "pod-0", "namespace": "faces", "labels": {"service": "canary"}},
+            "spec": {"containers": []},
+            "status": {"podIP": pod.address, "conditions": ready},
+        }
+        backends = [{"name": name, "port": 80, "weight": weight} for name, _, weight in names]
+        route = {
+            "metadata": {"name": "canary", "namespace": "faces"},
+            "spec": {"parentRefs": [{"kind": "Service", "name": "app"}], "rules": [{"backendRefs": backends}]},
+        }
+        mesh.update(Objects(ones, [machine], [other], [route]))
+
+    share(100, 0)
+    assert exchange(client, b"x")
+    share(80, 20)
+    wait(lambda: exchange(client, b"x") and apps[1].connections)
+    before = [app.connections for app in apps]
+    for _ in range(20):
+        assert exchange(client, b"x")
+    assert [app.connections - earlier for app, earlier in zip(apps, before, strict=True)] == [16, 4]
+    assert opened(client, 'direction="outbound"', 'tls="no_identity"', 'dst_pod="pod-0"') == apps[1].connections
+    assert opened(client, 'tls="true"', f'server_id="{spiffe("app")}"') == apps[0].connections
+    for app in apps:
+        app.close()
+
+
+def test_a_destination_service_of_another_name_is_not_believed(mesh: Lab) -> None:
+    client, server = mesh.machine("cli", start=False), mesh.machine("srv", "app")
+    mesh.publish(server)
+    app = RawApp(server.namespace, server.address)
+    client.spawn(client.environment("cli", mesh.anchors) | {"LINKERD2_PROXY_DESTINATION_SVC_NAME": "other.linkerd.test"})
+    client.until_ready()
+    assert exchange(client, b"secret") == b""
+    assert f"the peer is {DESTINATION_IDENTITY}, not other.linkerd.test" in client.log.read_text()
+    assert app.connections == 0
+    app.close()
 
 
 def test_known_destinations_outlive_the_endpoint_server(mesh: Lab) -> None:

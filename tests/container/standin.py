@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ import yaml
 from demo.cluster import is_ready
 from demo.endpoints import EndpointServer
 from demo.machine import BRIDGE
+from demo.services import Objects
+from harness.proxy_environment import DESTINATION_IDENTITY
 from tests import linkerd_lab_cluster as lab_cluster
 from tests import linkerd_lab_pki as pki
 from tests.kubernetes_build import kube_apiserver, kubectl, kubectl_environment
@@ -72,6 +75,7 @@ def stand_in() -> Iterator[StandIn]:
             node.do("ip", "link", "set", "br0", "up")
             lab_cluster.certificates(made.pki)
             pki.leaf(made.pki, "controller", "ta", "/CN=controller", f"DNS:{IDENTITY}")
+            pki.leaf(made.pki, "destination", "ta", "/CN=destination", f"DNS:{DESTINATION_IDENTITY}")
             lab_cluster.start_kubernetes(made)
             lab_cluster.start_dns(made)
             _start_controller(made)
@@ -119,7 +123,9 @@ def source(folder: Path) -> Path:
 
 async def _serve(folder: Path) -> None:
     server = EndpointServer()
-    await server.start(NODE, PORT)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "pki" / "destination.crt", folder / "pki" / "destination.key")
+    await server.start(NODE, PORT, tls)
     words = ("kubectl", "get", "services,externalworkloads", "-n", NAMESPACE, "-o", "json")
     environment = os.environ | kubectl_environment(folder / "admin.kubeconfig", folder)
     before: list[Any] = []
@@ -130,7 +136,7 @@ async def _serve(folder: Path) -> None:
         if items != before:
             before = items
             services = [item for item in items if item["kind"] == "Service"]
-            server.update(services, [item for item in items if item["kind"] == "ExternalWorkload"])
+            server.update(Objects(services, [item for item in items if item["kind"] == "ExternalWorkload"]))
         await asyncio.sleep(POLL_SECONDS)
 
 

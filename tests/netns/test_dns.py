@@ -87,6 +87,8 @@ def test_names_are_split_and_a_stop_puts_all_back(vm: Mesh) -> None:
     assert f"Uid:\t{DNS_UID}" in status and "CapEff:\t0000000000000400" in status, "a user of its own, and port 53"
     assert "8000 a.face.faces.svc.cluster.local." in ask(vm, "udp", "_http._tcp.face.faces.svc.cluster.local", "SRV")
     assert ask(vm, "tcp", "face.faces.svc.cluster.local", "A").endswith("10.42.0.9\n")
+    assert vm.meshexp("plan").stdout == "# nothing to do\n", "dnsmasq runs, as the daemon's child"
+    assert vm.meshexp("diff").returncode == 0
     assert vm.stop("harness") == 0
     assert resolv(vm) == BEFORE
     assert not Path(f"/proc/{dnsmasq(vm)}/cmdline").exists() or dnsmasq(vm) == 0

@@ -17,6 +17,8 @@ from typing import Any
 
 from demo import host_state
 from harness import __version__
+from harness.proxy_environment import DESTINATION_IDENTITY
+from tests import linkerd_lab_pki as pki
 from tests import waiting
 from tests.mesh import NODE, ROOT, VM, Mesh, certificates, openssl
 from tests.namespaces import Namespace, connect, namespace
@@ -242,6 +244,7 @@ def machine(root: Path, *binds: str) -> Iterator[Machine]:
         mesh = Mesh(folder, node, node)
         certificates(folder / "certs")
         _intermediate(folder / "certs")
+        pki.leaf(folder / "certs", "destination", "ca", "/CN=destination", f"DNS:{DESTINATION_IDENTITY}")
         mesh.group()
         (root / "etc/resolv.conf").write_text(f"nameserver {NODE}\n")  # linkerd2-proxy does not start without one
         found = Machine(root, mesh, tuple(binds))
@@ -273,7 +276,7 @@ def _start_node(mesh: Mesh) -> None:
         mesh.node.run("ip", "address", "add", f"{address}/32", "dev", "lo")
     mesh.start_controller()
     mesh.start("pods", mesh.node, "/usr/bin/python3", str(ROOT / "tests/package/traffic.py"), "serve", PODS)
-    mesh.start("destination", mesh.node, "/usr/bin/python3", "-m", "tests.package.destination", NODE)
+    mesh.start("destination", mesh.node, "/usr/bin/python3", "-m", "tests.package.destination", NODE, f"{mesh.folder}/certs")
 
 
 def uid_of(found: Machine, name: str) -> int:

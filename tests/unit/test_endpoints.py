@@ -6,11 +6,14 @@ import asyncio
 import ipaddress
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import yaml
 
 from demo import services
+from demo.cluster import MANIFESTS
 from demo.endpoints import HOLD_SECONDS, EndpointServer
 from tests.ports import free_port
 
@@ -38,16 +41,20 @@ def workload(name: str = "face-1", ip: str = "10.77.0.21", ready: str = "True", 
     }
 
 
+def table(of_services: Sequence[Any], workloads: Sequence[Any], previous: services.Table | None = None) -> services.Table:
+    return services.table(services.Objects(of_services, workloads), previous or {})
+
+
 def names(of_service: Any, *workloads: Any, previous: services.Table | None = None) -> list[str]:
-    entry = services.table([of_service], workloads, previous or {}).get(KEY, services.NOBODY)
+    entry = table([of_service], workloads, previous).get(KEY, services.NOBODY)
     return [endpoint.name for endpoint in entry.endpoints]
 
 
 def test_a_ready_workload_is_an_endpoint_of_its_service() -> None:
-    entry = services.table([service()], [workload()], {})[KEY]
+    entry = table([service()], [workload()])[KEY]
     identity = "spiffe://root.linkerd.cluster.local/face"
     assert entry.service == "face.faces.svc.cluster.local:80"
-    assert entry.endpoints == (services.Endpoint(OWN[0], 8000, identity, "face.cluster.local", "face-1"),)
+    assert entry.endpoints == (services.Endpoint(OWN[0], 8000, identity, "face.cluster.local", "face-1", "face"),)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +100,7 @@ def test_a_target_port_may_be_a_number_and_defaults_to_the_port() -> None:
 
 
 def test_one_bad_address_blocks_its_service_until_it_goes() -> None:
-    before = services.table([service()], [workload()], {})
+    before = table([service()], [workload()])
     good, bad = workload("face-2", "10.77.0.22"), workload("face-3", "not-an-ip", ready="False")
     assert names(service(), workload(), good, bad, previous=before) == ["face-1"]
     assert names(service(), workload(), good, previous=before) == ["face-1", "face-2"]
@@ -102,10 +109,52 @@ def test_one_bad_address_blocks_its_service_until_it_goes() -> None:
 
 
 def test_a_workload_is_meshed_by_its_own_address_unless_two_claim_it() -> None:
-    alone = services.table([], [workload(ready="False")], {})[OWN]
+    alone = table([], [workload(ready="False")])[OWN]
     assert alone.service is None
     assert [endpoint.name for endpoint in alone.endpoints] == ["face-1"]
-    assert OWN not in services.table([], [workload(), workload("face-2")], {})
+    assert OWN not in table([], [workload(), workload("face-2")])
+
+
+def pod(name: str = "face-0", ready: str = "True", **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": "faces", "labels": {"service": "face"}},
+        "spec": {"containers": [{"ports": [{"name": "http", "containerPort": 8000}]}]},
+        "status": {"podIP": "10.42.0.11", "conditions": [{"type": "Ready", "status": ready}]} | status,
+    }
+
+
+def test_a_ready_pod_is_an_endpoint_next_to_workloads_and_without_an_identity() -> None:
+    there = services.Objects([service()], [workload()], [pod(), pod("face-9", "False"), pod("face-8", podIP=None)])
+    found = services.table(there, {})[KEY].endpoints
+    assert [(str(one.ip), one.port, one.identity, one.name) for one in found] == [
+        ("10.42.0.11", 8000, "", "face-0"),
+        ("10.77.0.21", 8000, "spiffe://root.linkerd.cluster.local/face", "face-1"),
+    ]
+    by_number = service(ports=[{"port": 80, "targetPort": 9000}])
+    assert services.table(services.Objects([by_number], [], [pod()]), {})[KEY].endpoints[0].port == 9000
+
+
+def routed(*backends: tuple[str, int], **changed: Any) -> list[tuple[str, str, int]]:
+    """Endpoints of `face` under the playground's own route, with these backends: name, backend and weight."""
+    route = yaml.safe_load((MANIFESTS / "route" / "smiley-route.yaml").read_text())
+    route["spec"]["parentRefs"][0]["name"] = "face"
+    route["spec"]["rules"][0]["backendRefs"] = [{"name": name, "port": 80, "weight": weight} for name, weight in backends]
+    route["metadata"] |= changed
+    other = service(clusterIP="10.43.0.11", selector={"service": "face2"})
+    other["metadata"] = {"name": "face2", "namespace": "faces"}
+    canary = workload("face2-1", "10.77.0.23")
+    canary["metadata"]["labels"] = {"service": "face2"}
+    table = services.table(services.Objects([service(), other], [workload(), canary], (), [route]), {})
+    assert [one.name for one in table[ipaddress.ip_address("10.43.0.11"), 80].endpoints] == ["face2-1"], "not a parent"
+    assert table[KEY].service == "face.faces.svc.cluster.local:80"
+    return [(one.name, one.backend, one.weight) for one in table[KEY].endpoints]
+
+
+def test_an_http_route_shares_a_services_connections_among_its_backends() -> None:
+    assert routed(("face", 80), ("face2", 20)) == [("face-1", "face", 80), ("face2-1", "face2", 20)]
+    assert routed(("face2", 1)) == [("face2-1", "face2", 1)]
+    assert routed(("face", 1), ("face2", 0), ("nobody", 3)) == [("face-1", "face", 1)]
+    assert routed(("face2", 1), namespace="other") == [("face-1", "face", 1)], "the route of another namespace"
 
 
 async def get(port: int, target: str) -> tuple[int, Any]:
@@ -120,7 +169,7 @@ async def get(port: int, target: str) -> tuple[int, Any]:
 def test_the_server_answers_at_once_and_then_holds_until_a_change() -> None:
     async def scenario() -> None:
         server, port = EndpointServer(), free_port()
-        server.update([service()], [workload()])
+        server.update(services.Objects([service()], [workload()]))
         await server.start("127.0.0.1", port)
         path = f"/endpoints/{VIP}/80"
         status, first = await get(port, path)
@@ -131,10 +180,10 @@ def test_the_server_answers_at_once_and_then_holds_until_a_change() -> None:
         ]
         held = asyncio.create_task(get(port, f"{path}?after={first['version']}"))
         await asyncio.sleep(0.1)
-        server.update([service()], [workload()])  # the same content: no answer
+        server.update(services.Objects([service()], [workload()]))  # the same content: no answer
         await asyncio.sleep(0.1)
         assert not held.done()
-        server.update([service()], [workload(), workload("face-2", "10.77.0.22")])
+        server.update(services.Objects([service()], [workload(), workload("face-2", "10.77.0.22")]))
         _, second = await held
         assert len(second["endpoints"]) == 2
         assert second["version"] != first["version"]
