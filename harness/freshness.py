@@ -50,8 +50,8 @@ def judged(data: Mapping[str, Any], process: Process | None, uptime: float, rest
         text = f"the daemon (pid {data['pid']}) is stopped (state {process.state}) and has not written for {age:.0f} s"
         return _unknown(data, age, f"{text}; `kill -CONT {data['pid']}` lets it go on")
     if written and not age <= float(written["valid_seconds"]):
-        state = f" (state {process.state})" if process.state else ""
-        text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s: it hangs{state}"
+        why = f"it hangs (state {process.state})" if process.state else "it hangs or is stopped"
+        text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s: {why}"
         return _unknown(data, age, f"{text}; {restart()}")
     return dict(data)
 

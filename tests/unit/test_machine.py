@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +13,8 @@ import pytest
 
 from harness.daemon import machine
 from harness.paths import Paths
-from harness.system import addresses
+from harness.system import addresses, process
+from tests.snapshots import snapshot
 
 
 def test_the_instance_id(tmp_path: Path) -> None:
@@ -31,9 +32,22 @@ def test_whether_the_others_leave_its_proxy_alone(tmp_path: Path, told: list[int
     first = Paths(tmp_path / "etc", tmp_path / "state", tmp_path / "run")
     assert machine.left_alone(first.of("api"), 2116), "without a daemon there are no rules of its"
     first.run.mkdir()
-    first.status.write_text(json.dumps({"pid": os.getpid(), "reported": None, "neighbours": told}))
+    first.status.write_text(json.dumps(snapshot() | {"reported": None, "neighbours": told}))
     assert machine.left_alone(first.of("api"), 2116) is left
     assert machine.left_alone(first, 2102), "of its own rules nothing is asked"
+
+
+@pytest.mark.parametrize(("later", "ended"), [(0, -signal.SIGUSR2), (1, None)], ids=["the daemon", "another with its pid"])
+def test_only_a_daemon_is_woken(tmp_path: Path, later: int, ended: int | None) -> None:
+    first = Paths(tmp_path / "etc", tmp_path / "state", tmp_path / "run")
+    first.run.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as beside:
+        began = process.start_time(beside.pid)
+        assert began is not None
+        first.status.write_text(json.dumps(snapshot() | {"pid": beside.pid, "pid_started": began + later}))
+        machine.wake_others(first.of("api"))
+        beside.send_signal(signal.SIGCONT if ended else signal.SIGTERM)
+        assert beside.wait(10) == (ended or -signal.SIGTERM), "a signal that it does not know ends a program"
 
 
 def test_the_address_that_speaks_to_another() -> None:

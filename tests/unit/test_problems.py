@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from harness import check_problems, problems, reference, status_cli
+from harness import check_problems, cli, problems, reference, status_cli
 from harness.problems import Problem, Severity, Where
+from tests.mesh import ROOT
 
 ALL = check_problems.REGISTRY
 
@@ -85,3 +87,12 @@ def test_what_this_machine_does_not_do_counts_and_what_it_waits_for_does_not(
 )
 def test_without_a_daemon_that_goes_on_it_is_false(phase: str, counts: bool) -> None:
     assert wrong(phase=phase) is counts
+
+
+def test_the_image_asks_for_that_and_not_for_ready() -> None:
+    """An orchestrator restarts what is unhealthy."""
+    text = (ROOT / "docker" / "demo-external-base" / "Dockerfile").read_text()
+    check = next(line for line in text.splitlines() if line.startswith("HEALTHCHECK"))
+    program, *words = json.loads(check.partition(" CMD ")[2])
+    options = cli.parser("status").parse_args(words)
+    assert (program, options.verb, options.local, options.wait) == ("meshexp", "status", True, None)
