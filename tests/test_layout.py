@@ -65,6 +65,8 @@ TOP = {
     "ca_cli",
     "container",
     "container_cli",
+    "container_gate",
+    "container_workload",
     "reference",
     "lean_imports",
 }

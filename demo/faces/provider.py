@@ -62,7 +62,7 @@ class Provider:
         return self._get(request)
 
     def _readiness(self, request: Request) -> Response:
-        """By the switch alone, as in Faces 1.3.0: a probe that met the injected faults would take the workload out of the mesh."""
+        """By the switch alone, as in Faces 1.3.0: injected faults that a probe met would take the workload out of the mesh."""
         if not self._ready.is_set():
             return self._object(request, 503, {"errors": ["set to not ready"]})
         return self._object(request, 200, self._answer(request))
