@@ -89,7 +89,10 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
         names = Shared("dns", "Names", paths.first.status, wake)
     else:
         routes = Routes(Netlink(), clock, wake)
-        names = dns(paths, runners, await _front(config.dns.mode, paths), clock, wake)
+        front = await _front(config.dns.mode, paths)
+        # systemd-resolved's own address is in resolv.conf: asked there, it would answer by what we told it.
+        may_do_without = config.dns.mode is schema.DnsMode.AUTO and front == ResolvConf.name
+        names = dns(paths, runners, front, clock, wake, only_if_needed=may_do_without)
     in_use = partial(machine.proxy_in_use, paths)
     proxy = Proxy(runners, LoopbackAdmin(), proxy_binary.problem_of, in_use, paths.proxy, clock, wake)
     return Parts(

@@ -15,7 +15,7 @@ from harness.daemon import head_start, machine
 from harness.daemon.compose import compose
 from harness.desired import Progress, desired
 from harness.problems import Problem, Severity
-from harness.reconcilers import routes
+from harness.reconcilers import dns, routes
 from harness.system import files, privileges
 
 
@@ -70,5 +70,16 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     for part in chosen:
         wanted = part.want(want)
         if wanted is not None:
-            steps += [(part.name, action) for action in part.reconciler.diff(wanted, await part.reconciler.observe())]
+            steps += [(part.name, action) for action in await _differences(part.reconciler, wanted)]
     return steps
+
+
+async def _differences(reconciler: Any, wanted: Any) -> tuple[Any, ...]:
+    """Questions are asked, since they change nothing, and what to do depends on the answer."""
+    actions: tuple[Any, ...] = reconciler.diff(wanted, await reconciler.observe())
+    questions = [action for action in actions if isinstance(action, dns.Ask)]
+    if not questions:
+        return actions
+    for question in questions:
+        await reconciler.apply(question)
+    return tuple(reconciler.diff(wanted, await reconciler.observe()))
