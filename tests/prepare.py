@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.container import debian
 from tests.kubernetes_build import helm, kube_apiserver, kubectl
+from tests.package import root
 
 # A compiler keeps all cores busy, and what is installed in the meantime waits for mirrors.
 MAKERS: tuple[tuple[str, Callable[[], object]], ...] = (
     ("kube-apiserver, kubectl and helm", lambda: (kube_apiserver(), kubectl(), helm())),
-    ("a Debian to install packages into, and images of it", debian.bases),
+    ("a Debian to install packages into", lambda: root.debian("bookworm")),
+    ("a minimal Debian for container images, and what they install", debian.base),
 )
 
 

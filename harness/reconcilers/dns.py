@@ -128,12 +128,12 @@ class Dns:
         return Observed(program, files.text(self._conf) or "", self._dnsmasq.state, self._clock.now(), fronts, own)
 
     def diff(self, desired: DnsSpec | None, observed: Observed) -> tuple[Action, ...]:
-        if desired is not None and self._own is not None:
+        if desired is not None and self._may_do_without(desired):
             subject = Subject(desired.domain, desired.servers, self._fronts[self._chosen].upstream(observed.fronts[self._chosen]))
             if observed.own.subject != subject:
                 return (Ask(subject),)
         able = desired is not None and desired.user is not None and observed.program is not None
-        wanted = desired if able and self._needed(observed) else None
+        wanted = desired if desired is not None and able and self._needed(desired, observed) else None
         changes = [
             Change(name, action)
             for name, front in self._fronts.items()
@@ -148,9 +148,13 @@ class Dns:
             return (*changes, *((Stop(), start) if conf != observed.conf else ()))
         return (*changes, *((start,) if observed.now >= observed.child.retry_at else ()))
 
-    def _needed(self, observed: Observed) -> bool:
+    def _may_do_without(self, desired: DnsSpec) -> bool:
+        """Search domains and ndots are only set by a front."""
+        return self._own is not None and not desired.search and desired.ndots is None
+
+    def _needed(self, desired: DnsSpec, observed: Observed) -> bool:
         """As long as the machine's own servers say nothing, all stays as it is."""
-        if self._own is None:
+        if not self._may_do_without(desired):
             return True
         there = observed.child.alive or bool(observed.conf)
         return there if observed.own.answered is None else not observed.own.answered
@@ -188,7 +192,7 @@ class Dns:
         """True once it is settled: who reaches the mesh by addresses needs no names, and all others are asked as before."""
         if desired is None:
             return Condition("Names", Truth.TRUE, "left alone: no DNS servers of the cluster are known, or dns.mode is off")
-        if not self._needed(observed):
+        if not self._needed(desired, observed):
             return _own(desired, observed.own)
         if observed.child.state is State.STOPPED and not self._fault and self.diff(desired, observed):
             return Condition("Names", Truth.UNKNOWN, f"{desired.domain} is about to be asked of the cluster")
