@@ -58,6 +58,7 @@ class Parts:
     proxy: Part
     redirect: Part
     redirect_changes: Callable[[], AsyncIterator[str]]
+    redirect_in_place: Callable[[], Awaitable[bool]]
     watch_nodes: Callable[[tuple[Route, ...] | None], Awaitable[None]]
     calls: Mapping[str, Calls]
     tell: Callable[[RegistrationSpec], Awaitable[None]]
@@ -104,6 +105,7 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
         proxy=Part(proxy, lambda d: d.proxy),
         redirect=Part(redirect, lambda d: d.redirect),
         redirect_changes=redirect.changes,
+        redirect_in_place=redirect.in_place,
         watch_nodes=routes.watch,
         calls=counted.calls,
         tell=keeper.tell,
