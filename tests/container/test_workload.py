@@ -141,7 +141,7 @@ def test_closed_it_does_not_start_outside_the_mesh(playground: Playground, folde
     said = engine.do("logs", "open-1")
     assert "the workload runs" in said and "in plaintext" in said
     said = engine.do("logs", NAME)
-    assert "the workload waits" in said and "the workload runs" not in said and "Registered" in said
+    assert "the workload waits" in said and "the workload runs" not in said and "controller" in said
     assert playground.stop(NAME)[0] == 0
     engine.do("rm", "--force", "--volumes", "open-1")
 
