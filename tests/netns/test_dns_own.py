@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +63,15 @@ def test_silent_servers_count_as_ones_that_do_not_know(vm: Mesh) -> None:
     vm.start_daemon()
     vm.wait_ready()
     assert f"cluster.local is asked of {CLUSTER}, by resolv.conf and dnsmasq" in names(vm)
+
+
+def test_five_capabilities_suffice_where_port_53_is_nobodys_right(vm: Mesh) -> None:
+    """As in a container with `--cap-drop=ALL` and the documented five: its engine lets every user have low ports."""
+    vm.vm.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0")
+    own(vm)
+    kept = ",".join(["-all", *(f"+{name}" for name in ("net_admin", "setuid", "setgid", "setpcap", "kill"))])
+    vm.start("harness", vm.vm, "setpriv", f"--bounding-set={kept}", "--", sys.executable, "-s", "-m", "harness", "run")
+    vm.wait_ready()
+    assert "by resolv.conf and dnsmasq" in names(vm)
+    assert "CapEff:\t0000000000000000" in Path(f"/proc/{dnsmasq(vm)}/status").read_text()
+    assert counted(look_up(vm, 50))["cluster_failed"] == 0
