@@ -1,7 +1,8 @@
 """`meshexp container`: the first process of a container, with the daemon and the workload as its children.
 
-The daemon joins the mesh; the workload is started when all it sends goes through the proxy. Its exit ends the container, with its
-exit code; SIGTERM takes the container out of the mesh first, while the workload still answers, and then ends the workload.
+The daemon joins the mesh; the workload is started when all it sends goes through the proxy (`container_gate.py`). Its exit ends
+the container, with its exit code; SIGTERM takes the container out of the mesh first, while the workload still answers, and then
+ends the workload. A workload that cannot run ends the container before anything is started (`container_workload.py`).
 """
 
 from __future__ import annotations
@@ -11,16 +12,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from harness import __version__, container, paths, status_cli
+from harness import __version__, container, container_workload, paths
+from harness.container_gate import Gate
 from harness.errors import ConfigError, HarnessError, PermissionError_
 from harness.system import init
 
-WORKLOAD, NO_WORKLOAD = "/workload/start", "no-workload"
-POLL_SECONDS, START_ANYWAY_SECONDS, RESTART_SECONDS, WORKLOAD_GRACE_SECONDS = 0.05, 20.0, 2.0, 1.5
+POLL_SECONDS, RESTART_SECONDS, WORKLOAD_GRACE_SECONDS = 0.05, 2.0, 1.5
 # Trying again would not mend these.
 _FINAL = {ConfigError.exit_code, PermissionError_.exit_code}
 
@@ -28,16 +27,20 @@ _FINAL = {ConfigError.exit_code, PermissionError_.exit_code}
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     text = "run the daemon and a workload as a container's first process; ends with the workload's exit code"
     verb: argparse.ArgumentParser = subparsers.add_parser("container", help=text, description=text[0].upper() + text[1:] + ".")
-    verb.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=f"the workload; {WORKLOAD} if unset")
+    verb.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help=f"the workload; {container_workload.START} if unset"
+    )
     return verb
 
 
 def run(options: argparse.Namespace) -> int:
     where = paths.from_environment()
-    command = tuple(options.command) or (WORKLOAD,)
+    command = tuple(options.command) or (container_workload.START,)
+    user = os.environ.get("WORKLOAD_USER") or "workload"
     say(f"{__version__}, an image for demonstrations and NOT for production: keys that make identities are in this container")
-    if Path(command[0]).resolve().name == NO_WORKLOAD:
-        os.execv(command[0], command)  # noqa: S606 — it says what is missing
+    if fault := container_workload.fault(command, os.environ, user):
+        print(fault, file=sys.stderr)
+        return 1
     try:
         setup = container.set_up(os.environ, container.CERTS, where.config)
         container.write(setup, where)
@@ -47,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     for warning in setup.warnings:
         say(warning)
     daemon = init.Program(("meshexp", "run"), os.environ)
-    workload = init.Program(command, os.environ, os.environ.get("WORKLOAD_USER") or "workload")
+    workload = init.Program(command, os.environ, user)
     return Container(daemon, workload, where).run()
 
 
@@ -56,19 +59,19 @@ class Container:
 
     def __init__(self, daemon: init.Program, workload: init.Program, where: paths.Paths) -> None:
         self._programs = {"daemon": daemon, "workload": workload}
-        self._where = where
+        self._status = where.status
+        self._gate: Gate | None = Gate(where, say)  # None once the workload has been started
         self._running: dict[str, int] = {}
         self._code: int | None = None  # of the workload, once it has ended
         self._leaving = False
         self._start_daemon_at = 0.0
-        self._start_workload_by: float | None = time.monotonic() + START_ANYWAY_SECONDS
         self._kill_at = float("inf")
 
     def run(self) -> int:
         init.take_signals()
         self._start("daemon")
         while True:
-            waiting = self._start_workload_by is not None or self._leaving
+            waiting = self._gate is not None or self._leaving
             self._heard(init.wait(POLL_SECONDS if waiting else RESTART_SECONDS))
             for pid, code in init.ended():
                 self._ended(pid, code)
@@ -79,12 +82,8 @@ class Container:
                 return self._code or 0
 
     def _go_on(self, now: float) -> None:
-        if self._start_workload_by is not None and (in_mesh := self._redirected()) | (now >= self._start_workload_by):
-            self._start_workload_by = None
-            if not in_mesh:
-                say(
-                    f"not in the mesh after {START_ANYWAY_SECONDS:.0f} s (see `meshexp status`); the workload starts all the same"
-                )
+        if self._gate is not None and self._gate.open(now):
+            self._gate = None
             self._start("workload")
         if "daemon" not in self._running and now >= self._start_daemon_at:
             self._start("daemon")
@@ -105,7 +104,11 @@ class Container:
         if name == "workload" or (code in _FINAL and not self._leaving):
             self._code = code
             self._leave()
+        elif code == 0 and not self._leaving:
+            say("the daemon was told to stop, and its redirect is gone: the container ends, as all would go on in plaintext")
+            self._leave()
         elif not self._leaving:
+            # What killed it left the rules in place: nothing goes past them meanwhile.
             say(f"the daemon has ended with {code}; it is started again in {RESTART_SECONDS:.0f} s")
             self._start_daemon_at = time.monotonic() + RESTART_SECONDS
 
@@ -127,12 +130,16 @@ class Container:
             init.send(self._running["workload"], signal.SIGKILL, session=True)
         return False
 
-    def _redirected(self) -> bool:
-        conditions: list[Mapping[str, Any]] = status_cli.read(self._where).get("conditions", [])
-        return any(condition["name"] == "Redirected" and condition["status"] == "True" for condition in conditions)
-
     def _start(self, name: str) -> None:
-        self._running[name] = init.start(self._programs[name])
+        if name == "daemon":
+            # What a daemon before this one said, or one before `docker restart`, is old; its process id may be another's now.
+            self._status.unlink(missing_ok=True)
+        try:
+            self._running[name] = init.start(self._programs[name])
+        except HarnessError as error:
+            say(error.message)
+            self._code = 1
+            self._leave()
 
     def _send(self, name: str, number: int) -> None:
         if pid := self._running.get(name):

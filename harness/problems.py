@@ -55,7 +55,8 @@ DNS_FAILED = register(
     "dns-failed",
     Where.MACHINE,
     "the cluster's names are not asked of the cluster's DNS servers; all other names are asked as before",
-    "install dnsmasq-base (EL: dnsmasq); the package makes its user meshexp-dns; or set dns.mode: off",
+    "install dnsmasq-base (EL: dnsmasq); the package makes its user meshexp-dns; a container can be started with --dns=ADDRESS of"
+    " the cluster's DNS Service; or set dns.mode: off",
     Severity.WARNING,
 )
 ANCHORS_BEHIND = register(

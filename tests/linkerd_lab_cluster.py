@@ -5,7 +5,7 @@
     destination  10.42.0.12: its destination and policy controllers and their proxy
 
 There is no kubelet, no scheduler and no kube-proxy: Pods and their addresses are objects that this module makes, and a ClusterIP
-leads somewhere only through a proxy.
+leads somewhere only through a proxy; that of the cluster's DNS leads to dnsmasq.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.waiting import wait
 
 NODE, POD_GATEWAY, IDENTITY, DESTINATION = "10.77.0.1", "10.42.0.1", "10.42.0.11", "10.42.0.12"
 POD_CIDR, SERVICE_CIDR, API = "10.42.0.0/24", "10.96.0.0/16", f"https://{NODE}:6443"
+DNS = "10.96.0.10"  # of the cluster's DNS Service
 SERVICE_CIDR6 = "fd00:96::/108"  # of Services that ask for both families
 CLUSTER_NETWORKS = f"{POD_CIDR},{SERVICE_CIDR},10.77.0.0/24"
 TRUST_DOMAIN = "root.linkerd.cluster.local"
@@ -37,6 +38,15 @@ PROXY_UID, CONTROLLER_UID = 2102, 2103
 # Nothing here serves webhooks or runs jobs.
 UNSERVED = {"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "CronJob"}
 ACCOUNTS = {"identity": "linkerd-identity", "destination": "linkerd-destination"}
+# What kube-proxy does on a node for those who are routed to it.
+_KUBE_PROXY = f"""
+table ip kube-proxy {{
+  chain services {{
+    type nat hook prerouting priority -100
+    ip daddr {DNS} meta l4proto {{ tcp, udp }} th dport 53 dnat to {NODE}
+  }}
+}}
+"""
 # What Linkerd's init container sets up in a pod; the API server is spoken to directly.
 _REDIRECT = f"""
 table ip lab {{
@@ -184,11 +194,18 @@ def start_kubernetes(made: Cluster) -> None:
 
 
 def start_dns(made: Cluster) -> None:
-    """Only address records of cluster.local; the proxies ask for SRV first and then for these."""
+    """Only address records of cluster.local; the proxies ask for SRV first and then for these. A Service leads to it."""
     for host in ("linkerd-dst", "linkerd-dst-headless", "linkerd-policy"):
         made.name(f"{host}.linkerd.svc.cluster.local", DESTINATION)
     for host in ("linkerd-identity", "linkerd-identity-headless"):
         made.name(f"{host}.linkerd.svc.cluster.local", IDENTITY)
+    made.name("kubernetes.default.svc.cluster.local", "10.96.0.1")
+    made.apply({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
+        "spec": {"clusterIP": DNS, "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]},
+    })  # fmt: skip
+    made.node.do("nft", "-f", "-", given=_KUBE_PROXY)
     made.node.start(
         "dnsmasq", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root",
         "--local=/cluster.local/", "--local-ttl=1", "--neg-ttl=1", f"--hostsdir={made.folder}/dns", "--pid-file=",

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.container import debian
 from tests.kubernetes_build import helm, kube_apiserver, kube_scheduler, kubectl
-from tests.package import services
+from tests.package import root, services
 
 # A compiler keeps all cores busy, and what is installed in the meantime waits for mirrors.
 MAKERS: tuple[tuple[str, Callable[[], object]], ...] = (
     ("kube-apiserver, kube-scheduler, kubectl and helm", lambda: (kube_apiserver(), kube_scheduler(), kubectl(), helm())),
-    ("a Debian to install packages into, images of it, and packages with services", lambda: (debian.bases(), services.archive())),
+    ("a Debian to install packages into", lambda: root.debian("bookworm")),
+    ("a minimal Debian for container images, and what they install", debian.base),
+    ("packages that bring services", services.archive),
 )
 
 

@@ -57,9 +57,15 @@ class Provider:
             return self._put(request, self._update)
         if request.method != "GET":
             return self._response(request, 405, f"method {request.method} is not allowed\n".encode(), "text/plain")
-        if request.path == "/ready" and not self._ready.is_set():
-            return self._object(request, 503, {"errors": ["set to not ready"]})
+        if request.path == "/ready":
+            return self._readiness(request)
         return self._get(request)
+
+    def _readiness(self, request: Request) -> Response:
+        """By the switch alone, as in Faces 1.3.0: injected faults that a probe met would take the workload out of the mesh."""
+        if not self._ready.is_set():
+            return self._object(request, 503, {"errors": ["set to not ready"]})
+        return self._object(request, 200, self._answer(request))
 
     def _get(self, request: Request) -> Response:
         verdict = self._injector.judge()

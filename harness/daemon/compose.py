@@ -59,6 +59,7 @@ class Parts:
     proxy: Part
     redirect: Part
     redirect_changes: Callable[[], AsyncIterator[str]]
+    redirect_in_place: Callable[[], Awaitable[bool]]
     watch_nodes: Callable[[tuple[Route, ...] | None], Awaitable[None]]
     calls: Mapping[str, Calls]
     tell: Callable[[RegistrationSpec], Awaitable[None]]
@@ -91,7 +92,10 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
         names = Shared("dns", "Names", paths.first.status, wake)
     else:
         routes = Routes(Netlink(), clock, wake)
-        names = dns(paths, runners, await _front(config.dns.mode, paths), clock, wake)
+        front = await _front(config.dns.mode, paths)
+        # systemd-resolved's own address is in resolv.conf: asked there, it would answer by what we told it.
+        may_do_without = config.dns.mode is schema.DnsMode.AUTO and front == ResolvConf.name
+        names = dns(paths, runners, front, clock, wake, only_if_needed=may_do_without)
     in_use = partial(machine.proxy_in_use, paths)
     proxy = Proxy(runners, LoopbackAdmin(), proxy_binary.problem_of, in_use, paths.proxy, clock, wake)
     return Parts(
@@ -103,6 +107,7 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
         proxy=Part(proxy, lambda d: d.proxy),
         redirect=Part(redirect, lambda d: d.redirect),
         redirect_changes=redirect.changes,
+        redirect_in_place=redirect.in_place,
         watch_nodes=routes.watch,
         calls=counted.calls,
         tell=keeper.tell,

@@ -80,7 +80,9 @@ class Daemon:
         adopted = await self._parts.adopt(self.config.proxy.admin_port)
         if adopted:
             self._log.info("the proxy of the daemon before this one goes on")
-        self._progress = Progress(registration=self._begun.registration, redirected=adopted)
+        # Rules that a killed daemon left stay until there is a proxy again: without them all would go on in plaintext.
+        redirected = adopted or await self._parts.redirect_in_place()
+        self._progress = Progress(registration=self._begun.registration, redirected=redirected)
         self._publisher.was_ready = adopted
 
     async def _watch_rules(self) -> None:

@@ -70,7 +70,7 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     for part in chosen:
         wanted = part.want(want)
         if wanted is not None:
-            steps += [(part.name, action) for action in part.reconciler.diff(wanted, await part.reconciler.observe())]
+            steps += [(part.name, action) for action in await _differences(part.reconciler, wanted)]
     return [(part, action) for part, action in steps if not (running and _runs(action, where))]
 
 
@@ -79,3 +79,14 @@ def _runs(action: Any, where: paths.Paths) -> bool:
     if not isinstance(action, dns.Start) or files.text(where.dnsmasq) != action.conf:
         return False
     return process.recorded(where.children / f"{dns.NAME}.json") is not None
+
+
+async def _differences(reconciler: Any, wanted: Any) -> tuple[Any, ...]:
+    """Questions are asked, since they change nothing, and what to do depends on the answer."""
+    actions: tuple[Any, ...] = reconciler.diff(wanted, await reconciler.observe())
+    questions = [action for action in actions if isinstance(action, dns.Ask)]
+    if not questions:
+        return actions
+    for question in questions:
+        await reconciler.apply(question)
+    return tuple(reconciler.diff(wanted, await reconciler.observe()))

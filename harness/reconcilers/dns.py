@@ -1,6 +1,8 @@
 """The cluster's names. A dnsmasq of our own asks the cluster's servers; a front makes the machine ask it: systemd-resolved where
 names go through that, else resolv.conf.
 
+Where the machine's own name servers know the cluster's names, nothing is changed (`dns_own.py`).
+
 It fails open: no other name depends on the cluster's servers, and a dead dnsmasq refuses at once. Under systemd it is a unit of
 its own, as the proxy is, and outlives a restart of the daemon. Why also with systemd-resolved: that sends a link's questions out
 of that very link, so that servers which are reached by another one have to be asked by somebody else.
@@ -16,6 +18,8 @@ from typing import Any, Protocol
 
 from harness import dns_text, problems
 from harness.clock import Clock
+from harness.errors import HarnessError
+from harness.reconcilers.dns_own import Known, OwnServers, Subject
 from harness.specs import DnsSpec, User
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, State, Supervised
@@ -41,13 +45,25 @@ class Front(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`conf`: what dnsmasq was started with; `program`: where it is, if it is installed."""
+    """`conf`: what dnsmasq was started with; `program`: where it is, if it is installed; `own`: what the machine's own name
+    servers were asked and said."""
 
     program: str | None
     conf: str
     child: ChildState
     now: float
     fronts: Mapping[str, Any]
+    own: Known
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Changes nothing."""
+
+    subject: Subject
+
+    def __str__(self) -> str:
+        return f"ask {', '.join(self.subject.own)} whether they know the names of {self.subject.domain}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +91,30 @@ class Change:
         return str(self.action)
 
 
-Action = Start | Stop | Change
+Action = Ask | Start | Stop | Change
 
 
 class Dns:
-    """`chosen` is the name of the front in use; what another one has of ours goes."""
+    """`chosen` is the name of the front in use; what another one has of ours goes. `own`: asked first whether a front is needed;
+    None where one is wanted in any case."""
 
     name = "dns"
 
     def __init__(
-        self, runners: Any, fronts: tuple[Front, ...], chosen: str, conf: Path, clock: Clock, wake: Callable[[str], None]
+        self,
+        runners: Any,
+        fronts: tuple[Front, ...],
+        chosen: str,
+        conf: Path,
+        clock: Clock,
+        wake: Callable[[str], None],
+        own: OwnServers | None = None,
     ) -> None:
         self._runners, self._conf, self._clock = runners, conf, clock
         self._fronts, self._chosen = {front.name: front for front in fronts}, chosen
         self._dnsmasq: Supervised[Any] = Supervised(runners, clock, wake)
+        self._own = own
+        self._fault = ""  # why the last action could not be done
         self._looked = False
 
     async def observe(self) -> Observed:
@@ -98,10 +124,16 @@ class Dns:
                 self._dnsmasq.adopt(running)
         fronts = {name: await front.observe() for name, front in self._fronts.items()}
         program = shutil.which("dnsmasq", path=PATH)
-        return Observed(program, files.text(self._conf) or "", self._dnsmasq.state, self._clock.now(), fronts)
+        own = self._own.known if self._own is not None else Known()
+        return Observed(program, files.text(self._conf) or "", self._dnsmasq.state, self._clock.now(), fronts, own)
 
     def diff(self, desired: DnsSpec | None, observed: Observed) -> tuple[Action, ...]:
-        wanted = desired if desired is not None and desired.user is not None and observed.program is not None else None
+        if desired is not None and self._may_do_without(desired):
+            subject = Subject(desired.domain, desired.servers, self._fronts[self._chosen].upstream(observed.fronts[self._chosen]))
+            if observed.own.subject != subject:
+                return (Ask(subject),)
+        able = desired is not None and desired.user is not None and observed.program is not None
+        wanted = desired if desired is not None and able and self._needed(desired, observed) else None
         changes = [
             Change(name, action)
             for name, front in self._fronts.items()
@@ -116,8 +148,30 @@ class Dns:
             return (*changes, *((Stop(), start) if conf != observed.conf else ()))
         return (*changes, *((start,) if observed.now >= observed.child.retry_at else ()))
 
+    def _may_do_without(self, desired: DnsSpec) -> bool:
+        """Search domains and ndots are only set by a front."""
+        return self._own is not None and not desired.search and desired.ndots is None
+
+    def _needed(self, desired: DnsSpec, observed: Observed) -> bool:
+        """As long as the machine's own servers say nothing, all stays as it is."""
+        if not self._may_do_without(desired):
+            return True
+        there = observed.child.alive or bool(observed.conf)
+        return there if observed.own.answered is None else not observed.own.answered
+
     async def apply(self, action: Action) -> None:
+        try:
+            await self._do(action)
+        except HarnessError as error:
+            self._fault = error.message
+            raise
+        self._fault = ""
+
+    async def _do(self, action: Action) -> None:
         match action:
+            case Ask(subject):
+                if self._own is not None:
+                    await self._own.ask(subject)
             case Start(program, conf, user):
                 files.write(self._conf, conf, mode=0o644)
                 argv = program, f"--conf-file={self._conf}"
@@ -135,12 +189,17 @@ class Dns:
         self._dnsmasq.release()
 
     def condition(self, desired: DnsSpec | None, observed: Observed) -> Condition:
-        """Always True: who reaches the mesh by addresses needs no names, and all others are asked as before."""
+        """True once it is settled: who reaches the mesh by addresses needs no names, and all others are asked as before."""
         if desired is None:
             return Condition("Names", Truth.TRUE, "left alone: no DNS servers of the cluster are known, or dns.mode is off")
+        if not self._needed(desired, observed):
+            return _own(desired, observed.own)
+        if observed.child.state is State.STOPPED and not self._fault and self.diff(desired, observed):
+            return Condition("Names", Truth.UNKNOWN, f"{desired.domain} is about to be asked of the cluster")
         faults = {
             "dnsmasq is not installed (dnsmasq-base; EL: dnsmasq)": observed.program is None,
             "the user of dnsmasq (dns.user) does not exist": desired.user is None,
+            self._fault: bool(self._fault),
             "dnsmasq does not run": not observed.child.alive,
             f"{self._chosen} does not ask it": bool(self._fronts[self._chosen].diff(desired, observed.fronts[self._chosen])),
         }
@@ -148,3 +207,10 @@ class Dns:
             return Condition("Names", Truth.TRUE, f"{desired.domain} is not asked of the cluster: {fault}", problems.DNS_FAILED)
         servers = ", ".join(map(str, desired.servers))
         return Condition("Names", Truth.TRUE, f"{desired.domain} is asked of {servers}, by {self._chosen} and dnsmasq")
+
+
+def _own(desired: DnsSpec, own: Known) -> Condition:
+    servers = ", ".join(own.subject.own) if own.subject is not None else "the machine's own name servers"
+    if own.answered:
+        return Condition("Names", Truth.TRUE, f"{desired.domain} is asked of {servers}, as before: they know the cluster's names")
+    return Condition("Names", Truth.UNKNOWN, f"whether {servers} know the names of {desired.domain} is not known yet")

@@ -99,6 +99,10 @@ class Redirect:
         tables = {backend.kind: await backend.observe() for backend in self._backends}
         return Observed(tables, await asyncio.to_thread(redirect_exclusions.ssh_ports))
 
+    async def in_place(self) -> bool:
+        """Whether rules of ours are there, whoever put them there."""
+        return any(state.present for state in (await self.observe()).tables.values())
+
     def diff(self, desired: RedirectSpec | None, observed: Observed) -> tuple[Action, ...]:
         backend, other = self._backends
         rules = _rules(desired, observed)

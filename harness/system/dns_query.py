@@ -29,11 +29,14 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`records`: how many of the kind that was asked for; `code`: the server's (0 no error, 3 no such name); None: no answer, and
-    `error` says why."""
+    """`records`: how many of the kind that was asked for, `addresses`: what they say, of A and AAAA.
+
+    `code`: the server's (0 no error, 3 no such name); None: no answer, and `error` says why.
+    """
 
     code: int | None
     records: int = 0
+    addresses: tuple[IPAddress, ...] = ()
     error: str = ""
 
 
@@ -46,7 +49,7 @@ def name_servers(resolv_conf: Path = Path("/etc/resolv.conf")) -> tuple[IPAddres
     return tuple(found) or (ipaddress.ip_address("127.0.0.1"),)
 
 
-async def ask(server: IPAddress, name: str, kind: Kind, seconds: float) -> Answer:
+async def ask(server: IPAddress, name: str, kind: Kind, seconds: float, port: int = PORT) -> Answer:
     """Never raises; asks twice, since a datagram may be lost."""
     number = int.from_bytes(os.urandom(2), "big")
     labels = [label.encode("ascii", "replace") for label in name.rstrip(".").split(".")]
@@ -58,7 +61,7 @@ async def ask(server: IPAddress, name: str, kind: Kind, seconds: float) -> Answe
     loop = asyncio.get_running_loop()
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as udp:
-            udp.connect((str(server), PORT))
+            udp.connect((str(server), port))
             for _ in range(2):
                 try:
                     await loop.sock_sendall(udp, query)
@@ -81,15 +84,17 @@ def read(data: bytes, kind: Kind) -> Answer:
         at = _HEADER.size
         for _ in range(questions):
             at = _skip_name(data, at) + 4
-        records = 0
+        records = []
         for _ in range(answers):
             at = _skip_name(data, at)
             found, _, _, length = struct.unpack_from(">2HIH", data, at)
-            records += found == kind.value
+            if found == kind.value:
+                records.append(data[at + 10 : at + 10 + length])
             at += 10 + length
-    except (struct.error, IndexError):
+        addresses = () if kind is Kind.SRV else tuple(ipaddress.ip_address(record) for record in records)
+    except (struct.error, IndexError, ValueError):
         return Answer(2)
-    return Answer(flags & 0x0F, records)
+    return Answer(flags & 0x0F, len(records), addresses)
 
 
 def _skip_name(data: bytes, at: int) -> int:

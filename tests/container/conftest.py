@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests import linkerd_lab
-from tests.container import engine, standin
+from tests.container import engine, images, standin
 from tests.container import playground as playground_module
-from tests.container.playground import NETWORK, Mesh, Playground, build_images, root_folder
+from tests.container.playground import NETWORK, Mesh, Playground, root_folder
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import NODE
 from tests.mesh import ROOT
@@ -24,17 +24,6 @@ PROGRAMS = {
     "spire-agent": "/opt/spire/bin",
     "linkerd2-proxy": "/usr/lib/meshexp-harness",
 }
-
-
-# What kube-proxy does on a node for those who are routed to it.
-KUBE_PROXY = f"""
-table ip kube-proxy {{
-  chain services {{
-    type nat hook prerouting priority -100
-    ip daddr {playground_module.DNS} meta l4proto {{ tcp, udp }} th dport 53 dnat to {NODE}
-  }}
-}}
-"""
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +44,12 @@ def playground(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with contextlib.ExitStack() as stack:
         mesh: Mesh = stack.enter_context(linkerd_lab.lab()) if real else stack.enter_context(standin.stand_in())
         docker = stack.enter_context(engine.engine(mesh.cluster.node.pid))
-        build_images(docker, package, str(programs), stand_ins=not real)
+        images.build_all(docker, mesh.cluster.node, package, str(programs), stand_ins=not real)
         bridge = "com.docker.network.bridge.name=br0"
         ours = ("--subnet=10.77.0.0/24", "--ip-range=10.77.0.128/25", f"--gateway={NODE}", "-o", bridge)
         docker.do("network", "create", *ours, NETWORK)
         certs = root_folder(mesh.cluster.folder / "certs", mesh.cluster.pki / "ta")
         mesh.cluster.name(playground_module.CONTROLLER_NAME, NODE)
-        mesh.cluster.node.do("nft", "-f", "-", given=KUBE_PROXY)
         made = Playground(mesh, docker, certs, real, *_given(real, mesh.cluster.folder / "source"))
         for group in GROUPS:
             made.group(group)

@@ -1,4 +1,7 @@
-"""What stands in for debian:bookworm-slim where no image registry is to be had: made of the package tests' Debian."""
+"""What stands in for debian:bookworm-slim where no image registry is reachable, and a mirror for what builds install.
+
+The base is what debootstrap makes of a minimal Debian, as Debian's own image is: none of what our images need is in it.
+"""
 
 from __future__ import annotations
 
@@ -11,51 +14,45 @@ from tests.cache import cache, once
 from tests.package import root
 from tests.package.root import sh
 
-# The controller's dependencies, and what no container needs of that Debian.
-CONTROLLER = ("python3-aiohttp", "python3-cryptography")
-NOT_NEEDED = (*(name for name in root.SYSTEM if name not in ("ca-certificates", "passwd")), *root.TESTS, "python3-iptables")
-_PURGE = "apt-get purge -q=2 -y --auto-remove -o APT::AutoRemove::RecommendsImportant=0 -o APT::AutoRemove::SuggestsImportant=0"
-# As in Debian's own slim images, and without what only building needs.
+PORT = 8099  # of the mirror, on the loopback of the engine's network
+# All that builds may ask for; apt decides what it takes.
+PACKAGES = (
+    *root.DEPENDENCIES, "systemd-standalone-sysusers", "ca-certificates", "python3-aiohttp", "python3-cryptography"
+)  # fmt: skip
+# As in Debian's own slim images.
+_EXCLUDED = "\n".join(f"path-exclude /usr/share/{name}/*" for name in ("doc", "man", "info", "locale", "groff", "lintian"))
 _SLIM = """
-    rm -rf usr/share/doc/* usr/share/man/* usr/share/info/* usr/share/locale/* usr/share/lintian usr/share/groff opt/*
+    rm -rf usr/share/doc/* usr/share/man/* usr/share/info/* usr/share/locale/* usr/share/groff/* usr/share/lintian/*
     rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/*.log var/log/apt var/cache/debconf/*-old etc/resolv.conf etc/hostname
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Bases:
-    """Archives of a root file system: with the package's dependencies, and with the controller's too."""
+class Base:
+    """`archive`: a root file system. `mirror`: a folder to be served at PORT, which the base's apt asks."""
 
-    package: Path
-    controller: Path
+    archive: Path
+    mirror: Path
 
 
-def bases() -> Bases:
-    """Made by the first who asks, which takes a minute or two."""
-    key = hashlib.sha256(f"{root.debian('bookworm').name} {CONTROLLER} {NOT_NEEDED} {_PURGE} {_SLIM}".encode()).hexdigest()[:12]
+def base() -> Base:
+    """Made by the first to ask, which takes a minute or two."""
+    key = hashlib.sha256(f"{PACKAGES} {_EXCLUDED} {_SLIM} {PORT}".encode()).hexdigest()[:12]
     folder = once(cache() / f"images-{key}", _make)
-    return Bases(folder / "package.tar", folder / "controller.tar")
+    return Base(folder / "base.tar", folder / "mirror")
 
 
 def _make(folder: Path) -> None:
-    with root.layered(root.debian("bookworm"), megabytes=1024) as debian:
+    made, mirror = folder / "root", folder / "mirror"
+    sh("debootstrap", "--variant=minbase", "bookworm", str(made), timeout=1200)
+    with root.layered(made, megabytes=1024) as debian:
         shutil.copy("/etc/resolv.conf", debian / "etc/resolv.conf")
-        _chroot(
-            debian,
-            "apt-get update -q=2",
-            f"apt-get install -q=2 -y --no-install-recommends {' '.join(CONTROLLER)}",
-            f"{_PURGE} {' '.join(NOT_NEEDED)}",
-            "dpkg --install /opt/systemd-standalone-sysusers*.deb",
-        )
-        _pack(debian, folder / "controller.tar")
-        _chroot(debian, f"{_PURGE} {' '.join(CONTROLLER)}")
-        _pack(debian, folder / "package.tar")
-
-
-def _chroot(debian: Path, *commands: str) -> None:
-    sh("chroot", str(debian), "sh", "-ec", "export DEBIAN_FRONTEND=noninteractive\n" + "\n".join(commands), timeout=600)
-
-
-def _pack(debian: Path, to: Path) -> None:
-    sh("sh", "-ec", f"cd {debian}\n{_SLIM}")
-    sh("tar", "--numeric-owner", "-C", str(debian), "-cf", str(to), "./")
+        fetch = f"apt-get install -q=2 -y --download-only --no-install-recommends {' '.join(PACKAGES)}"
+        sh("chroot", str(debian), "sh", "-ec", f"rm -f /etc/apt/apt.conf.d/docker-clean; apt-get update -q=2; {fetch}")
+        shutil.copytree(debian / "var/cache/apt/archives", mirror, ignore=shutil.ignore_patterns("lock", "partial"))
+    sh("sh", "-ec", f"cd {mirror} && dpkg-scanpackages --multiversion . >Packages 2>/dev/null")
+    (made / "etc/apt/sources.list").write_text(f"deb [trusted=yes] http://127.0.0.1:{PORT} ./\n")
+    (made / "etc/dpkg/dpkg.cfg.d/docker").write_text(_EXCLUDED + "\n")
+    sh("sh", "-ec", f"cd {made}\n{_SLIM}")
+    sh("tar", "--numeric-owner", "-C", str(made), "-cf", str(folder / "base.tar"), "./")
+    shutil.rmtree(made)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
-from tests.container import debian
 from tests.container.engine import Engine
+from tests.container.images import FACES
 from tests.linkerd_lab_box import PATH
-from tests.linkerd_lab_cluster import NODE, POD_CIDR, SERVICE_CIDR, Cluster
+from tests.linkerd_lab_cluster import DNS, NODE, POD_CIDR, SERVICE_CIDR, Cluster
 from tests.mesh import ROOT
 from tests.waiting import wait
 
-DNS = "10.96.0.10"  # of the cluster's DNS Service, as --dns names it
-NAMESPACE, NETWORK, IMAGE, BASE = "faces", "mesh-exp", "faces-external-workload", "demo-external-base"
+NAMESPACE, NETWORK = "faces", "mesh-exp"
 MANIFESTS = ROOT / "deploy" / "playground"
 CONTROLLER_NAME = "meshexp-controller.meshexp.svc.cluster.local"
 # Quick ones, in place of the playground's 3 and 10 seconds.
@@ -111,7 +108,9 @@ class Playground:
         found = self.mesh.cluster.get("service", name, "-n", NAMESPACE)
         self.mesh.cluster.name(f"{name}.{NAMESPACE}.svc.cluster.local", found["spec"]["clusterIP"])
 
-    def line(self, name: str, group: str, *, certs: Path | None = None, flags: tuple[str, ...] = (), **env: str) -> list[str]:
+    def line(
+        self, name: str, group: str, *, certs: Path | None = None, flags: tuple[str, ...] = (), dns: str = DNS, **env: str
+    ) -> list[str]:
         """The playground's `docker run` line."""
         variables = {
             "WORKLOAD_NAME": group,
@@ -128,11 +127,12 @@ class Playground:
             **env,
         }
         given = [word for key, value in variables.items() for word in ("-e", f"{key}={value}")]
-        where = (f"--network={NETWORK}", f"--dns={DNS}", f"--name={name}", f"--hostname={name.replace('-', '-docker-ext')}")
+        resolver = (f"--dns={dns}",) if dns else ()
+        where = (f"--network={NETWORK}", *resolver, f"--name={name}", f"--hostname={name.replace('-', '-docker-ext')}")
         mounted = ("-v", f"{certs or self.certs}:/opt/spire/certs", *self.flags)
         return ["run", "--detach", "--cap-add=NET_ADMIN", *where, *mounted, *flags, *given]
 
-    def start(self, name: str, group: str, *command: str, image: str = IMAGE, **options: Any) -> None:
+    def start(self, name: str, group: str, *command: str, image: str = FACES, **options: Any) -> None:
         self.engine.run("rm", "--force", "--volumes", name)
         self.engine.do(*self.line(name, group, **options), image, *command)
 
@@ -155,6 +155,15 @@ class Playground:
         """`docker stop`: the container's exit code, and how long it took."""
         seconds = wait(lambda: self.engine.run("stop", name)[0] == 0, 60)
         return int(self.engine.inspect(name)["State"]["ExitCode"]), seconds
+
+    def phase(self, name: str) -> str:
+        """As `meshexp status` tells it; empty before there is one."""
+        code, text = self.engine.run("exec", name, "meshexp", "status", "-o", "json")
+        return str(json.loads(text)["phase"]) if code in (0, 1) and text.startswith("{") else ""
+
+    def condition(self, name: str, wanted: str) -> dict[str, Any]:
+        found = json.loads(self.engine.run("exec", name, "meshexp", "status", "-o", "json")[1])["conditions"]
+        return next(one for one in found if one["name"] == wanted)
 
     def address(self, name: str) -> str:
         return str(self.engine.inspect(name)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
@@ -192,21 +201,6 @@ class Playground:
 
 def shares(answers: list[Answer], part: str) -> Counter[str]:
     return Counter(str(getattr(answer, part)) for answer in answers)
-
-
-def build_images(engine: Engine, package: Path, programs: str, *, stand_ins: bool = False) -> None:
-    """docker/build, on stand-ins for its base images; those of the programs need the controller's libraries too."""
-    found = debian.bases()
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(engine.load, (found.package, found.controller), ("debian-package", "debian-controller")))
-    base = "debian-controller" if stand_ins else "debian-package"
-    build = [
-        str(ROOT / "docker/build"), "--base", base, "--controller-base", "debian-controller", "--programs", programs,
-        "--package", str(package), "--flags", "--network=none",
-    ]  # fmt: skip
-    environment = {**os.environ, "DOCKER": " ".join(engine.command), "DOCKER_BUILDKIT": "0"}
-    done = subprocess.run(build, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:]
 
 
 def root_folder(folder: Path, anchor: Path) -> Path:

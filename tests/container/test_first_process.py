@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.container.playground import IMAGE, Playground
+from tests.container.images import FACES
+from tests.container.playground import Playground
 from tests.waiting import wait
 
 CAPABILITIES = ("NET_ADMIN", "SETUID", "SETGID", "SETPCAP", "KILL")
@@ -34,7 +35,7 @@ def start_hardened(playground: Playground, capabilities: tuple[str, ...], *comma
     flags = ("--cap-drop=ALL", "--read-only", *(f"--cap-add={name}" for name in capabilities))
     line = [word for word in playground.line("smiley2-1", "smiley2", flags=flags) if word != "--cap-add=NET_ADMIN"]
     line += ["--cap-add=NET_ADMIN"] if "NET_ADMIN" in capabilities else []
-    playground.engine.do(*line, IMAGE, *command)
+    playground.engine.do(*line, FACES, *command)
 
 
 def exit_code(playground: Playground, name: str) -> int:

@@ -8,24 +8,40 @@ import pytest
 
 from harness import __version__
 from tests.container.conftest import PROGRAMS
-from tests.container.playground import BASE, IMAGE, Playground
+from tests.container.images import BASE, FACES, PLAIN, build
+from tests.container.playground import Playground
 from tests.linkerd_lab_cluster import TRUST_DOMAIN
-from tests.mesh import certificates
+from tests.mesh import ROOT, certificates
 from tests.waiting import wait
 
 
-def alone(playground: Playground, image: str, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+def alone(
+    playground: Playground, image: str, *words: str, env: dict[str, str] | None = None, command: tuple[str, ...] = ()
+) -> tuple[int, str]:
     given = [word for key, value in (env or {}).items() for word in ("-e", f"{key}={value}")]
-    return playground.engine.run("run", "--rm", "--network=none", *given, *words, image)
+    return playground.engine.run("run", "--rm", "--network=none", *given, *words, image, *command)
 
 
 def test_sizes(playground: Playground) -> None:
+    """All that a minimal Debian lacked is in it."""
     engine = playground.engine
-    base = (
-        engine.mib(BASE) if playground.real else engine.mib(BASE) - engine.mib("debian-controller") + engine.mib("debian-package")
-    )
-    assert base * 2**20 < 150e6
-    assert engine.mib(IMAGE) - engine.mib(BASE) < 1
+    print(f"{PLAIN}: {engine.mib(PLAIN) * 2**20 / 1e6:.1f} MB")
+    assert engine.mib(PLAIN) * 2**20 < 150e6
+    assert engine.mib(FACES) - engine.mib(BASE) < 1
+
+
+def test_a_base_that_has_what_is_needed_builds_without_a_network(playground: Playground, programs: Path, tmp_path: Path) -> None:
+    """And without a package that was left over: apt installs ours alone."""
+    (tmp_path / "Dockerfile").write_text(f"FROM {PLAIN}\nRUN apt-get purge -q=2 -y meshexp-harness && userdel workload\n")
+    playground.engine.do("build", "--network=none", "--tag", "debian-prepared", str(tmp_path))
+    package = max((ROOT / "dist").glob("meshexp-harness_*_all.deb"), key=lambda path: path.stat().st_mtime)
+    given = ("--base", "debian-prepared", "--programs", str(programs), "--package", str(package), "--flags", "--network=none")
+    playground.engine.do("tag", BASE, "kept")
+    try:
+        build(playground.engine, *given, BASE)
+        assert alone(playground, BASE, "--entrypoint=meshexp", command=("version",)) == (0, f"{__version__}\n")
+    finally:
+        playground.engine.do("tag", "kept", BASE)
 
 
 def test_programs_come_from_the_folder_that_the_build_was_given(playground: Playground) -> None:
@@ -43,7 +59,7 @@ def test_programs_come_from_the_folder_that_the_build_was_given(playground: Play
     ],
 )
 def test_what_is_missing_is_one_line_and_exit_1(playground: Playground, env: dict[str, str], line: str) -> None:
-    code, output = alone(playground, IMAGE, env=env)
+    code, output = alone(playground, FACES, env=env)
     banner, said = output.splitlines()
     assert (code, said) == (1, line)
     assert "NOT for production" in banner
@@ -52,18 +68,17 @@ def test_what_is_missing_is_one_line_and_exit_1(playground: Playground, env: dic
 def test_without_a_key_beside_the_certificate(playground: Playground, tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text((playground.certs / "ca.crt").read_text())
     env = {"WORKLOAD_NAME": "face", "WORKLOAD_NAMESPACE": "faces"}
-    code, output = alone(playground, IMAGE, f"--volume={tmp_path}:/opt/spire/certs", env=env)
+    code, output = alone(playground, FACES, f"--volume={tmp_path}:/opt/spire/certs", env=env)
     assert (code, output.splitlines()[-1]) == (1, "/opt/spire/certs/ca.key is missing")
 
 
-@pytest.mark.parametrize("words", [(), ("--entrypoint=/workload/start",)])
-def test_without_a_workload_it_says_so_and_exits_1(playground: Playground, words: tuple[str, ...]) -> None:
-    code, output = alone(playground, BASE, *words)
+def test_without_a_workload_it_says_so_and_exits_1(playground: Playground) -> None:
+    code, output = alone(playground, BASE)
     assert code == 1 and "There is no workload in this image" in output.splitlines()[-1]
 
 
 def test_an_unknown_service_of_faces(playground: Playground) -> None:
-    code, output = alone(playground, IMAGE, "--entrypoint=/workload/start", env={"FACES_SERVICE": "nose"})
+    code, output = alone(playground, FACES, "--entrypoint=/workload/start", env={"FACES_SERVICE": "nose"})
     assert code == 1 and "FACES_SERVICE must be" in output
 
 

@@ -45,6 +45,20 @@ def test_drift_is_repaired_by_its_event_and_logged_once(vm: Mesh) -> None:
     assert (told("a rule in chain outbound"), told("there are no rules of ours")) == (1, 2)
 
 
+def test_rules_of_a_killed_daemon_stay_until_there_is_a_proxy_again(vm: Mesh) -> None:
+    before, pid = table(vm), vm.status()["pid"]
+    vm.stop("harness", signal.SIGKILL)
+    vm.configure(proxy={"path": "/no/such"})
+    vm.start_daemon()
+    vm.wait(lambda: vm.status().get("pid") not in (None, pid) and vm.status()["counters"]["cycles"] >= 5)
+    assert vm.condition("Proxy")["status"] != "True"
+    assert table(vm) == before
+    vm.configure()
+    vm.processes["harness"].send_signal(signal.SIGHUP)
+    vm.wait_ready()
+    assert table(vm) == before
+
+
 def test_plan_prints_what_can_be_piped_to_nft(vm: Mesh) -> None:
     by_daemon = table(vm)
     assert "# nothing to do" in vm.meshexp("plan").stdout

@@ -34,6 +34,12 @@ def test_what_the_commands_name_is_there() -> None:
     assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in targets)
 
 
+def test_every_machine_has_the_originals_delays() -> None:
+    started = [line for line in commands() if line.startswith("docker run")]
+    assert len(started) == 5
+    assert all("-e DELAY_BUCKETS=0,50,100,200,500,1000" in line for line in started)
+
+
 def test_the_tests_of_the_nine_rows_exist() -> None:
     rows = re.findall(r"^\| (\d)\. .*$", TEXT, re.MULTILINE)
     assert rows == [str(number) for number in range(1, 10)]
