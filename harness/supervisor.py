@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from harness import tasks
+from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import UnavailableError
 from harness.system import process
 
-BACKOFF_FIRST, BACKOFF_MOST = 0.1, 15.0
+BACKOFF = Backoff(first=0.1, most=15.0)
 STABLE_SECONDS = 10.0
 CRASH_LOOP_EXITS = 3
 
@@ -74,11 +75,11 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
             return replace(child, exits=0)
         case State.STARTING, Event.FAILED:
             failures = child.failures + 1
-            retry_at = now + _delay(child.exits + failures)
+            retry_at = now + BACKOFF.pause(child.exits + failures)
             return replace(child, state=State.BACKOFF, since=now, retry_at=retry_at, failures=failures)
         case ((State.STARTING | State.RUNNING), Event.EXITED):
             exits = child.exits + 1
-            return ChildState(State.BACKOFF, now, exits, now + _delay(exits), exit_code, child.restarts + 1)
+            return ChildState(State.BACKOFF, now, exits, now + BACKOFF.pause(exits), exit_code, child.restarts + 1)
         case ((State.STARTING | State.RUNNING), Event.STOP):
             return replace(child, state=State.STOPPING, since=now)
         case State.STOPPING, Event.EXITED:
@@ -86,11 +87,6 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
         case State.BACKOFF, Event.STOP:
             return ChildState(State.STOPPED, now, last_exit=child.last_exit, restarts=child.restarts)
     return child
-
-
-def _delay(times: int) -> float:
-    """Seconds, after so many misfortunes in a row."""
-    return float(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(times - 1, 16)))  # beyond, no float holds it
 
 
 class Running(Protocol):

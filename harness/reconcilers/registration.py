@@ -6,6 +6,7 @@ Each call runs in the background, one at a time, so that a slow controller never
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness import problems, tasks
+from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.messages import Registration, RegistrationRequest, StateReport
@@ -23,7 +25,7 @@ from harness.system.control_plane import RefusedError, UntrustedError
 from harness.system.workload_api import Svid
 
 SECRET_BYTES = 32
-BACKOFF_FIRST, BACKOFF_MOST = 0.25, 15.0
+BACKOFF = Backoff(first=0.25, most=15.0, spread=0.4)
 GONE = ("not-registered", "secret-mismatch")
 
 
@@ -165,12 +167,11 @@ class RegistrationKeeper:
     def _failed(self, error: HarnessError) -> None:
         gone = isinstance(error, RefusedError) and error.code in GONE
         if gone:  # whoever says so answers: no reason to wait, but not all of a fleet at the same moment
-            self._failures, delay = 0, BACKOFF_FIRST
+            self._failures = 0
         else:
             # The held call and a report fail together when a connection breaks: that is one failure.
             self._failures += self._clock.now() >= self._view.retry_at
-            delay = min(self._longest_pause(), BACKOFF_FIRST * 2 ** (self._failures - 1))
-        delay *= 0.75 + secrets.randbelow(500) / 1000
+        delay = self._backoff().pause(self._failures, random.random())  # noqa: S311 (spreads load, guards nothing)
         if isinstance(error, RefusedError) and error.code in ("secret-mismatch", "invitation-invalid"):
             self._secret = self._name = ""  # it is of no use: the next try is a machine's first
         self._view = replace(
@@ -185,10 +186,10 @@ class RegistrationKeeper:
             self._retry.cancel()
         self._retry = tasks.spawn(self._wake_after(delay))
 
-    def _longest_pause(self) -> float:
-        """Seconds. A controller that is back waits one lease for those it held, then takes the silent ones for lost."""
+    def _backoff(self) -> Backoff:
+        """A controller that is back waits one lease for those it held, then takes the silent ones for lost."""
         registration = self._view.registration
-        return BACKOFF_MOST if registration is None else min(BACKOFF_MOST, registration.lease_seconds / 3)
+        return BACKOFF if registration is None else BACKOFF.within(max(registration.lease_seconds / 3, BACKOFF.first))
 
     async def _wake_after(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
