@@ -45,6 +45,16 @@ CONFIG_RELOAD_FAILED = register(
     "run `meshexp config check`, mend the file, then reload again",
     Severity.WARNING,
 )
+INTERNAL_ERROR = register(
+    "internal-error",
+    "the program met an error that nobody expected, which is a bug; the rest goes on, and what failed is tried again",
+    "look at `meshexp logs` for the whole error, and report it",
+)
+STEP_FAILED = register(
+    "step-failed",
+    "the daemon cannot do what it does at each look; the machine stays a member meanwhile",
+    "see the message; for a full disk: `df -h /run /var/lib/meshexp`",
+)
 ROUTE_CONFLICT = register(
     "route-conflict",
     "a route that is not ours already leads to a cluster network, or to a part of one, or stands in our routing table",

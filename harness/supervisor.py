@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from harness import tasks
 from harness.backoff import Backoff
@@ -127,14 +128,14 @@ class Supervised(Generic[Kind]):
             self.fail(command.name)
             raise
         self._advance(Event.START)
-        self._watch = tasks.spawn(self._wait(self.child))
+        self._watch = self._keep(self._wait, self.child)
         return self.child
 
     def adopt(self, child: Kind) -> None:  # type: ignore[misc]  # a parameter, but of what this object itself would make
         """Takes over a child that runs already."""
         self.child = child
         self.state = ChildState(State.RUNNING, self._clock.now())
-        self._watch = tasks.spawn(self._wait(child))
+        self._watch = self._keep(self._wait, child)
 
     def release(self) -> None:
         """Forgets the child without ending it."""
@@ -145,7 +146,7 @@ class Supervised(Generic[Kind]):
     def ready(self) -> None:
         self._advance(Event.READY)
         if self.child is not None and self.state.exits:
-            tasks.spawn(self._settle(self.child))
+            self._keep(self._settle, self.child)
 
     async def _settle(self, child: Running) -> None:
         await self._clock.sleep(STABLE_SECONDS)
@@ -158,7 +159,7 @@ class Supervised(Generic[Kind]):
         self._advance(Event.START)
         self._advance(Event.FAILED)
         self._on_change(f"{name} cannot be started")
-        self._watch = tasks.spawn(self._back_off(name))
+        self._watch = self._waiting(name)
 
     async def give_up(self, grace: float) -> None:
         """Ends a child that is of no use; it counts as one that exited by itself, so that the next start waits."""
@@ -187,7 +188,13 @@ class Supervised(Generic[Kind]):
         self._advance(Event.EXITED, code)
         self._on_change(f"{name} exited")
         if self.state.state is State.BACKOFF:
-            self._watch = tasks.spawn(self._back_off(name))
+            self._watch = self._waiting(name)
+
+    def _keep(self, work: Callable[[Running], Coroutine[Any, Any, None]], child: Running) -> asyncio.Task[None]:
+        return tasks.keep(f"the watch over {child.name}", partial(work, child), self._clock)
+
+    def _waiting(self, name: str) -> asyncio.Task[None]:
+        return tasks.keep(f"the wait for the next start of {name}", partial(self._back_off, name), self._clock)
 
     async def _back_off(self, name: str) -> None:
         await self._clock.sleep(max(0.0, self.state.retry_at - self._clock.now()))

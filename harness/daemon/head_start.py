@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +24,7 @@ from harness.messages import Registration
 from harness.paths import Paths
 from harness.reconcilers.identity import Identity
 from harness.specs import IdentitySpec
-from harness.system import files, process, proxy_log
+from harness.system import files, process, proxy_log, units
 from harness.system.spire import Spire
 
 
@@ -61,11 +62,14 @@ class HeadStart:
     """What a daemon before this one was told."""
     began: float
     """Clock.now() then."""
+    unit: str | None
+    """Our own, under systemd: there the proxy is a unit too, which outlives this process; elsewhere it is a child."""
 
 
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
     wakes, processes = Wakes(), process.Processes(paths.children, log_line)
-    return HeadStart(found, processes, Identity(processes, Spire(paths), clock, wakes), wakes, _known(paths), clock.now())
+    identity = Identity(processes, Spire(paths), clock, wakes)
+    return HeadStart(found, processes, identity, wakes, _known(paths), clock.now(), units.own_unit())
 
 
 def _known(paths: Paths) -> Registration | None:
@@ -83,8 +87,11 @@ def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
 
 async def _run(config: schema.Config, paths: Paths, clock: Clock) -> int:
     process.raise_file_limit()
-    found = await machine.look(config, paths)
     log = structlog.get_logger().bind(component="harness")
+    tasks.on_bug(lambda what, error: log.error(f"a bug: {what} failed", exc_info=error))
+    # Under systemd the next daemon is the next try; elsewhere there may be none.
+    alone = units.own_unit() is None
+    found = await tasks.persist("the look at this machine", partial(machine.look, config, paths), clock, lambda: alone)
     for orphan in process.orphans(paths.children):
         log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
         await process.end(orphan, 2.0)
@@ -101,9 +108,10 @@ async def _run(config: schema.Config, paths: Paths, clock: Clock) -> int:
 async def _step(identity: Identity, wanted: IdentitySpec, log: Any) -> None:
     """What fails is tried again, and told of, by the cycles."""
     try:
-        for action in identity.diff(wanted, await identity.observe()):
-            log.info(str(action), part=identity.name)
-            await identity.apply(action)
+        with tasks.unexpected(identity.name):
+            for action in identity.diff(wanted, await identity.observe()):
+                log.info(str(action), part=identity.name)
+                await identity.apply(action)
     except HarnessError as error:
         log.error(error.message, part=identity.name, hint=error.hint)
 

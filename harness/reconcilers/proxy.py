@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -144,7 +145,7 @@ class Proxy:
         self._grace = float(left.get("grace") or KILL_RESERVE)
         self._supervised.adopt(child)
         self._certified_until = await self._admin.certificate_expiry(admin_port)
-        self._polling = tasks.spawn(self._poll(admin_port))
+        self._watch_certificate(admin_port)
         return True
 
     def release(self) -> None:
@@ -222,13 +223,16 @@ class Proxy:
         except UnavailableError as error:
             self._error = error.message
             return
-        left = {"pid": child.pid, "fingerprint": self._running, "grace": stop_seconds, **program.record()}
-        files.write_json(self._record, left, mode=0o600)
-        if self._polling is not None:
-            self._polling.cancel()
-        self._polling = tasks.spawn(self._poll(spec.admin_port))
+        self._watch_certificate(spec.admin_port)
         # A little later than the cycle looks for, or that one would find it not late yet.
         asyncio.get_running_loop().call_later(spec.start_timeout + 0.01, self._wake, "the proxy should have a certificate by now")
+        left = {"pid": child.pid, "fingerprint": self._running, "grace": stop_seconds, **program.record()}
+        files.write_json(self._record, left, mode=0o600)  # last: a full disk does not keep the proxy from serving
+
+    def _watch_certificate(self, admin_port: int) -> None:
+        if self._polling is not None:
+            self._polling.cancel()
+        self._polling = tasks.keep("the look at the proxy's certificate", partial(self._poll, admin_port), self._clock)
 
     async def _poll(self, admin_port: int) -> None:
         """Watches the certificate for as long as the child lives."""

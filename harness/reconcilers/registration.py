@@ -10,13 +10,14 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from harness import problems, tasks
 from harness.backoff import Backoff
 from harness.clock import Clock
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InternalError
 from harness.messages import Registration, RegistrationRequest, StateReport
 from harness.specs import Readiness, RegistrationSpec, Target
 from harness.status import Condition, Truth
@@ -144,25 +145,26 @@ class RegistrationKeeper:
             case Use(access):
                 self._view = replace(self._view, access=access)
             case Register(spec):
-                self._start(self._register(spec), "registered")
+                self._start("registering", self._register(spec), "registered")
             case Report(spec):
-                self._start(self._report(spec), "state reported")
+                self._start("reporting the state", self._report(spec), "state reported")
             case Follow(spec):
-                self._follow = tasks.spawn(self._following())
+                self._follow = tasks.keep("following the registration", self._following, self._clock)
             case Leave():
                 await self._leave()
 
-    def _start(self, call: Awaitable[None], done: str) -> None:
+    def _start(self, what: str, call: Awaitable[None], done: str) -> None:
         async def run() -> None:
             try:
-                await call
+                with tasks.unexpected(what):  # a bug too is a failure, and the cycle tries again after the pause
+                    await call
                 self._failures = 0
                 self._view = replace(self._view, error=None, retry_at=0.0)
                 self._wake(done)
             except HarnessError as error:
                 self._failed(error)
 
-        self._call = tasks.spawn(run())
+        self._call = tasks.keep(what, run, self._clock)
 
     def _failed(self, error: HarnessError) -> None:
         gone = isinstance(error, RefusedError) and error.code in GONE
@@ -184,7 +186,7 @@ class RegistrationKeeper:
         self._wake(f"controller: {error.message}")
         if self._retry is not None:
             self._retry.cancel()
-        self._retry = tasks.spawn(self._wake_after(delay))
+        self._retry = tasks.keep("the wait for the next call", partial(self._wake_after, delay), self._clock)
 
     def _backoff(self) -> Backoff:
         """A controller that is back waits one lease for those it held, then takes the silent ones for lost."""
@@ -265,6 +267,8 @@ class RegistrationKeeper:
         problem = None
         if isinstance(error, UntrustedError):
             problem = problems.CONTROLLER_UNTRUSTED
+        elif isinstance(error, InternalError):
+            problem = problems.INTERNAL_ERROR
         elif isinstance(error, RefusedError):
             problem = problems.REGISTRATION_REFUSED
         elif error is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -239,8 +240,9 @@ class SpireChildren:
         if name == SERVER:
             self._entry_made, self._entry_retry_at, self._entry_failures = False, 0.0, 0
         child = await supervised.start(prepared.command)
-        tasks.spawn(self._read_log(name, child))
-        tasks.spawn(self._await_socket(name, child, self._spire.admin_socket if name == SERVER else Path(spec.socket)))
+        socket = self._spire.admin_socket if name == SERVER else Path(spec.socket)
+        tasks.keep(f"the log of {name}", partial(self._read_log, name, child), self._clock)
+        tasks.keep(f"the wait for {name}", partial(self._await_socket, name, child, socket), self._clock)
 
     async def _prepare(self, name: str, spec: IdentitySpec) -> Prepared:
         if name == SERVER and spec.server is not None:
@@ -257,7 +259,7 @@ class SpireChildren:
             self._entry_failures += 1
             pause = ENTRY_BACKOFF.pause(self._entry_failures)
             self._entry_retry_at = self._clock.now() + pause
-            tasks.spawn(self._wake_later(pause))
+            tasks.keep("the wait for SPIRE's entry", partial(self._wake_later, pause), self._clock)
             raise
         self._fault, self._entry_made, self._entry_failures = None, True, 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -16,8 +17,14 @@ _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 def notify(**fields: str | int) -> None:
-    """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor."""
-    text = "\n".join(f"{name}={value}" for name, value in fields.items())
+    """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor, or with one that does not take it."""
+    # A line end within a value would begin another field.
+    text = "\n".join(f"{name}={str(value).replace(chr(10), chr(32))}" for name, value in fields.items())
+    with contextlib.suppress(OSError):
+        _send(text)
+
+
+def _send(text: str) -> None:
     if daemon is not None:
         daemon.notify(text)
     elif address := os.environ.get("NOTIFY_SOCKET"):
