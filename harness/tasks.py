@@ -66,6 +66,8 @@ def keep(what: str, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock 
     async def whole() -> None:
         try:
             await work()
+        except InternalError:
+            raise
         except HarnessError as error:  # nobody is there to handle it
             asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
             raise InternalError(error.message) from error

@@ -44,6 +44,11 @@ class Met:
         return f"{self.what} failed {self.times} time{'' if self.times == 1 else 's'} since {since}, last with {self.line}"
 
 
+def log(logger: Any, what: str, error: BaseException) -> None:
+    """With the whole traceback."""
+    logger.error(f"a bug: {what} failed", exc_info=(type(error), error, error.__traceback__))
+
+
 class Bugs:
     """`fatal`: the daemon is to end, and to touch nothing. `number`: of all that were met."""
 
@@ -74,7 +79,7 @@ class Bugs:
         met = self._met.setdefault(what, Met(what, self._clock.wall(), line))
         if (what, type(error)) not in self._logged:
             self._logged.add((what, type(error)))
-            self._log.error(f"a bug: {what} failed", exc_info=error)
+            log(self._log, what, error)
         met.line, met.last = line, now
         met.times += 1
         self.number += 1

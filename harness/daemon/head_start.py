@@ -18,7 +18,7 @@ import structlog
 from harness import decode, desired, lean_imports, tasks
 from harness.clock import Clock
 from harness.config import schema
-from harness.daemon import machine
+from harness.daemon import bugs, machine
 from harness.errors import ConfigError, HarnessError
 from harness.messages import Registration
 from harness.paths import Paths
@@ -88,7 +88,7 @@ def start(config: schema.Config, paths: Paths, clock: Clock) -> int:
 async def _run(config: schema.Config, paths: Paths, clock: Clock) -> int:
     process.raise_file_limit()
     log = structlog.get_logger().bind(component="harness")
-    tasks.on_bug(lambda what, error: log.error(f"a bug: {what} failed", exc_info=error))
+    tasks.on_bug(partial(bugs.log, log))
     # Under systemd the next daemon is the next try; elsewhere there may be none.
     alone = units.own_unit() is None
     found = await tasks.persist("the look at this machine", partial(machine.look, config, paths), clock, lambda: alone)

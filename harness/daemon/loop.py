@@ -7,13 +7,14 @@ import contextlib
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
 from harness import decode, problems, tasks
 from harness.clock import Clock
 from harness.config import load, schema
-from harness.daemon import machine, shutdown
+from harness.daemon import bugs, machine, shutdown
 from harness.daemon.bring import Bringer
 from harness.daemon.bugs import Bugs
 from harness.daemon.compose import Part, compose
@@ -38,6 +39,8 @@ class Daemon:
         self._stopping = self._reload = self._restart_proxy = False
         self._reload_fault = ""
         self._progress, self._kept = Progress(), begun.registration
+        self._want = Desired()
+        self._conditions: tuple[Condition, ...] = ()
         self._proxy_seen = clock.now()
         self._restart_after = 0.0
         self._others: tuple[tuple[str, int], ...] = ()
@@ -61,7 +64,9 @@ class Daemon:
         self._log.info("started", group=self.config.workload.group, namespace=self.config.workload.namespace)
         try:
             while not self._stopping and not self._bugs.fatal:
-                await self._bugs.attempt("the cycle", self._cycle())
+                if not await self._bugs.attempt("the cycle", self._cycle()):
+                    await self._bugs.attempt("the status", self._publish(self._conditions, self._want))
+                systemd.notify(WATCHDOG=1)
                 if not self._bugs.fatal:
                     await self._sleep()
             before = self._bugs.number
@@ -123,8 +128,8 @@ class Daemon:
         if not await self.wake.within(systemd.beat(TIMER_SECONDS)):
             self.wake.reasons.add("timer")
 
-    async def _cycle(self) -> None:
-        reasons, bugs = self.wake.take(), self._bugs.number
+    async def _cycle(self) -> bool:
+        reasons, before = self.wake.take(), self._bugs.number
         self._counters.cycles += 1
         self._log.debug("cycle", reasons=reasons)
         if self._reload:
@@ -138,15 +143,16 @@ class Daemon:
         if self._restart_proxy or (may_restart and self._parts.stale(want.proxy)):
             await self._bugs.attempt("the proxy's restart", self._prepare_restart())
         want = desired(self.config, self._machine, self._progress)
-        conditions = [await self._reconcile(part, want) for part in self._parts.up]
+        self._want = want
+        self._conditions = tuple([await self._reconcile(part, want) for part in self._parts.up])
         await self._bugs.attempt("the watch over the nodes", self._watch_nodes(want))
         await self._look()
         # After a bug the next try has its pause: what failed could be what makes the difference.
-        if bugs == self._bugs.number and (fresh or desired(self.config, self._machine, self._progress) != want):
+        if before == self._bugs.number and (fresh or desired(self.config, self._machine, self._progress) != want):
             self.wake("the next step is possible")
         self._await_neighbours()
-        await self._bugs.attempt("the status", self._publish(tuple(conditions), want))
-        systemd.notify(WATCHDOG=1)
+        await self._bugs.attempt("the status", self._publish(self._conditions, want))
+        return True
 
     async def _look_at_others(self) -> bool:
         """Whether another workload of this machine came, went or changed: what it has for itself, this one leaves alone."""
@@ -185,7 +191,7 @@ class Daemon:
         """A bad configuration keeps the old one, also one that meets a bug: a fresh daemon would read the same files."""
         systemd.notify(RELOADING=1, MONOTONIC_USEC=int(self._clock.now() * 1e6))
         try:
-            with tasks.unexpected("the reload", lambda what, error: self._log.error(f"a bug: {what} failed", exc_info=error)):
+            with tasks.unexpected("the reload", partial(bugs.log, self._log)):
                 config = load.load(self._paths, self._environ)
                 machine.check_identity(config, self._environ)
                 found = await machine.look(config, self._paths)
@@ -272,13 +278,10 @@ class Daemon:
         systemd.notify(STOPPING=1, STATUS="Draining")
         self._log.info("draining")
         await self._look()
-        await self._bugs.attempt("the status", self._publish_stop())
+        await self._bugs.attempt("the status", self._publish(self._conditions, self._want))
         await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
         await self._bugs.attempt("taking the status away", self._withdraw())
         self._log.info("stopped")
-
-    async def _publish_stop(self) -> None:
-        await self._publish(self._publisher.said, desired(self.config, self._machine, self._progress))
 
     async def _withdraw(self) -> None:
         self._exporter.withdraw()

@@ -7,7 +7,6 @@ without listeners, and answers /ready with 200: that is how it is told from one 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,9 @@ from typing import Protocol
 
 from harness import problems, tasks
 from harness.clock import Clock
-from harness.errors import UnavailableError
+from harness.errors import InternalError, UnavailableError
 from harness.reconcilers import proxy_program
-from harness.reconcilers.proxy_program import InUse, Program
+from harness.reconcilers.proxy_program import InUse, Program, fingerprint
 from harness.specs import ProxySpec
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, Launcher, Running, State, Supervised
@@ -28,6 +27,7 @@ POLL_STARTING, POLL_SHORTEST, POLL_LONGEST = 0.05, 0.2, 30.0
 NAME = "proxy"
 KILL_RESERVE = 2.0  # seconds after the proxy's own grace period
 LOST_GRACE = 0.1
+BLIND_SECONDS = 60.0  # longer than every pause after a bug
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,6 @@ class GiveUp:
 
 
 Action = Start | Stop | GiveUp
-
-
-def fingerprint(spec: ProxySpec) -> str:
-    return hashlib.sha256(repr((spec.path, spec.user, spec.env, spec.ports)).encode()).hexdigest()
 
 
 class Runners(Launcher[Running], Protocol):
@@ -237,7 +233,7 @@ class Proxy:
     async def _poll(self, admin_port: int) -> None:
         """Watches the certificate for as long as the child lives."""
         while self._supervised.state.alive:
-            expiry = await self._admin.certificate_expiry(admin_port)
+            expiry = await self._look_at_certificate(admin_port)
             if expiry > self._clock.wall() and self._supervised.state.state is State.STARTING:
                 self._certified_until = expiry
                 self._supervised.ready()
@@ -253,6 +249,15 @@ class Proxy:
             # Twice in what is left of the certificate: a renewal is seen before the old one would have ended.
             left = (self._certified_until - self._clock.wall()) / 2
             await self._clock.sleep(POLL_STARTING if starting else min(max(left, POLL_SHORTEST), POLL_LONGEST))
+
+    async def _look_at_certificate(self, admin_port: int) -> float:
+        try:
+            with tasks.unexpected("the look at the proxy's certificate"):
+                return await self._admin.certificate_expiry(admin_port)
+        except InternalError:
+            if self._certified_until:  # what cannot be looked at is as it was, until the next look
+                self._certified_until = max(self._certified_until, self._clock.wall() + BLIND_SECONDS)
+            raise
 
     async def _never_certified(self, admin_port: int) -> bool:
         """Ready in its own eyes, and even after that without a certificate."""

@@ -18,7 +18,7 @@ import pytest
 
 from tests.mesh import VM
 from tests.package.instance import API, API_PROXY, API_USER, add_api, api_phase
-from tests.package.machine import PODS, PROXY, UNIT, Machine, machine, uid_of
+from tests.package.machine import CHECKOUT, PODS, PROXY, UNIT, Machine, machine, uid_of
 from tests.package.root import layered
 
 CAPABILITIES = {"kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_admin": 12, "net_raw": 13}  # linux/capability.h
@@ -120,6 +120,46 @@ def test_a_crash_is_not_noticed(vm: Machine) -> None:
     assert vm.pid(PROXY) == proxy, "the proxy lived through the crash"
 
 
+def faulty(vm: Machine, name: str) -> Path:
+    """The daemon becomes one in which a step fails as long as the file is there."""
+    fault = vm.file(f"/opt/faults/{name}")
+    fault.parent.mkdir(exist_ok=True)
+    command = "/usr/bin/python3 -s -m tests.faulty /opt/faults run"
+    drop_in(vm, f"[Service]\nEnvironment=PYTHONPATH={CHECKOUT}\nExecStart=\nExecStart={command}\n")
+    vm.run("systemctl", "restart", UNIT)
+    vm.wait_ready()
+    return fault
+
+
+def test_a_bug_is_not_noticed(vm: Machine) -> None:
+    """The daemon ends by it and touches nothing; the next one takes all over, and goes on when it meets the bug too."""
+    fault = faulty(vm, "routes-diff")
+    proxy, rules, routes = vm.pid(PROXY), vm.run("nft", "list", "ruleset"), vm.run("ip", "route")
+    with vm.traffic():
+        fault.touch()
+        vm.run("systemctl", "kill", "--kill-whom=main", "--signal=USR2", UNIT)
+        vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1" and vm.show("ActiveState")["ActiveState"] == "active")
+        vm.wait(lambda: "routes failed" in vm.condition("Program").get("message", "") and vm.status().get("ready"))
+        assert (vm.pid(PROXY), vm.run("nft", "list", "ruleset"), vm.run("ip", "route")) == (proxy, rules, routes)
+        fault.unlink()
+    assert vm.show("NRestarts") == {"NRestarts": "1"}
+    journal = vm.run("journalctl", "-u", UNIT, "-o", "cat", "--no-pager", "-n", "200")
+    assert (
+        "status=70" in journal and "injected into routes-diff" in journal and "the proxy runs on for the next daemon" in journal
+    )
+    vm.wait_ready(150)
+    assert vm.pid(PROXY) == proxy and vm.condition("Program") == {}
+
+
+def test_a_stop_that_meets_a_bug_leaves_nothing(vm: Machine) -> None:
+    faulty(vm, "redirect-stop").touch()
+    vm.run("systemctl", "stop", UNIT)
+    assert "injected into redirect-stop" in vm.run("journalctl", "-u", UNIT, "-o", "cat", "--no-pager", "-n", "200")
+    assert "meshexp" not in vm.run("nft", "list", "tables") + vm.run("ip", "route", "show", "proto", "77")
+    assert vm.pid(PROXY) == 0
+    vm.file("/opt/faults/redirect-stop").unlink()
+
+
 def test_a_binary_replaced_under_the_proxy_is_taken_by_the_next_daemon(vm: Machine) -> None:
     proxy, binary = vm.pid(PROXY), vm.file("/opt/development-proxy")
     fresh = binary.with_name("fresh")
@@ -185,8 +225,10 @@ def test_wrong_configurations(vm: Machine) -> None:
     vm.wait(lambda: any(c["problem"] == "config-reload-failed" for c in vm.status()["conditions"]))
     assert vm.status()["phase"] in ("Ready", "Degraded"), "the old one stays in force"
     assert vm.show("ActiveState") == {"ActiveState": "active"}
+    proxy, rules = vm.pid(PROXY), vm.run("nft", "list", "ruleset")
     vm.run("systemctl", "restart", UNIT, check=False)
     vm.wait(lambda: vm.show("ActiveState")["ActiveState"] == "failed")
+    assert (vm.pid(PROXY), vm.run("nft", "list", "ruleset")) == (proxy, rules), "a member's proxy and rules stay"
     assert vm.show("ExecMainStatus", "NRestarts") == {"ExecMainStatus": "78", "NRestarts": "0"}, (
         "it is not started again and again"
     )
@@ -194,6 +236,7 @@ def test_wrong_configurations(vm: Machine) -> None:
     wrong.unlink()
     vm.run("systemctl", "restart", UNIT)
     vm.wait_ready()
+    assert vm.pid(PROXY) == proxy
 
 
 def test_a_pulled_plug_and_a_boot_while_the_control_plane_is_away(vm: Machine) -> None:
