@@ -130,8 +130,8 @@ class Bugs:
             latest = sorted(self._met.values(), key=lambda met: -met.last)
             more = len(latest) - MOST_SHOWN
             text = "; ".join(map(str, latest[:MOST_SHOWN])) + (f"; and {more} more" if more > 0 else "")
-            said.append(Condition("Program", Truth.FALSE, text, problems.INTERNAL_ERROR))
+            said.append(Condition("Program", Truth.TRUE, text, problems.INTERNAL_ERROR))
         if self._failing:
             text = "; ".join(f"{what}: {message}" for what, message in self._failing.items())
-            said.append(Condition("Steps", Truth.FALSE, text, problems.STEP_FAILED))
+            said.append(Condition("Steps", Truth.TRUE, text, problems.STEP_FAILED))
         return tuple(said)

@@ -140,9 +140,9 @@ def test_a_start_that_meets_a_bug_is_tried_again() -> None:
         vm.start_controller()
         start(vm)
         vm.wait(lambda: "the start failed 2 times" in vm.status().get("message", ""))
-        heal_start = vm.folder / "faults" / "start"
-        heal_start.unlink()
-        vm.wait_ready()
+        (vm.folder / "faults" / "start").unlink()
+        vm.wait(lambda: (vm.status().get("reported") or {}).get("ready"))
+        assert vm.status()["phase"] == "Degraded", "what it began with is still told"
         assert vm.processes["harness"].poll() is None
 
 
