@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -162,3 +163,30 @@ def test_a_stop_tries_every_step() -> None:
         assert "workload deleted" in (vm.folder / "controller.log").read_text()
         assert vm.meshexp("cleanup").returncode == 0
         assert "table inet meshexp" not in ruleset(vm)
+
+
+def test_a_full_disk_takes_nothing_away() -> None:
+    """What the controller tells cannot be kept, and the status cannot be written: the log says so, and it ends with the fault."""
+    with mesh() as vm:
+        run = vm.folder / "run"
+        run.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=755", "tmpfs", str(run)], check=True)
+        try:
+            vm.start_controller(lease="15s")
+            vm.start_daemon()
+            vm.wait(lambda: (vm.status().get("reported") or {}).get("ready"))
+            before = standing(vm)
+            with contextlib.suppress(OSError), (run / "filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(1024)):
+                    pass
+            ports = [{"name": "http", "port": 8000}]
+            vm.group(template={"metadata": {"labels": {"service": "face", "more": "news"}}, "ports": ports})
+            vm.wait(lambda: "cannot be written: No space left" in (vm.folder / "harness.log").read_text())
+            assert standing(vm) == before
+            (run / "filler").unlink()
+            wake(vm)
+            vm.wait(lambda: "news" in (run / "registration.json").read_text())
+            vm.wait_ready()
+            assert standing(vm) == before
+        finally:
+            subprocess.run(["umount", "--lazy", str(run)], check=True)
