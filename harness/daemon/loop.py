@@ -11,10 +11,10 @@ from functools import partial
 
 import structlog
 
-from harness import decode, problems, tasks
+from harness import decode, tasks
 from harness.clock import Clock
 from harness.config import load, schema
-from harness.daemon import bugs, machine, shutdown
+from harness.daemon import bugs, machine, own_conditions, shutdown
 from harness.daemon.bring import Bringer
 from harness.daemon.bugs import Bugs
 from harness.daemon.compose import Part, compose
@@ -22,7 +22,7 @@ from harness.daemon.export import Exporter
 from harness.daemon.head_start import HeadStart
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
-from harness.desired import Desired, Progress, anchors_behind, desired, readiness
+from harness.desired import Desired, Progress, desired, readiness
 from harness.errors import HarnessError, InternalError
 from harness.messages import Reason, Registration
 from harness.paths import Paths
@@ -248,18 +248,8 @@ class Daemon:
         return condition
 
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
-        if self._reload_fault:
-            fault = Condition("Configuration", Truth.TRUE, self._reload_fault, problems.CONFIG_RELOAD_FAILED)
-            conditions = (fault, *conditions)
-        if self._progress.cordon is not None:
-            conditions = (*conditions, Condition("Cordoned", Truth.TRUE, self._progress.cordon, problems.CORDONED))
-        if anchors_behind(self._machine, self._progress.registration):
-            behind = problems.ANCHORS_BEHIND
-            conditions = (*conditions, Condition("Anchors", Truth.TRUE, "told by the controller", behind))
-        if self._exporter.fault:
-            unseen = Condition("Metrics", Truth.TRUE, self._exporter.fault, problems.METRICS_NOT_EXPORTED)
-            conditions = (*conditions, unseen)
-        conditions = (*conditions, *self._bugs.conditions())
+        faults = self._reload_fault, self._exporter.fault
+        conditions = own_conditions.added(conditions, self._machine, self._progress, *faults, self._bugs.conditions())
         redirect_off = want.redirect is None and self._progress.proxy_certified
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(
