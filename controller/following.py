@@ -8,12 +8,14 @@ from typing import TypeVar
 import structlog
 
 from controller.store import Change, Collection, Listing, NotFoundError, Stored
+from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import TemporaryError
 
 log = structlog.get_logger()
 T = TypeVar("T", bound=Stored)
-RETRY_SECONDS = 1.0
+BACKOFF = Backoff(first=1.0, most=5.0)
+"""Between calls to an API server that fails. Short: what the machines report waits for it."""
 UNKNOWN_SECONDS = 15.0
 
 
@@ -32,6 +34,7 @@ async def follow(
     apply: Callable[[Change[T]], Awaitable[None]],
 ) -> None:
     """Without end. Errors of the store, also those that `replace` and `apply` meet, lead to a new list."""
+    failures = 0
     while True:
         try:
             listing = await _list(collection)
@@ -41,7 +44,9 @@ async def follow(
                 continue
             await replace(listing)
             async for change in collection.watch(listing.resource_version):
+                failures = 0
                 await apply(change)
         except TemporaryError as error:
             log.warning("store lost", error=error.message, hint=error.hint)
-        await clock.sleep(RETRY_SECONDS)
+        failures += 1
+        await clock.sleep(BACKOFF.pause(failures))

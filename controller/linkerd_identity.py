@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from controller import tls
+from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import ConfigError, TemporaryError
 from harness.values import HostPort
@@ -29,7 +30,7 @@ METHOD = "/io.linkerd.proxy.identity.Identity/Certify"
 RENEW_AT = 0.7
 """Of a certificate's life, as Linkerd's proxies do."""
 _CALL_SECONDS = 10.0
-_RETRY_SECONDS = 5.0
+_BACKOFF = Backoff(first=1.0, most=15.0)
 _LEAST_SECONDS = 1.0
 
 
@@ -60,12 +61,14 @@ class Certifier:
 
     async def first(self) -> Certificate:
         """Tries until there is one."""
+        failures = 0
         while True:
             try:
                 return await self.certify()
             except TemporaryError as error:
                 log.warning("no certificate from Linkerd", error=error.message, hint=error.hint)
-                await self._clock.sleep(_RETRY_SECONDS)
+                failures += 1
+                await self._clock.sleep(_BACKOFF.pause(failures))
 
     async def keep(self, current: Certificate, use: Callable[[Certificate], None]) -> None:
         """Without end: each renewed certificate is given to `use`."""

@@ -8,7 +8,7 @@ import dataclasses
 
 import structlog
 
-from controller.following import RETRY_SECONDS
+from controller.following import BACKOFF
 from controller.model import Key, Lease, Metadata
 from controller.store import Collection, ConflictError, NotFoundError
 from harness.clock import Clock
@@ -64,13 +64,15 @@ class Owners:
 
     async def write(self) -> None:
         """Without end."""
+        failures = 0
         while True:
             await self._want.wait()
             self._want.clear()
             slots = asyncio.Semaphore(_WRITES)
             done = await asyncio.gather(*(self._fulfil(machine, slots) for machine in tuple(self._wanted)))
-            if not all(done):
-                await self._clock.sleep(RETRY_SECONDS)
+            failures = 0 if all(done) else failures + 1
+            if failures:
+                await self._clock.sleep(BACKOFF.pause(failures))
                 self._want.set()
 
     def _wish(self, machine: Key, held: bool) -> None:

@@ -3,6 +3,7 @@
 HarnessError                 a message, a hint, an exit code
 ├── UsageError          64   the command line is wrong
 ├── UnavailableError    69   something that is needed is not there, and waiting does not bring it
+├── InternalError       70   a bug: an error that no code expected (EX_SOFTWARE)
 ├── TemporaryError      75   may go well on the next try
 ├── PermissionError_    77   not root, a capability is missing, or the peer refused our identity
 └── ConfigError         78   the configuration is wrong; carries every fault, not the first
@@ -32,6 +33,10 @@ class UsageError(HarnessError):
 
 class UnavailableError(HarnessError):
     exit_code = 69
+
+
+class InternalError(HarnessError):
+    exit_code = 70
 
 
 class TemporaryError(HarnessError):

@@ -125,6 +125,11 @@ class Paths:
         return self.run / "dnsmasq.conf"
 
     @property
+    def bug(self) -> Path:
+        """What the daemon before this one ended by; not there where it ended well."""
+        return self.run / "bug.json"
+
+    @property
     def children(self) -> Path:
         """One record per child, so that `cleanup` finds orphans by pid and start time."""
         return self.run / "children"

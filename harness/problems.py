@@ -15,6 +15,19 @@ CONFIG_RELOAD_FAILED = register(
     "run `meshexp config check`, mend the file, then reload again",
     Severity.WARNING,
 )
+INTERNAL_ERROR = register(
+    "internal-error",
+    Where.EITHER,  # what met the bug may be anywhere, and to restart a machine that is a member helps nobody
+    "the program met an error that nobody expected, which is a bug; the rest goes on, and what failed is tried again",
+    "look at `meshexp logs` for the whole error, and report it",
+)
+STEP_FAILED = register(
+    "step-failed",
+    Where.MACHINE,
+    "the daemon cannot do what it does at each look; the machine stays a member meanwhile",
+    "see the message; for a full disk: `df -h /run /var/lib/meshexp`",
+    Severity.WARNING,
+)
 ROUTE_CONFLICT = register(
     "route-conflict",
     Where.MACHINE,

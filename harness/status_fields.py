@@ -83,8 +83,8 @@ LATER = ("pid_started", "written", "looked", "conditions[].where", "instances")
 """What a daemon of version 0.1 does not write, as a whole; `instances` is the reader's."""
 NULLABLE = ("reported", "neighbours")
 """What may be null as a whole."""
-WITHOUT_CONFIGURATION = ("pid", "phase", "ready", "message")
-"""What a daemon writes in the phase Waiting, with its conditions."""
+AT_LEAST = ("pid", "phase", "ready", "message")
+"""What a daemon writes, with its conditions, while it waits for a configuration, or cannot begin."""
 _MISSING = object()
 
 
@@ -102,7 +102,7 @@ def fault(data: object) -> str:
 
 
 def _may_be_missing(name: str, data: dict[str, Any]) -> bool:
-    if data.get("phase") == Phase.WAITING.text and name not in WITHOUT_CONFIGURATION:
+    if data.get("phase") in (Phase.WAITING.text, Phase.STARTING.text) and name not in AT_LEAST:
         return True
     whole = name.partition(".")[0]
     return name in LATER or (whole in LATER and whole not in data)

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from harness import tasks
+from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import UnavailableError
 from harness.system import process
 
-BACKOFF_FIRST, BACKOFF_MOST = 0.1, 15.0
+BACKOFF = Backoff(first=0.1, most=15.0)
 STABLE_SECONDS = 10.0
 CRASH_LOOP_EXITS = 3
 
@@ -74,11 +76,11 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
             return replace(child, exits=0)
         case State.STARTING, Event.FAILED:
             failures = child.failures + 1
-            retry_at = now + _delay(child.exits + failures)
+            retry_at = now + BACKOFF.pause(child.exits + failures)
             return replace(child, state=State.BACKOFF, since=now, retry_at=retry_at, failures=failures)
         case ((State.STARTING | State.RUNNING), Event.EXITED):
             exits = child.exits + 1
-            return ChildState(State.BACKOFF, now, exits, now + _delay(exits), exit_code, child.restarts + 1)
+            return ChildState(State.BACKOFF, now, exits, now + BACKOFF.pause(exits), exit_code, child.restarts + 1)
         case ((State.STARTING | State.RUNNING), Event.STOP):
             return replace(child, state=State.STOPPING, since=now)
         case State.STOPPING, Event.EXITED:
@@ -86,11 +88,6 @@ def advance(child: ChildState, event: Event, now: float, exit_code: int | None =
         case State.BACKOFF, Event.STOP:
             return ChildState(State.STOPPED, now, last_exit=child.last_exit, restarts=child.restarts)
     return child
-
-
-def _delay(times: int) -> float:
-    """Seconds, after so many misfortunes in a row."""
-    return float(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(times - 1, 16)))  # beyond, no float holds it
 
 
 class Running(Protocol):
@@ -131,14 +128,14 @@ class Supervised(Generic[Kind]):
             self.fail(command.name)
             raise
         self._advance(Event.START)
-        self._watch = tasks.spawn(self._wait(self.child))
+        self._watch = self._keep(self._wait, self.child)
         return self.child
 
     def adopt(self, child: Kind) -> None:  # type: ignore[misc]  # a parameter, but of what this object itself would make
         """Takes over a child that runs already."""
         self.child = child
         self.state = ChildState(State.RUNNING, self._clock.now())
-        self._watch = tasks.spawn(self._wait(child))
+        self._watch = self._keep(self._wait, child)
 
     def release(self) -> None:
         """Forgets the child without ending it."""
@@ -149,7 +146,7 @@ class Supervised(Generic[Kind]):
     def ready(self) -> None:
         self._advance(Event.READY)
         if self.child is not None and self.state.exits:
-            tasks.spawn(self._settle(self.child))
+            self._keep(self._settle, self.child)
 
     async def _settle(self, child: Running) -> None:
         await self._clock.sleep(STABLE_SECONDS)
@@ -162,7 +159,7 @@ class Supervised(Generic[Kind]):
         self._advance(Event.START)
         self._advance(Event.FAILED)
         self._on_change(f"{name} cannot be started")
-        self._watch = tasks.spawn(self._back_off(name))
+        self._watch = self._waiting(name)
 
     async def give_up(self, grace: float) -> None:
         """Ends a child that is of no use; it counts as one that exited by itself, so that the next start waits."""
@@ -191,7 +188,13 @@ class Supervised(Generic[Kind]):
         self._advance(Event.EXITED, code)
         self._on_change(f"{name} exited")
         if self.state.state is State.BACKOFF:
-            self._watch = tasks.spawn(self._back_off(name))
+            self._watch = self._waiting(name)
+
+    def _keep(self, work: Callable[[Running], Coroutine[Any, Any, None]], child: Running) -> asyncio.Task[None]:
+        return tasks.keep(f"the watch over {child.name}", partial(work, child), self._clock)
+
+    def _waiting(self, name: str) -> asyncio.Task[None]:
+        return tasks.keep(f"the wait for the next start of {name}", partial(self._back_off, name), self._clock)
 
     async def _back_off(self, name: str) -> None:
         await self._clock.sleep(max(0.0, self.state.retry_at - self._clock.now()))

@@ -88,7 +88,7 @@ class Client:
             except _FAILURES as error:
                 raise _lost(error) from None
             wait = response.headers.get("Retry-After", "")
-            if not wait.isdigit() or attempt == _ATTEMPTS - 1:
+            if not wait.isdecimal() or attempt == _ATTEMPTS - 1:
                 break
             await asyncio.sleep(min(float(wait), 5.0))
         raise _refusal(response.status, answer)

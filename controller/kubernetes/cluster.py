@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 import yaml
 
-from controller.following import follow
+from controller.following import BACKOFF, follow
 from controller.kubernetes.client import Client
 from controller.kubernetes.store import KubernetesCollection
 from controller.model import Key, Metadata
@@ -73,6 +73,7 @@ class Cluster:
                 tasks.create_task(self._follow(field, "v1", "configmaps", self._linkerd, fieldSelector=selector))
 
     async def _refuse_rival(self) -> None:
+        failures = 0
         while True:
             try:
                 await self._client.get(f"/api/v1/namespaces/{self._linkerd}/services/{_RIVAL}")
@@ -80,7 +81,8 @@ class Cluster:
                 return
             except TemporaryError as error:
                 log.warning("cluster not read", error=error.message, hint=error.hint)
-                await self._clock.sleep(1.0)
+                failures += 1
+                await self._clock.sleep(BACKOFF.pause(failures))
                 continue
             raise UnavailableError(
                 f"the Service {self._linkerd}/{_RIVAL} is here: another controller registers machines in this cluster",

@@ -15,12 +15,14 @@ from typing import Any
 
 from demo.proxy.settings import SocketAddress
 from demo.proxy.streams import Stream
+from harness.backoff import Backoff
 from harness.values import HostPort
 
 _LOG = logging.getLogger(__name__)
 PATIENCE = 3.0  # seconds; linkerd2-proxy's outbound fail-fast timeout
 _ANSWER_TIMEOUT = 40.0  # the server holds a request for 30 s
 _UNUSED_FOR = 60.0
+_BACKOFF = Backoff(first=0.1, most=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +115,18 @@ class Discovery:
 
     async def _follow(self, destination: SocketAddress, target: Target) -> None:
         loop = asyncio.get_running_loop()
-        version, pause = "", 0.1
+        version, failures = "", 0
         while target.in_use or loop.time() - target.used_at < _UNUSED_FOR:
             try:
                 async with asyncio.timeout(_ANSWER_TIMEOUT):
                     answer = await self._ask(destination, version)
                 if answer["version"] != version:
                     target.update(answer["service"], tuple(map(_endpoint, answer["endpoints"])))
-                version, pause = answer["version"], 0.1
+                version, failures = answer["version"], 0
             except (OSError, ValueError, KeyError, TypeError) as error:
                 _LOG.warning("endpoints of %s are unknown: %r", destination, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 1.0)
+                failures += 1
+                await asyncio.sleep(_BACKOFF.pause(failures))
         del self._targets[destination]
 
     async def _ask(self, destination: SocketAddress, version: str) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import time
 from dataclasses import dataclass
 
 from demo.proxy.settings import Settings
+from harness.backoff import Backoff
 from harness.errors import HarnessError
 from harness.system import workload_api
 
 _LOG = logging.getLogger(__name__)
-BACKOFF_MIN, BACKOFF_MAX = 0.1, 1.0  # seconds, as linkerd2-proxy
+BACKOFF = Backoff(first=0.1, most=1.0)  # as linkerd2-proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +56,18 @@ class Identity:
         _LOG.info("Certified identity id=%s", self._settings.server_id)
 
     def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
-        pause = BACKOFF_MIN
+        failures = 0
         while not loop.is_closed():
             try:
                 for svids in workload_api.stream(self._settings.workload_api):
-                    pause = BACKOFF_MIN
+                    failures = 0
                     loop.call_soon_threadsafe(self.accept, svids)
             except HarnessError as error:
                 _LOG.warning("%s", error.message)
             except RuntimeError:  # the loop was closed: the process ends
                 return
-            time.sleep(pause)
-            pause = min(pause * 2, BACKOFF_MAX)
+            failures += 1
+            time.sleep(BACKOFF.pause(failures))
 
 
 def certify(svid: workload_api.Svid, settings: Settings) -> Certified:

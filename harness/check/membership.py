@@ -48,14 +48,14 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
 
 
 def _judge_conditions(to: Judge, status: dict[str, Any]) -> Iterator[Result]:
-    name = status["workload"]["name"]
+    name = status.get("workload", {}).get("name")  # a daemon that cannot begin has none
     conditions = {condition["name"]: condition for condition in status["conditions"]}
     if not name and conditions.get("Registration", {}).get("problem") is None:
         text = str(conditions.get("Registration", {}).get("message", ""))
         yield to.failed("this machine is registered", problems.NOT_REGISTERED, text)
     if conditions.get("Registration", {}).get("problem") == LEASE_LAPSED.code:
         yield to.failed(HEARD, LEASE_LAPSED, conditions.pop("Registration")["message"])
-    elif status["reported"]:
+    elif status.get("reported"):
         yield to.passed(HEARD)
     for condition in conditions.values():
         problem = REGISTRY.get(condition["problem"]) if condition["problem"] else None

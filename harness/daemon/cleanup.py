@@ -56,16 +56,22 @@ def everyone(paths: Paths) -> tuple[Paths, ...]:
     return (*(first.of(name) for name in sorted(names) if is_name(name)), first)
 
 
-def comes_back(environ: Mapping[str, str], restarting: bool) -> bool:
-    """Whether systemd starts the daemon again by itself, from what it tells ExecStopPost= (systemd.exec(5))."""
-    return restarting or environ.get("SERVICE_RESULT", "success") != "success"
+def stays(environ: Mapping[str, str], job: str) -> bool:
+    """Whether the next daemon takes over what this one has left: always, but for an operator's stop, also one that failed.
+
+    `job`: what systemd is about to do with the unit. `environ`: as systemd gives it to ExecStopPost= (systemd.exec(5)).
+    """
+    if "restart" in job:
+        return True
+    return job != "stop" and environ.get("SERVICE_RESULT", "success") != "success"
 
 
 async def _clean(paths: Paths, after_exit: bool) -> int:
     failed, unit = 0, units.own_unit()
     proxy = await Units(paths.instance).find(PROXY) if units.booted() else None
-    if after_exit and unit and proxy and comes_back(os.environ, await units.restarting(unit)):
-        print("the proxy runs on for the next daemon, and so do its rules and routes")
+    if after_exit and unit and stays(os.environ, await units.job(unit)):
+        if proxy:
+            print("the proxy runs on for the next daemon, and so do its rules and routes; `meshexp cleanup` removes them")
         return 0
     redirect = Redirect(await asyncio.to_thread(redirect_backend.detect, marks=Marks(paths.instance)), paths.redirect_lock)
     # The redirect first: from then on the proxy holds no traffic. What follows is the machine's.
@@ -87,7 +93,7 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
     for name in (PROXY, DNS) if units.booted() else ():
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
-    for left in (paths.status, paths.known_registration, paths.proxy):
+    for left in (paths.status, paths.known_registration, paths.proxy, paths.bug):
         left.unlink(missing_ok=True)
     await in_force.forget(paths)
     if paths.instance:

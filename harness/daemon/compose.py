@@ -28,7 +28,7 @@ from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
 from harness.reconcilers.shared import Shared
 from harness.specs import ProxySpec, RegistrationSpec, Route
-from harness.system import proxy_binary, redirect_backend, resolved, units
+from harness.system import proxy_binary, redirect_backend, resolved
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
@@ -83,8 +83,7 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
     lease = Lease(clock, wake, begun.registration)
     counted = Counted(ControlPlane(), clock, lease)
     keeper = RegistrationKeeper(counted, paths.registration, clock, wake, paths.invitation, lease.silence)
-    # Under systemd the proxy is a unit of its own, which outlives this process; elsewhere it is a child.
-    runners = Units(paths.instance) if units.own_unit() else begun.processes
+    runners = Units(paths.instance) if begun.unit else begun.processes
     routes: Routes | Shared
     names: Dns | Shared
     if paths.instance:

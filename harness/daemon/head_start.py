@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -16,14 +17,14 @@ import structlog
 
 from harness import decode, desired, lean_imports, tasks
 from harness.clock import Clock
-from harness.daemon import machine
+from harness.daemon import bugs, machine
 from harness.daemon.in_force import InForce
 from harness.errors import ConfigError, HarnessError
 from harness.messages import Registration
 from harness.paths import Paths
 from harness.reconcilers.identity import Identity
 from harness.specs import IdentitySpec
-from harness.system import files, process, proxy_log
+from harness.system import files, process, proxy_log, units
 from harness.system.spire import Spire
 
 
@@ -61,13 +62,16 @@ class HeadStart:
     """What a daemon before this one was told."""
     began: float
     """Clock.now() then."""
+    unit: str | None
+    """Our own, under systemd: there the proxy is a unit too, which outlives this process; elsewhere it is a child."""
     in_force: InForce | None = None
     """None for a look that starts nothing."""
 
 
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
     wakes, processes = Wakes(), process.Processes(paths.children, log_line)
-    return HeadStart(found, processes, Identity(processes, Spire(paths), clock, wakes), wakes, _known(paths), clock.now())
+    identity = Identity(processes, Spire(paths), clock, wakes)
+    return HeadStart(found, processes, identity, wakes, _known(paths), clock.now(), units.own_unit())
 
 
 def _known(paths: Paths) -> Registration | None:
@@ -86,8 +90,12 @@ def start(in_force: InForce, paths: Paths, clock: Clock) -> int:
 async def _run(in_force: InForce, paths: Paths, clock: Clock) -> int:
     process.raise_file_limit()
     config = in_force.config
-    found = await machine.look(config, paths, in_force.anchors_pem)
     log = structlog.get_logger().bind(component="harness")
+    tasks.on_bug(partial(bugs.log, log))
+    # Under systemd the next daemon is the next try; elsewhere there may be none.
+    alone = units.own_unit() is None
+    look = partial(machine.look, config, paths, in_force.anchors_pem)
+    found = await tasks.persist("the look at this machine", look, clock, lambda: alone)
     for orphan in process.orphans(paths.children):
         log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
         await process.end(orphan, 2.0)
@@ -104,9 +112,10 @@ async def _run(in_force: InForce, paths: Paths, clock: Clock) -> int:
 async def _step(identity: Identity, wanted: IdentitySpec, log: Any) -> None:
     """What fails is tried again, and told of, by the cycles."""
     try:
-        for action in identity.diff(wanted, await identity.observe()):
-            log.info(str(action), part=identity.name)
-            await identity.apply(action)
+        with tasks.unexpected(identity.name):
+            for action in identity.diff(wanted, await identity.observe()):
+                log.info(str(action), part=identity.name)
+                await identity.apply(action)
     except HarnessError as error:
         log.error(error.message, part=identity.name, hint=error.hint)
 

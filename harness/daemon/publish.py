@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 from harness import freshness, status
 from harness.clock import Clock
 from harness.config import schema
+from harness.daemon.bring import Bringer
 from harness.daemon.compose import Parts
 from harness.daemon.export import Exporter
 from harness.daemon.head_start import Wakes
@@ -25,8 +27,9 @@ from harness.system import files, systemd
 class Publisher:
     """Remembers what it said last: only changes are logged. `was_ready`: also under the daemon before this one."""
 
-    def __init__(self, paths: Paths, clock: Clock, log: Any, exporter: Exporter, began: float) -> None:
-        self._paths, self._clock, self._log, self._exporter, self._began = paths, clock, log, exporter, began
+    def __init__(self, paths: Paths, clock: Clock, log: Any, exporter: Exporter, bringer: Bringer, began: float) -> None:
+        self._paths, self._clock, self._log, self._began = paths, clock, log, began
+        self._exporter, self._bringer = exporter, bringer
         self._joined_seconds: float | None = None
         self._phase, self._since = Phase.STARTING, clock.wall()
         self.was_ready = False
@@ -67,6 +70,15 @@ class Publisher:
         self._exporter.show(self._data)
         with contextlib.suppress(HarnessError):  # the reader sees that nothing was written
             files.write_json(self._paths.status, self._data, mode=0o644)
+
+    def begin(self, conditions: tuple[Condition, ...]) -> None:
+        """Before there are parts to tell of."""
+        text = "; ".join(condition.message for condition in conditions)
+        systemd.notify(STATUS=text)
+        said = [status.encoded(condition) for condition in conditions]
+        data = {"phase": Phase.STARTING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": said}
+        with contextlib.suppress(HarnessError):  # the log has said it
+            files.write_json(self._paths.status, data, mode=0o644)
 
     async def publish(
         self,
@@ -109,10 +121,10 @@ class Publisher:
         self.said = conditions
 
     async def _observed(self, parts: Parts, counters: Counters, neighbours: tuple[int, ...] | None) -> Observed:
-        identity = await parts.identity.reconciler.observe()
-        proxy = await parts.proxy.reconciler.observe()
-        registration = await parts.registration.reconciler.observe()
-        probes = await parts.probes.reconciler.observe()
+        identity = await self._bringer.look(parts.identity)
+        proxy = await self._bringer.look(parts.proxy)
+        registration = await self._bringer.look(parts.registration)
+        probes = await self._bringer.look(parts.probes)
         children: dict[str, tuple[int | None, ChildState]] = {
             "identity": (None, identity.stream),
             "workload-api": (None, identity.server),

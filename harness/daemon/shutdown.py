@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from harness.desired import Machine, Progress, desired
 from harness.errors import HarnessError, TemporaryError
 from harness.messages import Reason
 from harness.specs import Readiness, RegistrationSpec
-from harness.system import systemd, tcp_sockets
+from harness.system import systemd, tcp_sockets, units
 
 LEAVE_SECONDS = 5.0
 ROUTINE_SECONDS = 20.0  # SPIRE's server and agent have 10 s each before they are killed
@@ -22,16 +23,28 @@ ROUTINE_SECONDS = 20.0  # SPIRE's server and agent have 10 s each before they ar
 
 async def go_down(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
     began = clock.now()
-    await announce(config, machine, parts, progress, Reason.DRAINING, log)
-    await _answered(config, clock, log)
-    await _remove(parts.redirect, log)
-    await _remove(parts.probes, log)
+    await _attempt("the drain", announce(config, machine, parts, progress, Reason.DRAINING, log), log)
+    await _attempt("the wait for open connections", _answered(config, clock, log), log)
+    await _remove(parts.redirect, log, ROUTINE_SECONDS)
+    await _remove(parts.probes, log, ROUTINE_SECONDS)
     left = max(0.0, config.drain.deadline - (clock.now() - began))
     await _remove(parts.proxy, log, left)
     await _remove(parts.registration, log, LEAVE_SECONDS)
-    await _remove(parts.identity, log)
-    await _remove(parts.dns, log)
-    await _remove(parts.routes, log)
+    await _remove(parts.identity, log, ROUTINE_SECONDS)
+    await _remove(parts.dns, log, ROUTINE_SECONDS)
+    await _remove(parts.routes, log, ROUTINE_SECONDS)
+
+
+async def comes_back(unit: str | None, log: Any) -> bool:
+    """Whether systemd is to start the next daemon at once. Where it does not say, all stays: ExecStopPost= asks again."""
+    if unit is None:
+        return False
+    try:
+        with tasks.unexpected("the question to systemd"):
+            return await units.restarting(unit)
+    except HarnessError as error:
+        log.warning("systemd does not say whether this is a restart", reason=error.message)
+        return True
 
 
 def take_time(config: schema.Config, progress: Progress) -> None:
@@ -57,8 +70,8 @@ async def _answered(config: schema.Config, clock: Clock, log: Any) -> None:
 
 async def hand_over(parts: Parts, log: Any) -> None:
     """Ends only what cannot outlive this process."""
-    await _remove(parts.probes, log)
-    await _remove(parts.identity, log)
+    await _remove(parts.probes, log, ROUTINE_SECONDS)
+    await _remove(parts.identity, log, ROUTINE_SECONDS)
 
 
 async def announce(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, reason: Reason, log: Any) -> bool:
@@ -85,15 +98,24 @@ async def _told(parts: Parts, spec: RegistrationSpec) -> bool:
     return True
 
 
-async def _remove(part: Part, log: Any, seconds: float | None = None) -> None:
+async def _remove(part: Part, log: Any, seconds: float) -> None:
     async def work() -> bool:
         for action in part.reconciler.diff(None, await part.reconciler.observe()):
             log.info(str(action).partition("\n")[0], part=part.name)
             await part.reconciler.apply(action)
         return True
 
-    try:
+    async def limited() -> None:
         if not await tasks.within(seconds, work()):
             log.warning("gave up waiting", part=part.name)
+
+    await _attempt(part.name, limited(), log)
+
+
+async def _attempt(what: str, step: Awaitable[object], log: Any) -> None:
+    """Whatever fails, the steps after it are tried too."""
+    try:
+        with tasks.unexpected(what):
+            await step
     except HarnessError as error:
-        log.error(error.message, part=part.name, hint=error.hint)
+        log.error(error.message, step=what, hint=error.hint)

@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from harness import tasks
 from harness.clock import Clock
@@ -57,7 +58,7 @@ class OwnServers:
             self._task.cancel()
         self.known = Known(subject, await tasks.within(FIRST_SECONDS, look(subject)))
         self._wake("the machine's own name servers have been asked")
-        self._task = tasks.spawn(self._keep(subject))
+        self._task = tasks.keep("the questions to the machine's own name servers", partial(self._keep, subject), self._clock)
 
     async def _keep(self, subject: Subject) -> None:
         tries = 1

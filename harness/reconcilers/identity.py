@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from harness import problems, tasks
 from harness.clock import Clock
@@ -72,6 +73,7 @@ class Identity:
         self._spire = spire.SpireChildren(programs, processes, clock, wake)
         self._children = {SERVER: Supervised(processes, clock, wake), STREAM: Supervised(processes, clock, wake)}
         self._reading: asyncio.Task[None] | None = None
+        self._begun: process.Child | None = None
         self._running: IdentitySpec | None = None
         self._svids: tuple[Svid, ...] = ()
         self._error: workload_api.Failed | None = None
@@ -120,8 +122,16 @@ class Identity:
         command = _server_command(action.spec) if action.part == SERVER else _stream_command(action.spec)
         started = await child.start(command)
         if action.part == STREAM:
-            self._reading = tasks.spawn(self._read(started))
+            self._reading = tasks.keep("reading the identity stream", partial(self._follow, started), self._clock)
         child.ready()
+
+    async def _follow(self, child: process.Child) -> None:
+        """Reading that ended before the child did may have lost an SVID: the next child is told the present one."""
+        if self._begun is not child:
+            self._begun = child
+            await self._read(child)
+        if self._children[STREAM].child is child:
+            await self._children[STREAM].give_up(STOP_GRACE)
 
     async def _read(self, child: process.Child) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from harness import problems, tasks
 from harness.clock import Clock
@@ -90,7 +91,7 @@ class Probes:
         self._probes = action.probes
         checks = action.probes or ()
         self._health = [Health() for _ in checks]
-        self._tasks = [tasks.spawn(self._run(i, check)) for i, check in enumerate(checks)]
+        self._tasks = [tasks.keep(f"the probe {c.probe}", partial(self._run, i, c), self._clock) for i, c in enumerate(checks)]
 
     async def _run(self, index: int, check: Check) -> None:
         probe = check.probe

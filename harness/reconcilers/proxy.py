@@ -7,17 +7,17 @@ without listeners, and answers /ready with 200: that is how it is told from one 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from harness import problems, tasks
 from harness.clock import Clock
-from harness.errors import UnavailableError
+from harness.errors import InternalError, UnavailableError
 from harness.reconcilers import proxy_program
-from harness.reconcilers.proxy_program import InUse, Program
+from harness.reconcilers.proxy_program import InUse, Program, fingerprint
 from harness.specs import ProxySpec
 from harness.status import Condition, Truth
 from harness.supervisor import ChildState, Launcher, Running, State, Supervised
@@ -27,6 +27,7 @@ POLL_STARTING, POLL_SHORTEST, POLL_LONGEST = 0.05, 0.2, 30.0
 NAME = "proxy"
 KILL_RESERVE = 2.0  # seconds after the proxy's own grace period
 LOST_GRACE = 0.1
+BLIND_SECONDS = 60.0  # longer than every pause after a bug
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,6 @@ class GiveUp:
 Action = Start | Stop | GiveUp
 
 
-def fingerprint(spec: ProxySpec) -> str:
-    return hashlib.sha256(repr((spec.path, spec.user, spec.env, spec.ports)).encode()).hexdigest()
-
-
 class Runners(Launcher[Running], Protocol):
     async def find(self, name: str) -> Running | None:
         """A proxy that an earlier daemon has left running, to be adopted."""
@@ -144,7 +141,7 @@ class Proxy:
         self._grace = float(left.get("grace") or KILL_RESERVE)
         self._supervised.adopt(child)
         self._certified_until = await self._admin.certificate_expiry(admin_port)
-        self._polling = tasks.spawn(self._poll(admin_port))
+        self._watch_certificate(admin_port)
         return True
 
     def release(self) -> None:
@@ -222,18 +219,21 @@ class Proxy:
         except UnavailableError as error:
             self._error = error.message
             return
-        left = {"pid": child.pid, "fingerprint": self._running, "grace": stop_seconds, **program.record()}
-        files.write_json(self._record, left, mode=0o600)
-        if self._polling is not None:
-            self._polling.cancel()
-        self._polling = tasks.spawn(self._poll(spec.admin_port))
+        self._watch_certificate(spec.admin_port)
         # A little later than the cycle looks for, or that one would find it not late yet.
         asyncio.get_running_loop().call_later(spec.start_timeout + 0.01, self._wake, "the proxy should have a certificate by now")
+        left = {"pid": child.pid, "fingerprint": self._running, "grace": stop_seconds, **program.record()}
+        files.write_json(self._record, left, mode=0o600)  # last: a full disk does not keep the proxy from serving
+
+    def _watch_certificate(self, admin_port: int) -> None:
+        if self._polling is not None:
+            self._polling.cancel()
+        self._polling = tasks.keep("the look at the proxy's certificate", partial(self._poll, admin_port), self._clock)
 
     async def _poll(self, admin_port: int) -> None:
         """Watches the certificate for as long as the child lives."""
         while self._supervised.state.alive:
-            expiry = await self._admin.certificate_expiry(admin_port)
+            expiry = await self._look_at_certificate(admin_port)
             if expiry > self._clock.wall() and self._supervised.state.state is State.STARTING:
                 self._certified_until = expiry
                 self._supervised.ready()
@@ -249,6 +249,15 @@ class Proxy:
             # Twice in what is left of the certificate: a renewal is seen before the old one would have ended.
             left = (self._certified_until - self._clock.wall()) / 2
             await self._clock.sleep(POLL_STARTING if starting else min(max(left, POLL_SHORTEST), POLL_LONGEST))
+
+    async def _look_at_certificate(self, admin_port: int) -> float:
+        try:
+            with tasks.unexpected("the look at the proxy's certificate"):
+                return await self._admin.certificate_expiry(admin_port)
+        except InternalError:
+            if self._certified_until:  # what cannot be looked at is as it was, until the next look
+                self._certified_until = max(self._certified_until, self._clock.wall() + BLIND_SECONDS)
+            raise
 
     async def _never_certified(self, admin_port: int) -> bool:
         """Ready in its own eyes, and even after that without a certificate."""

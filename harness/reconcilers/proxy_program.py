@@ -5,11 +5,13 @@ A file that is replaced, or another version that `meshexp proxy use` chose, touc
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.specs import ProxySpec
 from harness.system import files
 
 InUse = Callable[[], Path]
@@ -46,3 +48,8 @@ def find(chosen: str | None, in_use: InUse) -> Program:
 def recorded(left: Mapping[str, Any]) -> Program:
     chosen = left.get("chosen")
     return Program(str(chosen) if chosen else None, str(left.get("path", "")), str(left.get("file", "")))
+
+
+def fingerprint(spec: ProxySpec) -> str:
+    """Of all that a running proxy cannot take up: another one needs another start."""
+    return hashlib.sha256(repr((spec.path, spec.user, spec.env, spec.ports)).encode()).hexdigest()

@@ -6,15 +6,18 @@ Each call runs in the background, one at a time, so that a slow controller never
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from harness import problems, tasks
+from harness.backoff import Backoff
 from harness.clock import Clock
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InternalError
 from harness.messages import Registration, RegistrationRequest, StateReport
 from harness.reconcilers.lease import Silence
 from harness.specs import Readiness, RegistrationSpec, Target
@@ -24,7 +27,7 @@ from harness.system.control_plane import RefusedError, UntrustedError
 from harness.system.workload_api import Svid
 
 SECRET_BYTES = 32
-BACKOFF_FIRST, BACKOFF_MOST = 0.25, 15.0
+BACKOFF = Backoff(first=0.25, most=15.0, spread=0.4)
 GONE = ("not-registered", "secret-mismatch")
 
 
@@ -151,35 +154,35 @@ class RegistrationKeeper:
             case Use(access):
                 self._view = replace(self._view, access=access)
             case Register(spec):
-                self._start(self._register(spec), "registered")
+                self._start("registering", self._register(spec), "registered")
             case Report(spec):
-                self._start(self._report(spec), "state reported")
+                self._start("reporting the state", self._report(spec), "state reported")
             case Follow(spec):
-                self._follow = tasks.spawn(self._following())
+                self._follow = tasks.keep("following the registration", self._following, self._clock)
             case Leave():
                 await self._leave()
 
-    def _start(self, call: Awaitable[None], done: str) -> None:
+    def _start(self, what: str, call: Awaitable[None], done: str) -> None:
         async def run() -> None:
             try:
-                await call
+                with tasks.unexpected(what):  # a bug too is a failure, and the cycle tries again after the pause
+                    await call
                 self._failures = 0
                 self._view = replace(self._view, error=None, retry_at=0.0)
                 self._wake(done)
             except HarnessError as error:
                 self._failed(error)
 
-        self._call = tasks.spawn(run())
+        self._call = tasks.keep(what, run, self._clock)
 
     def _failed(self, error: HarnessError) -> None:
         gone = isinstance(error, RefusedError) and error.code in GONE
         if gone:  # whoever says so answers: no reason to wait, but not all of a fleet at the same moment
-            self._failures, delay = 0, BACKOFF_FIRST
+            self._failures = 0
         else:
             # The held call and a report fail together when a connection breaks: that is one failure.
             self._failures += self._clock.now() >= self._view.retry_at
-            delay = min(self._longest_pause(), BACKOFF_FIRST * 2 ** (self._failures - 1))
-        delay *= 0.75 + secrets.randbelow(500) / 1000
+        delay = self._backoff().pause(self._failures, random.random())  # noqa: S311 (spreads load, guards nothing)
         if isinstance(error, RefusedError) and error.code in ("secret-mismatch", "invitation-invalid"):
             self._secret = self._name = ""  # it is of no use: the next try is a machine's first
         self._view = replace(
@@ -192,12 +195,12 @@ class RegistrationKeeper:
         self._wake(f"controller: {error.message}")
         if self._retry is not None:
             self._retry.cancel()
-        self._retry = tasks.spawn(self._wake_after(delay))
+        self._retry = tasks.keep("the wait for the next call", partial(self._wake_after, delay), self._clock)
 
-    def _longest_pause(self) -> float:
-        """Seconds. A controller that is back waits one lease for those it held, then takes the silent ones for lost."""
+    def _backoff(self) -> Backoff:
+        """A controller that is back waits one lease for those it held, then takes the silent ones for lost."""
         registration = self._view.registration
-        return BACKOFF_MOST if registration is None else min(BACKOFF_MOST, registration.lease_seconds / 3)
+        return BACKOFF if registration is None else BACKOFF.within(max(registration.lease_seconds / 3, BACKOFF.first))
 
     async def _wake_after(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
@@ -279,6 +282,8 @@ class RegistrationKeeper:
             return Condition("Registration", Truth.UNKNOWN, text, problems.LEASE_LAPSED)
         if isinstance(error, UntrustedError):
             problem = problems.CONTROLLER_UNTRUSTED
+        elif isinstance(error, InternalError):
+            problem = problems.INTERNAL_ERROR
         elif isinstance(error, RefusedError):
             problem = problems.REGISTRATION_REFUSED
         elif error is not None:

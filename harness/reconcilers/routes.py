@@ -170,7 +170,7 @@ class Routes:
             several = [nodes for route in spared if len(nodes := observed.candidates(route)) > 1]
         self._nodes = tuple(sorted({node for nodes in several for node in nodes}, key=str))
         if self._nodes and self._watch is None:
-            self._watch = tasks.spawn(self._look_after())
+            self._watch = tasks.keep("the look after the nodes", self._look_after, self._clock)
         elif not self._nodes and self._watch is not None:
             self._watch.cancel()
             self._watch = None

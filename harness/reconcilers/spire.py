@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from harness import problems, tasks
+from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.problems import Problem
@@ -25,7 +27,7 @@ POLL = 0.01
 START_SECONDS = 90.0  # an agent gives up by itself after 60 s
 SETTLED_SECONDS = 10.0
 OVERDUE_SECONDS = 15.0
-ENTRY_RETRY = 0.5
+ENTRY_BACKOFF = Backoff(first=0.5, most=15.0)
 STOP_GRACE = 3.0
 
 
@@ -181,7 +183,7 @@ class SpireChildren:
         self._children = {name: Supervised(processes, clock, wake) for name in (SERVER, AGENT)}
         self._prepared: dict[str, Prepared] = {}
         self._errors = {SERVER: "", AGENT: ""}
-        self._entry_made, self._entry_retry_at = False, 0.0
+        self._entry_made, self._entry_retry_at, self._entry_failures = False, 0.0, 0
         self._fault: Fault | None = None
         self._spec: IdentitySpec | None = None
 
@@ -236,10 +238,11 @@ class SpireChildren:
         self._prepared[name] = prepared
         self._errors[name] = ""
         if name == SERVER:
-            self._entry_made = False
+            self._entry_made, self._entry_retry_at, self._entry_failures = False, 0.0, 0
         child = await supervised.start(prepared.command)
-        tasks.spawn(self._read_log(name, child))
-        tasks.spawn(self._await_socket(name, child, self._spire.admin_socket if name == SERVER else Path(spec.socket)))
+        socket = self._spire.admin_socket if name == SERVER else Path(spec.socket)
+        tasks.keep(f"the log of {name}", partial(self._read_log, name, child), self._clock)
+        tasks.keep(f"the wait for {name}", partial(self._await_socket, name, child, socket), self._clock)
 
     async def _prepare(self, name: str, spec: IdentitySpec) -> Prepared:
         if name == SERVER and spec.server is not None:
@@ -253,10 +256,12 @@ class SpireChildren:
             await self._spire.make_entry(spec)
         except HarnessError as error:
             self._fault = Fault(error.message, problems.SPIRE_FAILING)
-            self._entry_retry_at = self._clock.now() + ENTRY_RETRY
-            tasks.spawn(self._wake_later(ENTRY_RETRY))
+            self._entry_failures += 1
+            pause = ENTRY_BACKOFF.pause(self._entry_failures)
+            self._entry_retry_at = self._clock.now() + pause
+            tasks.keep("the wait for SPIRE's entry", partial(self._wake_later, pause), self._clock)
             raise
-        self._fault, self._entry_made = None, True
+        self._fault, self._entry_made, self._entry_failures = None, True, 0
 
     async def _wake_later(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

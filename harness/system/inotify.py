@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 from collections.abc import AsyncIterator
@@ -22,7 +23,8 @@ async def closings(file: Path) -> AsyncIterator[None]:
 
     def drain() -> None:
         """At once, however long the consumer takes, or the loop would call this again and again."""
-        os.read(descriptor, 65536)
+        with contextlib.suppress(BlockingIOError):
+            os.read(descriptor, 65536)
         woken.set()
 
     try:

@@ -17,9 +17,10 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from harness import freshness
+from harness import freshness, tasks
 from harness.errors import ConfigError, Fault, UnavailableError
 from harness.specs import User
 from harness.system import files, procfs
@@ -105,7 +106,8 @@ class Child:
     def log_output(self, on_line: Callable[[str, str], None]) -> None:
         for stream in (None if self.command.piped else self._process.stdout, self._process.stderr):
             if stream is not None:
-                self._output.append(asyncio.create_task(_lines(stream, self.command.name, on_line)))
+                read = partial(_lines, stream, self.command.name, on_line)
+                self._output.append(tasks.keep(f"the output of {self.command.name}", read))
 
     async def wait(self) -> int:
         """The exit status; a negative number is the signal that ended it."""

@@ -6,6 +6,8 @@ import re
 
 import httpx
 
+_LATEST = 253_402_300_799.0  # the end of the year 9999, which X.509 uses for "never"
+
 _EXPIRY = re.compile(r"^control_identity_cert_expiration_timestamp_seconds(?:\{[^}]*\})? ([0-9.eE+]+)", re.MULTILINE)
 
 
@@ -21,10 +23,18 @@ class LoopbackAdmin:
         except httpx.HTTPError:
             return 0.0
         found = _EXPIRY.search(response.text) if response.status_code == 200 else None
-        return float(found[1]) if found else 0.0
+        return _epoch(found[1]) if found else 0.0
 
     async def says_ready(self, port: int) -> bool:
         try:
             return (await self._client.get(f"http://127.0.0.1:{port}/ready")).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+def _epoch(text: str) -> float:
+    """Seconds of a proxy's own making; 0 for what is no such number."""
+    try:
+        return min(float(text), _LATEST)
+    except ValueError:
+        return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -17,10 +18,16 @@ _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 def notify(**fields: str | int) -> None:
-    """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor. A value is one line, and is cut off where
-    systemd would not take the message."""
+    """sd_notify(3): `notify(READY=1, STATUS="…")`; does nothing without a supervisor, or with one that does not take it.
+
+    A value is one line, and is cut off where systemd would not take the message.
+    """
     values = {name: " ".join(str(value).split())[:MAX_CHARACTERS] for name, value in fields.items()}
-    text = "\n".join(f"{name}={value}" for name, value in values.items())
+    with contextlib.suppress(OSError):
+        _send("\n".join(f"{name}={value}" for name, value in values.items()))
+
+
+def _send(text: str) -> None:
     if daemon is not None:
         daemon.notify(text)
     elif address := os.environ.get("NOTIFY_SOCKET"):

@@ -39,12 +39,18 @@ def unit_name(name: str, instance: str = "", prefix: str = "meshexp") -> str:
 
 async def restarting(unit: str) -> bool:
     """Whether the unit's present job brings it back: `systemctl restart`, or an upgrade of the package."""
-    job = (await show(unit, "Job")).get("Job", "")
-    if not job or job == "0":
-        return False
-    path = f"/org/freedesktop/systemd1/job/{job}"
+    return "restart" in await job(unit)
+
+
+async def job(unit: str) -> str:
+    """What systemd is about to do with the unit because somebody asked for it: `stop`, `restart`, …; empty for nothing."""
+    number = (await show(unit, "Job")).get("Job", "")
+    if not number or number == "0":
+        return ""
+    path = f"/org/freedesktop/systemd1/job/{number}"
     _, kind = await run("busctl", "get-property", "org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Job", "JobType")
-    return "restart" in kind
+    found = re.search(r'"([a-z-]+)"', kind)
+    return found[1] if found else ""
 
 
 async def going_down() -> bool:
@@ -72,7 +78,7 @@ class UnitChild:
         self._code: asyncio.Task[int] | None = None
 
     async def wait(self) -> int:
-        if self._code is None:
+        if self._code is None or (self._code.done() and (self._code.cancelled() or self._code.exception())):
             self._code = asyncio.create_task(self._ended())
         return await asyncio.shield(self._code)
 

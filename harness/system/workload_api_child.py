@@ -14,28 +14,29 @@ import signal
 import struct
 import sys
 
+from harness.backoff import Backoff
 from harness.system import workload_api_client as client
 
 FRAME_HEADER = struct.Struct(">Ic")
 RESPONSE = b"S"
 FAILURE = b"E"
 _STDOUT = 1
-_BACKOFF_SECONDS = (0.1, 1.0)  # as linkerd2-proxy's own client
+_BACKOFF = Backoff(first=0.1, most=1.0, spread=0.2)  # as linkerd2-proxy's own client
 
 
 def run(path: str) -> None:
-    delay = _BACKOFF_SECONDS[0]
+    failures = 0
     while True:
         try:
             for response in client.responses(path, _wait):
                 _send(RESPONSE, response)
-                delay = _BACKOFF_SECONDS[0]
+                failures = 0
         except client.CallError as error:
             import json  # here, because a child that succeeds does without its 0.4 MiB
 
             _send(FAILURE, json.dumps({"kind": error.kind.value, "message": error.message}).encode())
-        _wait(None, delay * (0.9 + os.urandom(1)[0] / 255 / 5))
-        delay = min(delay * 2, _BACKOFF_SECONDS[1])
+        failures += 1
+        _wait(None, _BACKOFF.pause(failures, os.urandom(1)[0] / 255))
 
 
 def _wait(descriptor: int | None, seconds: float | None = None) -> None:

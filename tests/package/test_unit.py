@@ -18,7 +18,7 @@ import pytest
 
 from tests.mesh import VM
 from tests.package.instance import API, API_PROXY, API_USER, add_api, api_phase
-from tests.package.machine import PODS, PROXY, UNIT, Machine, machine, uid_of
+from tests.package.machine import CHECKOUT, PODS, PROXY, UNIT, Machine, machine, uid_of
 from tests.package.root import layered
 
 CAPABILITIES = {"kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_admin": 12, "net_raw": 13}  # linux/capability.h
@@ -118,6 +118,46 @@ def test_a_crash_is_not_noticed(vm: Machine) -> None:
         vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1" and vm.show("ActiveState")["ActiveState"] == "active")
         vm.wait_ready()
     assert vm.pid(PROXY) == proxy, "the proxy lived through the crash"
+
+
+def faulty(vm: Machine, name: str) -> Path:
+    """The daemon becomes one in which a step fails as long as the file is there."""
+    fault = vm.file(f"/opt/faults/{name}")
+    fault.parent.mkdir(exist_ok=True)
+    command = "/usr/bin/python3 -s -m tests.faulty /opt/faults run"
+    drop_in(vm, f"[Service]\nEnvironment=PYTHONPATH={CHECKOUT}\nExecStart=\nExecStart={command}\n")
+    vm.run("systemctl", "restart", UNIT)
+    vm.wait_ready()
+    return fault
+
+
+def test_a_bug_is_not_noticed(vm: Machine) -> None:
+    """The daemon ends by it and touches nothing; the next one takes all over, and goes on when it meets the bug too."""
+    fault = faulty(vm, "routes-diff")
+    proxy, rules, routes = vm.pid(PROXY), vm.run("nft", "list", "ruleset"), vm.run("ip", "route")
+    with vm.traffic():
+        fault.touch()
+        vm.run("systemctl", "kill", "--kill-whom=main", "--signal=USR2", UNIT)
+        vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1" and vm.show("ActiveState")["ActiveState"] == "active")
+        vm.wait(lambda: "routes failed" in vm.condition("Program").get("message", "") and vm.status().get("ready"))
+        assert (vm.pid(PROXY), vm.run("nft", "list", "ruleset"), vm.run("ip", "route")) == (proxy, rules, routes)
+        fault.unlink()
+    assert vm.show("NRestarts") == {"NRestarts": "1"}
+    journal = vm.run("journalctl", "-u", UNIT, "-o", "cat", "--no-pager", "-n", "200")
+    assert (
+        "status=70" in journal and "injected into routes-diff" in journal and "the proxy runs on for the next daemon" in journal
+    )
+    vm.wait_ready(150)
+    assert vm.pid(PROXY) == proxy and vm.condition("Program") == {}
+
+
+def test_a_stop_that_meets_a_bug_leaves_nothing(vm: Machine) -> None:
+    faulty(vm, "redirect-stop").touch()
+    vm.run("systemctl", "stop", UNIT)
+    assert "injected into redirect-stop" in vm.run("journalctl", "-u", UNIT, "-o", "cat", "--no-pager", "-n", "200")
+    assert "meshexp" not in vm.run("nft", "list", "tables") + vm.run("ip", "route", "show", "proto", "77")
+    assert vm.pid(PROXY) == 0
+    vm.file("/opt/faults/redirect-stop").unlink()
 
 
 def test_a_binary_replaced_under_the_proxy_is_taken_by_the_next_daemon(vm: Machine) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.supervisor import BACKOFF_MOST, STABLE_SECONDS, ChildState, Event, State, advance
+from harness.supervisor import BACKOFF, STABLE_SECONDS, ChildState, Event, State, advance
 
 
 def test_the_ordinary_life_of_a_child() -> None:
@@ -23,7 +23,7 @@ def test_the_backoff_doubles_and_a_stable_run_resets_it() -> None:
     assert delays[:4] == [0.1, 0.2, 0.4, 0.8][:4] or all(
         abs(a - b) < 1e-6 for a, b in zip(delays[:4], [0.1, 0.2, 0.4, 0.8], strict=True)
     )
-    assert delays[-1] == BACKOFF_MOST
+    assert delays[-1] == BACKOFF.most
     assert child.crash_loop
     child = advance(advance(child, Event.START, now), Event.READY, now)
     assert child.crash_loop, "it may exit again"
@@ -62,4 +62,4 @@ def test_no_order_of_events_breaks_the_table(events: list[Event]) -> None:
             assert child.state in (State.STOPPING, State.STOPPED)
         if before.state is State.STOPPED and event is not Event.START:
             assert child == before
-        assert child.retry_at <= now + BACKOFF_MOST
+        assert child.retry_at <= now + BACKOFF.most

@@ -1,0 +1,86 @@
+"""Brings one part after the other to what is wanted. What goes wrong in one part holds no other up, and takes nothing away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from harness import problems, tasks
+from harness.daemon.compose import Part
+from harness.daemon.snapshot import Counters
+from harness.errors import HarnessError, InternalError
+from harness.status import Condition, Truth
+
+
+class Bringer:
+    def __init__(self, counters: Counters, log: Any) -> None:
+        self._counters, self._log = counters, log
+        self._failures: dict[str, str] = {}
+        self._right: dict[str, object] = {}
+        self._seen: dict[str, Any] = {}
+        self._said: dict[str, Condition] = {}
+
+    async def look(self, part: Part) -> Any:
+        """What the part observes; what it observed last where that fails. Raises HarnessError where it never could."""
+        try:
+            return await self._observe(part)
+        except HarnessError:
+            if part.name not in self._seen:
+                raise
+            return self._seen[part.name]
+
+    async def _observe(self, part: Part) -> Any:
+        with tasks.unexpected(f"the look at {part.name}"):
+            self._seen[part.name] = await part.reconciler.observe()
+        return self._seen[part.name]
+
+    async def bring(self, part: Part, wanted: Any) -> Condition:
+        """How the part stands after it was changed where it must be. Truth.UNKNOWN with a problem: it cannot be looked at."""
+        failure: HarnessError | None = None
+        try:
+            observed = await self._change(part, wanted)
+        except HarnessError as error:
+            self._counters.failures[part.name] += 1
+            observed, failure = None, error
+        self._note_failure(part.name, failure)
+        condition = await self._condition(part, wanted, observed, failure)
+        right = condition.truth is Truth.TRUE and condition.problem is None
+        self._right[part.name] = wanted if right else None
+        return condition
+
+    async def _change(self, part: Part, wanted: Any) -> Any:
+        reconciler = part.reconciler
+        observed = await self._observe(part)
+        with tasks.unexpected(part.name):
+            actions = reconciler.diff(wanted, observed)
+            for action in actions:
+                self._log.info(str(action).partition("\n")[0], part=part.name)
+                self._log.debug("action", text=str(action))
+                self._counters.changes[part.name] += 1
+                if wanted is not None and self._right.get(part.name) == wanted:
+                    self._counters.repairs[part.name] += 1
+                await reconciler.apply(action)
+        return await self._observe(part) if actions else observed
+
+    async def _condition(self, part: Part, wanted: Any, observed: Any, failure: HarnessError | None) -> Condition:
+        try:
+            observed = await self._observe(part) if failure is not None else observed
+            with tasks.unexpected(part.name):
+                condition = part.reconciler.condition(wanted, observed)
+        except HarnessError as error:
+            said = self._said.get(part.name)
+            problem = problems.INTERNAL_ERROR if isinstance(error, InternalError) else problems.STEP_FAILED
+            return Condition(said.name if said else part.name.capitalize(), Truth.UNKNOWN, error.message, problem)
+        self._said[part.name] = condition
+        if failure is None or condition.problem is not None:
+            return condition
+        if isinstance(failure, InternalError):  # a bug says nothing of how the part stands
+            return replace(condition, message=f"{condition.message}; {failure.message}", problem=problems.INTERNAL_ERROR)
+        return replace(condition, truth=Truth.FALSE, message=failure.message)
+
+    def _note_failure(self, name: str, failure: HarnessError | None) -> None:
+        """Logs a failure once, however often it comes again; a bug is logged where it is noted."""
+        message = failure.message if failure is not None else ""
+        if failure is not None and not isinstance(failure, InternalError) and self._failures.get(name) != message:
+            self._log.error(message, part=name, hint=failure.hint)
+        self._failures[name] = message

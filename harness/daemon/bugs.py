@@ -1,0 +1,137 @@
+"""Errors that no code expected, and what becomes of the daemon then. None of them takes a working member out of the mesh.
+
+Under systemd the daemon ends with an error, and leaves everything as it is: the proxy is a unit of its own, and the next daemon
+takes all of it over. Elsewhere the proxy is a child and would end too: there what failed is run again in this process, after a
+pause. So it is under systemd when the daemon before this one ended by a bug a short time ago: a daemon that ends again and again
+renews no lease, and the cluster would take the machine out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from harness import problems, tasks
+from harness.clock import Clock
+from harness.errors import HarnessError, InternalError
+from harness.paths import Paths
+from harness.status import Condition, Truth
+from harness.system import files, systemd
+
+T = TypeVar("T")
+SHOWN_SECONDS = 60.0
+"""After it was last met. Longer than every pause before another try: what lasts is shown all the time."""
+AGAIN_SECONDS = 600.0
+"""For so long after one daemon has ended by a bug the next ones do not."""
+MOST_SHOWN, MOST_KEPT = 3, 20
+
+
+@dataclass(slots=True)
+class Met:
+    """One thing that failed. `since`: epoch seconds. `last`: Clock.now()."""
+
+    what: str
+    since: float
+    line: str
+    times: int = 0
+    last: float = 0.0
+
+    def __str__(self) -> str:
+        since = datetime.datetime.fromtimestamp(self.since, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"{self.what} failed {self.times} time{'' if self.times == 1 else 's'} since {since}, last with {self.line}"
+
+
+def log(logger: Any, what: str, error: BaseException) -> None:
+    """With the whole traceback."""
+    logger.error(f"a bug: {what} failed", exc_info=(type(error), error, error.__traceback__))
+
+
+class Bugs:
+    """`fatal`: the daemon is to end, and to touch nothing. `number`: of all that were met."""
+
+    def __init__(self, paths: Paths, clock: Clock, wake: Callable[[str], None], log: Any, unit: str | None) -> None:
+        self._record, self._clock, self._wake, self._log = paths.bug, clock, wake, log
+        self._met: dict[str, Met] = {}
+        self._logged: set[tuple[str, type[BaseException]]] = set()
+        self._failing: dict[str, str] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        self._ends = unit is not None
+        self.fatal, self.number = False, 0
+        self._remember()
+
+    def _remember(self) -> None:
+        """What the daemon before this one ended by is shown, and does not end this one too."""
+        left = files.read_json(self._record)
+        what, line, when = left.get("what"), left.get("line"), left.get("when")
+        if not (isinstance(what, str) and isinstance(line, str) and isinstance(when, int | float)):
+            return
+        if 0 <= self._clock.wall() - when < AGAIN_SECONDS:
+            self._ends = False
+            self._met[what] = Met(what, when, line, 1, self._clock.now())
+
+    def note(self, what: str, error: BaseException) -> None:
+        """Satisfies tasks.Tell."""
+        now, line = self._clock.now(), tasks.sentence(error)
+        what = what[:100] if what[:100] in self._met or len(self._met) < MOST_KEPT else "something else"
+        met = self._met.setdefault(what, Met(what, self._clock.wall(), line))
+        if (what, type(error)) not in self._logged:
+            self._logged.add((what, type(error)))
+            log(self._log, what, error)
+        met.line, met.last = line, now
+        met.times += 1
+        self.number += 1
+        if self._ends and not isinstance(error, HarnessError):
+            self._end(met)
+        elif self._retry is None:
+            loop, pause = asyncio.get_running_loop(), tasks.BACKOFF.pause(met.times)
+            self._retry = loop.call_later(pause, self._again, f"{what} may go well now")
+
+    def _again(self, reason: str) -> None:
+        self._retry = None
+        self._wake(reason)
+
+    def _end(self, met: Met) -> None:
+        self.fatal = True
+        systemd.notify(STATUS=f"ends by a bug, and starts again: {met}")
+        try:
+            left = {"what": met.what, "line": met.line, "when": self._clock.wall()}
+            files.write_json(self._record, left, mode=0o600)
+        except HarnessError as error:
+            self._log.warning("the next daemon is not told of the bug", reason=error.message)
+        self._wake("bug")
+
+    async def attempt(self, what: str, work: Awaitable[T]) -> T | None:
+        """The result; None when the work fails, which is logged, and shown until it goes well."""
+        try:
+            with tasks.unexpected(what):
+                result = await work
+        except InternalError:
+            return None
+        except HarnessError as error:
+            self.fault(what, error)
+            return None
+        self._failing.pop(what, None)
+        return result
+
+    def fault(self, what: str, error: HarnessError) -> None:
+        if self._failing.get(what) != error.message:
+            self._log.error(error.message, step=what, hint=error.hint)
+        self._failing[what] = error.message
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is to be said of the daemon itself; nothing when all goes well."""
+        now = self._clock.now()
+        self._met = {what: met for what, met in self._met.items() if now - met.last < SHOWN_SECONDS}
+        said = []
+        if self._met:
+            latest = sorted(self._met.values(), key=lambda met: -met.last)
+            more = len(latest) - MOST_SHOWN
+            text = "; ".join(map(str, latest[:MOST_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+            said.append(Condition("Program", Truth.TRUE, text, problems.INTERNAL_ERROR))
+        if self._failing:
+            text = "; ".join(f"{what}: {message}" for what, message in self._failing.items())
+            said.append(Condition("Steps", Truth.TRUE, text, problems.STEP_FAILED))
+        return tuple(said)

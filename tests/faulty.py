@@ -1,0 +1,78 @@
+"""`python3 -m tests.faulty FOLDER VERB…`: the real program, in which a step fails while a file of its name is in FOLDER.
+
+Nothing is replaced: each step looks for its file first, and raises an error that no code expects if it is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import cli, metrics_text
+from harness.config import load
+from harness.daemon import loop, publish
+from harness.reconcilers import dns, identity, probes, proxy, redirect, registration, routes
+from harness.system import control_plane, probe_call, proxy_admin
+
+# By the name of the file: what holds the step, its name there, and what of the daemon's own words tells of it in the status.
+STEPS: dict[str, tuple[Any, str, str]] = {
+    "start": (loop, "compose", "the start"),
+    "cycle": (loop, "desired", "the cycle"),
+    "progress": (loop.Daemon, "_find_progress", "the look at how far things are"),
+    "reload": (load, "load", "the reload"),
+    "status": (publish, "snapshot", "the status"),
+    "signal": (loop.Daemon, "_on_proxy_restart", "Exception in callback"),
+    "metrics": (metrics_text, "render", "Unhandled exception"),
+    "certificate": (proxy_admin.LoopbackAdmin, "certificate_expiry", "the look at the proxy's certificate"),
+    "probe": (probe_call.Checker, "check", "the probe"),
+    "watch": (control_plane.ControlPlane, "watch", "following the registration"),
+    "report": (control_plane.ControlPlane, "report", "reporting the state"),
+    **{
+        f"{name}-{step}": (owner, step, name if step != "observe" else f"the look at {name}")
+        for name, owner in {
+            "routes": routes.Routes,
+            "dns": dns.Dns,
+            "identity": identity.Identity,
+            "registration": registration.RegistrationKeeper,
+            "probes": probes.Probes,
+            "proxy": proxy.Proxy,
+            "redirect": redirect.Redirect,
+        }.items()
+        for step in ("observe", "diff", "condition")
+    },
+    "redirect-stop": (redirect.Redirect, "apply", "redirect"),
+}
+
+
+class Fault(Exception):
+    """No HarnessError."""
+
+
+def _failing(step: Callable[..., Any], file: Path) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def look(*words: Any, **more: Any) -> Any:
+        if file.exists():
+            raise Fault(f"injected into {file.name}")
+        return step(*words, **more)
+
+    @functools.wraps(step)
+    async def look_async(*words: Any, **more: Any) -> Any:
+        if file.exists():
+            raise Fault(f"injected into {file.name}")
+        return await step(*words, **more)
+
+    return look_async if inspect.iscoroutinefunction(step) else look
+
+
+def main(folder: Path, words: list[str]) -> int:
+    for name, (owner, step, _) in STEPS.items():
+        setattr(owner, step, _failing(getattr(owner, step), folder / name))
+    return cli.main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
