@@ -272,6 +272,7 @@ class Daemon:
                 release()
             self._exporter.close()
             await shutdown.hand_over(self._parts, self._log)
+            self._bugs.forget()
             return
         systemd.notify(STOPPING=1, STATUS="Draining")
         self._log.info("draining")

@@ -150,6 +150,8 @@ def test_under_systemd_the_first_bug_ends_the_daemon_and_one_soon_after_does_not
         assert third.conditions() == ()
         third.note("the cycle", OverflowError("too large"))
         assert third.fatal
+        third.forget()
+        assert bugs(tmp_path, clock, UNIT).conditions() == (), "a daemon that ends well leaves no word of a bug"
 
     run(main)
 
