@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.package import root
 from tests.package.debs import NEXT, Debs, install, make_newer
+from tests.package.machine import Machine
+from tests.package.member import DROP_IN, booted_member, drop_in, make_ready
 
 # `MESHEXP_SUITE=trixie pytest tests/package`: on another Debian, or on Ubuntu's noble. Made by debootstrap as the usual one is.
 SUITE = os.environ.get("MESHEXP_SUITE", "bookworm")
@@ -32,3 +35,18 @@ def installed(debian: Path, debs: Debs, tmp_path_factory: pytest.TempPathFactory
     """The layers of a machine that has never run, whose image the package was put into; not to be written to."""
     folder = root.once_a_run(tmp_path_factory, f"installed-{SUITE}", lambda folder: install(debs.present, debian, folder))
     return folder / "upper", debian
+
+
+@pytest.fixture(scope="module")
+def booted(installed: tuple[Path, ...]) -> Iterator[Machine]:
+    with booted_member(installed) as found:
+        yield found
+
+
+@pytest.fixture
+def vm(booted: Machine) -> Iterator[Machine]:
+    """One machine for a module: each test finds it ready, and undoes what it writes to /etc."""
+    make_ready(booted)
+    yield booted
+    if booted.file(DROP_IN).exists():
+        drop_in(booted, "")

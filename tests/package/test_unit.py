@@ -1,4 +1,4 @@
-"""The unit on real systemd: crashes, hangs, long stops, wrong configurations, boots, its sandbox and its log.
+"""The unit on real systemd: crashes, hangs, long stops, boots, its sandbox and its log.
 
 One machine, on which the package was before its first boot: each test finds it ready, and undoes what it writes to /etc.
 """
@@ -11,56 +11,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.mesh import VM
 from tests.package.instance import API, API_PROXY, API_USER, add_api, api_phase
-from tests.package.machine import CHECKOUT, PODS, PROXY, UNIT, Machine, machine, uid_of
-from tests.package.root import layered
+from tests.package.machine import CHECKOUT, PODS, PROXY, UNIT, Machine, uid_of
+from tests.package.member import COLLECTED, drop_in
 
 CAPABILITIES = {"kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_admin": 12, "net_raw": 13}  # linux/capability.h
-_WELL = ("/bin/sh", "-c", "test -e /opt/well || { echo $(id -un) is not well; exit 3; }")
-COLLECTED = "/var/lib/prometheus/node-exporter"  # of Debian's prometheus-node-exporter
-DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
-
-
-@pytest.fixture(scope="module")
-def booted(installed: tuple[Path, ...]) -> Iterator[Machine]:
-    with layered(*installed) as root, machine(root) as found:
-        found.configure(
-            proxy={"shutdown_grace": "15s"},
-            probes={"commands": {"well": _WELL}},
-            metrics={"textfile": f"{COLLECTED}/meshexp.prom"},
-        )
-        found.file(COLLECTED).mkdir(parents=True)
-        limits = found.file(f"/etc/systemd/system/{PROXY}.d/limits.conf")
-        limits.parent.mkdir()
-        limits.write_text("[Service]\nMemoryMax=300M\nCPUQuota=150%\n")
-        found.boot()
-        yield found
-
-
-@pytest.fixture
-def vm(booted: Machine) -> Iterator[Machine]:
-    if booted.show("ActiveState") != {"ActiveState": "active"}:
-        booted.run("systemctl", "restart", UNIT)
-    booted.wait_ready()
-    if booted.show("ActiveState", unit="workload.service") != {"ActiveState": "active"}:
-        booted.serve()
-    yield booted
-    if booted.file(DROP_IN).exists():
-        drop_in(booted, "")
-
-
-def drop_in(vm: Machine, text: str) -> None:
-    """Empty: there is none."""
-    path = vm.file(DROP_IN)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text) if text else path.unlink()
-    vm.run("systemctl", "daemon-reload")
 
 
 def test_sandbox(vm: Machine) -> None:
@@ -216,77 +174,6 @@ def test_a_log_namespace(vm: Machine) -> None:
     assert {"meshexp-harness[", "meshexp-proxy["} <= set(re.findall(r"meshexp-\w+\[", logs))
     assert entries[-1]["MESSAGE"] in logs
     assert "Ready" in vm.run("meshexp", "status")
-
-
-def configuration_fault(vm: Machine) -> str:
-    return str(vm.condition("Configuration").get("message", ""))
-
-
-def test_a_member_keeps_what_it_has_whatever_is_configured_wrong(vm: Machine) -> None:
-    """Through a reload, which says so, and through a restart: no request fails, and the registration stays."""
-    wrong = vm.file("/etc/meshexp/harness.d/50-wrong.yaml")
-    proxy, name = vm.pid(PROXY), vm.status()["workload"]["name"]
-    faults = {
-        "redirect.outbound": "redirect: {outbound: mash}\n",
-        "controller.trust_anchors": "controller: {trust_anchors: /nonexistent}\n",
-        "proxy.user": "proxy: {user: nobody-of-this-name}\n",
-    }
-    with vm.traffic():
-        for path, text in faults.items():
-            wrong.write_text(text)
-            assert not vm.succeeds("systemctl", "reload", UNIT)
-            vm.wait(lambda path=path: f"{path}:" in configuration_fault(vm))  # type: ignore[misc]
-            assert vm.show("ActiveState", "SubState") == {"ActiveState": "active", "SubState": "running"}
-            daemon = vm.pid()
-            vm.run("systemctl", "restart", UNIT)
-            vm.wait(lambda daemon=daemon: vm.pid() not in (0, daemon))  # type: ignore[misc]
-            vm.wait(lambda path=path: f"{path}:" in configuration_fault(vm) and vm.status()["ready"])  # type: ignore[misc]
-            assert vm.condition("Configuration")["problem"] == "config-reload-failed"
-            assert f"{path}:" in vm.show("StatusText")["StatusText"]
-        vm.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
-        vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1" and configuration_fault(vm) and vm.status()["ready"])
-        wrong.unlink()
-        vm.run("systemctl", "reload", UNIT)
-        vm.wait_ready()
-    assert (vm.pid(PROXY), vm.status()["workload"]["name"]) == (proxy, name)
-
-
-def test_a_boot_of_a_member_whose_configuration_is_wrong(vm: Machine) -> None:
-    """It is a member again, as what it was; only an operator's stop would have ended that."""
-    wrong, name = "/etc/meshexp/harness.d/50-wrong.yaml", vm.status()["workload"]["name"]
-    vm.file(wrong).write_text("redirect: {outbound: mash}\n")
-    vm.reboot()
-    vm.wait(lambda: "redirect.outbound:" in configuration_fault(vm) and vm.status()["ready"])
-    assert vm.status()["workload"]["name"] == name
-    vm.pull_the_plug()
-    vm.boot()
-    vm.wait(lambda: "redirect.outbound:" in configuration_fault(vm) and vm.status()["ready"])
-    vm.file(wrong).unlink()
-    vm.run("systemctl", "reload", UNIT)
-    vm.wait_ready()
-
-
-def test_a_start_with_a_wrong_configuration_waits_until_it_is_right(vm: Machine) -> None:
-    wrong = vm.file("/etc/meshexp/harness.d/50-wrong.yaml")
-    vm.run("systemctl", "stop", UNIT)
-    wrong.write_text("redirect: {outbound: mash}\nproxi: {}\n")
-    vm.run("systemctl", "start", UNIT)
-    vm.wait(lambda: vm.status()["phase"] == "Waiting")
-    assert vm.show("ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
-    status = vm.run("meshexp", "status", check=False)
-    assert "Waiting" in status and "redirect.outbound" in status and "proxi" in status
-    assert "redirect.outbound" in vm.show("StatusText")["StatusText"]
-    wrong.write_text("controller: {trust_anchors: /opt/not-there-yet}\n")
-    pid = vm.pid()
-    assert not vm.succeeds("systemctl", "reload", UNIT)
-    vm.wait(lambda: "controller.trust_anchors" in configuration_fault(vm))
-    assert vm.pid() == pid and vm.show("ActiveState") == {"ActiveState": "active"}
-    wrong.unlink()
-    vm.run("systemctl", "reload", UNIT)
-    vm.wait_ready()
-    assert vm.pid() == pid and vm.show("NRestarts") == {"NRestarts": "0"}
-    said = vm.run("journalctl", "-u", UNIT, "--no-pager", "-o", "cat", f"_PID={pid}")
-    assert said.count("redirect.outbound") == 1, "once"
 
 
 def test_a_pulled_plug_and_a_boot_while_the_control_plane_is_away(vm: Machine) -> None:
