@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from demo import host_state, relay
-from demo.machine import NAMESPACES
+from demo.machine import NAMESPACES, children_of
 from demo.report import Report
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -121,8 +121,8 @@ def _run_inner(page: socket.socket, once: bool, real: bool, began: float) -> tup
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM for the playground itself, which is the child of unshare. It comes again and again: early ones are not heard."""
     with contextlib.suppress(OSError):
-        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(pid), signal.SIGTERM)
+        for pid in children_of(process.pid):
+            os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

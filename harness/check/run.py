@@ -18,9 +18,8 @@ from harness.check.report import Judge, Outcome, Result
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
 from harness.config import load, schema
-from harness.daemon import in_force
+from harness.daemon import head_start, in_force
 from harness.errors import ConfigError, HarnessError
-from harness.messages import Registration
 from harness.paths import Paths
 from harness.system import files
 
@@ -83,7 +82,7 @@ async def look(
     if config is None:
         return first, *(category.skipped("the configuration is wrong") for category in categories)
     configured = first.outcome is not Outcome.SKIPPED
-    known = _known(paths) if scope is not Scope.PRE else None
+    known = head_start.known_registration(paths) if scope is not Scope.PRE else None
     anchors = files.read_line(Path(config.controller.trust_anchors)) or ""
     context = Context(
         config, paths, status, known, anchors, scope is Scope.PRE, clock.wall(), configured=configured, root=os.geteuid() == 0
@@ -108,15 +107,6 @@ def _configuration(paths: Paths, environ: Mapping[str, str], scope: Scope) -> tu
         before = in_force.kept(paths, error.message) if scope is not Scope.PRE else None
         reason = "\n".join(map(str, error.faults))
         return to.failed(text, CONFIG_INVALID, reason), before.config if before else None
-
-
-def _known(paths: Paths) -> Registration | None:
-    """What the controller told; None where nothing is kept that can be read."""
-    left = files.read_json(paths.known_registration)
-    try:
-        return decode.decode(Registration, left, source="registration", lenient=True) if left else None
-    except ConfigError:
-        return None
 
 
 def _defaults(paths: Paths, environ: Mapping[str, str]) -> schema.Config:

@@ -71,10 +71,11 @@ class HeadStart:
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
     wakes, processes = Wakes(), process.Processes(paths.children, log_line)
     identity = Identity(processes, Spire(paths), clock, wakes)
-    return HeadStart(found, processes, identity, wakes, _known(paths), clock.now(), units.own_unit())
+    return HeadStart(found, processes, identity, wakes, known_registration(paths), clock.now(), units.own_unit())
 
 
-def _known(paths: Paths) -> Registration | None:
+def known_registration(paths: Paths) -> Registration | None:
+    """What the controller told the daemon last; None where nothing is kept that can be used."""
     left = files.read_json(paths.known_registration)
     try:
         return decode.decode(Registration, left, source="registration", lenient=True) if left else None
