@@ -1,4 +1,4 @@
-"""Brings one part after the other to what is wanted. What goes wrong in one part holds no other up, and takes nothing away."""
+"""Brings one part after the other to what is wanted. A failure in one part stops no other part, and takes nothing away."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Bringer:
         self._said[part.name] = condition
         if failure is None or condition.problem is not None:
             return condition
-        if isinstance(failure, InternalError):  # a bug says nothing of how the part stands
+        if isinstance(failure, InternalError):  # after a bug the part may still be right
             return replace(condition, message=f"{condition.message}; {failure.message}", problem=problems.INTERNAL_ERROR)
         return replace(condition, truth=Truth.FALSE, message=failure.message)
 

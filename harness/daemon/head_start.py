@@ -93,7 +93,7 @@ async def _run(in_force: InForce, paths: Paths, clock: Clock) -> int:
     config = in_force.config
     log = structlog.get_logger().bind(component="harness")
     tasks.on_bug(partial(bugs.log, log))
-    # Under systemd the next daemon is the next try; elsewhere there may be none.
+    # Under systemd the next daemon tries again; elsewhere there may be no next one.
     alone = units.own_unit() is None
     look = partial(machine.look, config, paths, in_force.anchors_pem)
     found = await tasks.persist("the look at this machine", look, clock, lambda: alone)

@@ -78,7 +78,7 @@ class UnitChild:
         self._code: asyncio.Task[int] | None = None
 
     async def wait(self) -> int:
-        if self._code is None or (self._code.done() and (self._code.cancelled() or self._code.exception())):
+        if self._code is None or _has_failed(self._code):
             self._code = asyncio.create_task(self._ended())
         return await asyncio.shield(self._code)
 
@@ -105,6 +105,11 @@ class UnitChild:
         """The unit's own TimeoutStopSec kills it after the grace period that it was started with."""
         await run("systemctl", "stop", self._unit, seconds=grace + ANSWER_SECONDS)
         return await self.wait()
+
+
+def _has_failed(task: asyncio.Task[int]) -> bool:
+    """It ended without a result: the next caller asks again."""
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 class Units:
