@@ -137,7 +137,8 @@ def _judge_anchors(to: Judge, context: Context, facts: Facts) -> Iterator[Result
 
 
 def _judge_signing(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
-    signing, text = facts.signing, "SPIRE can sign under its certificate"
+    signing = facts.signing
+    text = "SPIRE can sign under its certificate"
     if isinstance(signing, Untried):
         yield to.skipped(text, signing.why)
         return

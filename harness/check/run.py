@@ -36,7 +36,8 @@ class Scope(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Category(Generic[F]):
-    """`facts()`: what is known when nobody has looked; no check passes on it. `bare`: it needs no configuration."""
+    """`what` it is about, in words. `facts()`: what is known when nobody has looked; no check passes on it. `bare`: it needs no
+    configuration."""
 
     name: str
     what: str
@@ -95,8 +96,9 @@ async def look(
 
 
 def _configuration(paths: Paths, environ: Mapping[str, str], scope: Scope) -> tuple[Result, schema.Config | None]:
-    """What is to be said of it, and what the rest is looked at with: of a member, what its daemon has in force if need be."""
-    to, text = Judge(machine.NAME), "the configuration is right"
+    """The result for the configuration, and the one for the other checks: while a member's files are wrong, what is in force."""
+    to = Judge(machine.NAME)
+    text = "the configuration is right"
     try:
         if not load.is_unconfigured(paths, environ):
             return to.passed(text), load.load(paths, environ)
@@ -110,7 +112,7 @@ def _configuration(paths: Paths, environ: Mapping[str, str], scope: Scope) -> tu
 
 
 def _defaults(paths: Paths, environ: Mapping[str, str]) -> schema.Config:
-    """What is configured so far, with a group that nobody is asked for. Raises ConfigError."""
+    """What is configured so far, with a group of which no controller is asked. Raises ConfigError."""
     layers, _ = load.sources(paths, environ)
     nobody = {"group": "not-configured-yet", "namespace": "not-configured-yet"}
     return decode.decode(schema.Config, {**layers.values, "workload": nobody}, source="configuration")

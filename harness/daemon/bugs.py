@@ -24,7 +24,7 @@ from harness.system import files, systemd
 
 T = TypeVar("T")
 SHOWN_SECONDS = 60.0
-"""How long a bug is shown after it was last met: longer than every pause before another try, so that one that lasts stays shown."""
+"""How long a bug is shown after it was last met: longer than every pause before another try, so that one that lasts stays."""
 AGAIN_SECONDS = 600.0
 """After a daemon has ended by a bug, no later one ends by a bug for so long."""
 MOST_SHOWN, MOST_KEPT = 3, 20
