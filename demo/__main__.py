@@ -104,7 +104,7 @@ def _run_inner(page: socket.socket, once: bool, real: bool, began: float) -> tup
         signal.signal(number, lambda *_: stopping.append(1))
     files = (page.fileno(), host_proc, tell)
     root = Path(__file__).resolve().parent.parent
-    # In a session of its own: what the terminal sends (Ctrl-C, its end) would end unshare, and by that all at once.
+    # In a session of its own: a signal of the terminal (Ctrl-C, a hangup) would end unshare, and with it everything at once.
     process = subprocess.Popen(command, pass_fds=files, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True)
     os.close(tell)
     while process.poll() is None:
@@ -119,7 +119,7 @@ def _run_inner(page: socket.socket, once: bool, real: bool, began: float) -> tup
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM for the playground itself, which is the child of unshare. It comes again and again: early ones are not heard."""
+    """SIGTERM for the playground itself, which is the child of unshare. It is sent repeatedly: an early one meets no handler."""
     with contextlib.suppress(OSError):
         for pid in children_of(process.pid):
             os.kill(pid, signal.SIGTERM)

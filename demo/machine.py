@@ -23,7 +23,7 @@ mkdir -p /run/vm/etc /run/vm/state /run/vm/src /run/vm/certs
 mount --bind "$2" /run/vm/src
 if [ -n "$3" ]; then cp "$3"/ca.crt "$3"/ca.key /run/vm/certs/; chmod 600 /run/vm/certs/ca.key; fi
 printf 'nameserver %s\\n' "$4" >/run/vm/resolv.conf
-# Where the file is a link to one below /run, as with systemd-resolved, that one is not there any more.
+# Where the file is a link to one below /run, as with systemd-resolved, that one is hidden by the tmpfs.
 resolv_conf=$(readlink -m /etc/resolv.conf)
 case $resolv_conf in /run/*) mkdir -p "${resolv_conf%/*}"; touch "$resolv_conf";; esac
 mount --bind /run/vm/resolv.conf "$resolv_conf"
