@@ -66,8 +66,9 @@ def _redirected(status: Mapping[str, Any]) -> bool:
 
 
 def reason(status: Mapping[str, Any]) -> str:
-    """The first part that is not there, or the worst that is wrong; what the redirect itself says comes last."""
-    missing = [condition for condition in status.get("conditions", ()) if condition["status"] != "True"]
+    """The first part that is wrong, or else not there. The probes of the workload fail, since it is what waits."""
+    conditions = [condition for condition in status.get("conditions", ()) if condition["name"] != "Application"]
+    missing = [condition for condition in conditions if condition["status"] != "True"]
     wrong = [condition for condition in missing if condition["problem"]]
     if not missing:
         return str(status.get("message") or "no reason is known; see `meshexp status`")
