@@ -66,8 +66,12 @@ def _redirected(status: Mapping[str, Any]) -> bool:
 
 
 def reason(status: Mapping[str, Any]) -> str:
-    """Of the first part that has a problem, or else of the first that is not in place; the redirect is the last part."""
-    missing = [condition for condition in status.get("conditions", ()) if condition["status"] != "True"]
+    """Of the first part that has a problem, or else of the first that is not in place; the redirect is the last part.
+
+    Not of the workload's probes: they fail because it waits.
+    """
+    conditions = [condition for condition in status.get("conditions", ()) if condition["name"] != "Application"]
+    missing = [condition for condition in conditions if condition["status"] != "True"]
     wrong = [condition for condition in missing if condition["problem"]]
     if not missing:
         return str(status.get("message") or "no reason is known; see `meshexp status`")

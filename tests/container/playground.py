@@ -162,8 +162,10 @@ class Playground:
         return str(json.loads(text)["phase"]) if code in (0, 1) and text.startswith("{") else ""
 
     def condition(self, name: str, wanted: str) -> dict[str, Any]:
-        found = json.loads(self.engine.run("exec", name, "meshexp", "status", "-o", "json")[1])["conditions"]
-        return next(one for one in found if one["name"] == wanted)
+        """Empty before there is one."""
+        code, text = self.engine.run("exec", name, "meshexp", "status", "-o", "json")
+        found = json.loads(text).get("conditions", []) if code in (0, 1) and text.startswith("{") else []
+        return next((one for one in found if one["name"] == wanted), {})
 
     def address(self, name: str) -> str:
         return str(self.engine.inspect(name)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])

@@ -32,7 +32,7 @@ def test_sizes(playground: Playground) -> None:
 
 def test_a_base_that_has_what_is_needed_builds_without_a_network(playground: Playground, programs: Path, tmp_path: Path) -> None:
     """And without a package that was left over: apt installs ours alone."""
-    (tmp_path / "Dockerfile").write_text(f"FROM {PLAIN}\nRUN apt-get purge -q=2 -y meshexp-harness && userdel workload\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM {PLAIN}\nRUN apt-get remove -q=2 -y meshexp-harness && userdel workload\n")
     playground.engine.do("build", "--network=none", "--tag", "debian-prepared", str(tmp_path))
     package = max((ROOT / "dist").glob("meshexp-harness_*_all.deb"), key=lambda path: path.stat().st_mtime)
     given = ("--base", "debian-prepared", "--programs", str(programs), "--package", str(package), "--flags", "--network=none")

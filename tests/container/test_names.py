@@ -6,10 +6,13 @@ import pytest
 
 from tests.container.playground import NAMESPACE, Playground
 from tests.container.test_first_process import CAPABILITIES
+from tests.linkerd_lab_cluster import NODE
 from tests.waiting import wait
 
 NAME = "smiley2-1"
 _LOOK_UP = "import socket, sys; print(*{found[4][0] for found in socket.getaddrinfo(sys.argv[1], 80)})"
+# The controller's own name is one of the cluster's: without --dns it must be found by its address, as invitations have it.
+WITHOUT_DNS = {"dns": "", "MESHEXP_CONTROLLER_ADDRESS": f"{NODE}:8081"}
 HARDENED = ("--cap-drop=ALL", *(f"--cap-add={name}" for name in CAPABILITIES if name != "NET_ADMIN"))
 
 
@@ -20,7 +23,7 @@ def look_up(playground: Playground, host: str) -> str:
 
 @pytest.mark.parametrize("flags", [(), HARDENED], ids=["plain", "capabilities dropped"])
 def test_without_dns_the_images_dnsmasq_splits_it(playground: Playground, flags: tuple[str, ...]) -> None:
-    playground.join(NAME, "smiley2", FACES_SERVICE="smiley", dns="", flags=flags)
+    playground.join(NAME, "smiley2", FACES_SERVICE="smiley", **WITHOUT_DNS, flags=flags)
     wait(lambda: playground.phase(NAME) == "Ready", why=lambda: playground.story(NAME))
     assert "by resolv.conf and dnsmasq" in playground.condition(NAME, "Names")["message"]
     service = playground.mesh.cluster.get("service", "smiley2", "-n", NAMESPACE)["spec"]["clusterIP"]
@@ -43,7 +46,7 @@ def test_with_dns_nothing_is_needed(playground: Playground, flags: tuple[str, ..
 
 def test_read_only_without_dns_it_is_said_what_to_do(playground: Playground) -> None:
     """The engine mounts resolv.conf read-only there: a member by addresses, with a warning."""
-    playground.join(NAME, "smiley2", FACES_SERVICE="smiley", dns="", flags=(*HARDENED, "--read-only"))
+    playground.join(NAME, "smiley2", FACES_SERVICE="smiley", **WITHOUT_DNS, flags=(*HARDENED, "--read-only"))
     wait(lambda: playground.phase(NAME) == "Degraded", why=lambda: playground.story(NAME))
     names = playground.condition(NAME, "Names")
     assert "Read-only file system" in names["message"] and "--dns=" in names["hint"]

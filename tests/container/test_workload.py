@@ -20,7 +20,7 @@ OWN, NAME = "own-workload", "smiley2-1"
 _TELLS = """#!/usr/bin/python3
 import os, time
 status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines())
-print("uid", os.getuid(), "may", status["CapEff"], status["CapBnd"], "nnp", status["NoNewPrivs"], flush=True)
+print("workload-uid", os.getuid(), "may", status["CapEff"], status["CapBnd"], "nnp", status["NoNewPrivs"], flush=True)
 while True:
     time.sleep(0.1)
 """
@@ -74,8 +74,9 @@ def copied(playground: Playground, folder: Path, line: str = "COPY start /worklo
 @pytest.mark.parametrize("how", WRONG)
 def test_a_copied_one_that_cannot_run_is_one_line_and_exit_1(playground: Playground, folder: Path, how: str) -> None:
     make, line = WRONG[how]
-    if how == "directory":
-        (make(folder) / "file").write_text("COPY takes what is in a directory")
+    made = make(folder)
+    if made.is_dir():
+        (made / "file").write_text("COPY takes what is in a directory")
     code, output = alone(playground, copied(playground, folder))
     banner, said = output.splitlines()
     assert code == 1 and "NOT for production" in banner and line in said and "/workload/start" in said
@@ -104,10 +105,10 @@ def test_one_that_can_run_is_a_members_under_its_own_user(playground: Playground
     flags = (f"--volume={program}:/workload/start",) if way == "mounted" else ()
     playground.start(NAME, "smiley2", image=image, flags=flags)
     engine = playground.engine
-    wait(lambda: "uid " in engine.run("logs", NAME)[1], why=lambda: playground.story(NAME))
+    wait(lambda: "workload-uid " in engine.run("logs", NAME)[1], why=lambda: playground.story(NAME))
     none = "0000000000000000"
-    told = next(line for line in engine.do("logs", NAME).splitlines() if line.startswith("uid "))
-    assert told.endswith(f"may {none} {none} nnp 1") and not told.startswith("uid 0 ")
+    told = next(line for line in engine.do("logs", NAME).splitlines() if line.startswith("workload-uid "))
+    assert told.endswith(f"may {none} {none} nnp 1") and not told.startswith("workload-uid 0 ")
     assert playground.condition(NAME, "Redirected")["status"] == "True"
     wait(lambda: playground.mesh.workloads().get(playground.address(NAME)) is not None)
     assert playground.stop(NAME)[0] == 143
@@ -149,7 +150,7 @@ def test_closed_it_does_not_start_outside_the_mesh(playground: Playground, folde
 def test_a_daemon_that_is_told_to_stop_ends_the_container(playground: Playground) -> None:
     """Its redirect goes with it: the workload would go on in plaintext."""
     playground.start(NAME, "smiley2", "sleep", "3600")
-    wait(lambda: playground.condition(NAME, "Redirected")["status"] == "True", why=lambda: playground.story(NAME))
+    wait(lambda: playground.condition(NAME, "Redirected").get("status") == "True", why=lambda: playground.story(NAME))
     find = 'kill -TERM $(python3 -c \'import json; print(json.load(open("/run/meshexp/status.json"))["pid"])\')'
     playground.inside(NAME, "sh", "-c", find)
     assert playground.engine.do("wait", NAME).strip() == "143"

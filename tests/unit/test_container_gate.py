@@ -45,7 +45,7 @@ def test_closed_it_waits_for_ever_and_says_for_what_ever_more_rarely(tmp_path: P
     container = Container(tmp_path, setting)
     assert not any(container.opens(second) for second in range(3))
     assert container.said == []
-    container.status(Routes="True", Registered="False", Redirected="Unknown")
+    container.status(Application="False", Routes="True", Registered="False", Redirected="Unknown")
     assert not any(container.opens(second) for second in range(3, int(HOUR)))
     assert 5 < len(container.said) < 25
     assert all("Registered: Registered is False" in line for line in container.said)
