@@ -1,4 +1,4 @@
-"""Whether a snapshot still counts: by when it was written, and by what the kernel says of the process that wrote it. No I/O."""
+"""Whether a snapshot still counts: by its age, and by what the kernel says of the process that wrote it. No I/O."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def valid_seconds(lease_seconds: float | None) -> float:
 
 
 def beat_seconds(lease_seconds: float | None) -> float:
-    """How often a daemon at rest writes: what is left of the time that a snapshot counts is for a cycle."""
+    """How often a daemon at rest writes: early enough for a cycle to end before the snapshot is too old."""
     return min(valid_seconds(lease_seconds) / 3, BEAT_MOST)
 
 
 def judged(data: Mapping[str, Any], process: Process | None, uptime: float, restart: Callable[[], str]) -> dict[str, Any]:
-    """The snapshot if it counts; otherwise what follows instead: phase Stopped, or Unknown with what was last known.
+    """The snapshot if it still counts; otherwise another with the phase Stopped, or Unknown with what was last known.
 
     `process`: what has the snapshot's pid now. `uptime`: Clock.boot(). `restart`: says how to get another daemon.
     """

@@ -1,4 +1,4 @@
-"""Errors that no code expected, and what becomes of the daemon then. None of them takes a working member out of the mesh.
+"""Errors that no code expects, and what the daemon does then. None of them takes a working member out of the mesh.
 
 Under systemd the daemon ends with an error, and leaves everything as it is: the proxy is a unit of its own, and the next daemon
 takes all of it over. Elsewhere the proxy is a child and would end too: there what failed is run again in this process, after a

@@ -26,7 +26,7 @@ PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
 
 
 async def look(config: schema.Config, paths: Paths, anchors_before: str = "") -> Machine:
-    """`anchors_before`: what a member goes on with when their file cannot be used any more."""
+    """`anchors_before`: the trust anchors that a member goes on with when their file cannot be used any more."""
     hostname = config.workload.hostname or socket.gethostname()
     user = process.find_user(config.proxy.user)
     if user.uid == 0:

@@ -20,14 +20,14 @@ _ANCHORS_HINT = "copy Linkerd's trust anchors there: the ca-bundle.crt of its Co
 
 
 class MissingError(ConfigError):
-    """The configuration itself is right, and this machine lacks what it needs."""
+    """The configuration itself is right, but this machine lacks something that it needs."""
 
 
 def configuration(paths: Paths, environ: Mapping[str, str], *, new: bool = False) -> tuple[schema.Config, dict[str, Any]]:
     """The configuration, and its values as they were written. Blocking. Raises ConfigError with every fault.
 
-    `new`: also with the files and programs without which a member could not go on as before: a machine that starts with them
-    missing joins as far as it can, and its status names them.
+    `new`: also looks at files and programs without which a member could not go on as before. At a start they are not looked at:
+    the machine joins as far as it can, and its status names what is missing.
     """
     config, layers = load.load_with_origins(paths, environ)
     if found := (*faults(config, environ), *(_new_faults(config) if new else ())):
