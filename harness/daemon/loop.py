@@ -206,8 +206,7 @@ class Daemon:
                 config, values = await asyncio.to_thread(needs.configuration, self._paths, self._environ, new=True)
                 found = await machine.look(config, self._paths)
                 desired(config, found, self._progress)
-            self.config = config
-            self._machine = found
+            self.config, self._machine = config, found
             self._in_force = InForce(config, values)
             self._reload_fault = ""
             in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
@@ -247,7 +246,7 @@ class Daemon:
             probes_decided=probes.decided,
             proxy_certified=proxy.certified,
             proxy_lost_seconds=now - self._proxy_seen,
-            cordon=read_cordon(self._paths),
+            cordon=machine.read_cordon(self._paths),
         )
         return True
 
@@ -264,14 +263,8 @@ class Daemon:
         return condition
 
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
-        conditions = own_conditions.added(
-            conditions,
-            self._machine,
-            self._progress,
-            reload_fault=self._reload_fault,
-            metrics_fault=self._exporter.fault,
-            bugs=self._bugs.conditions(),
-        )
+        faults = {"reload_fault": self._reload_fault, "metrics_fault": self._exporter.fault}
+        conditions = own_conditions.added(conditions, self._machine, self._progress, **faults, bugs=self._bugs.conditions())
         redirect_off = want.redirect is None and self._progress.proxy_certified
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(
@@ -302,8 +295,3 @@ class Daemon:
         self._exporter.withdraw()
         for left in (self._paths.status, self._paths.known_registration, self._paths.bug):
             left.unlink(missing_ok=True)
-
-
-def read_cordon(paths: Paths) -> str | None:
-    """The operator's reason; None when the machine is not cordoned."""
-    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None
