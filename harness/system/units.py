@@ -43,14 +43,15 @@ async def restarting(unit: str) -> bool:
 
 
 async def job(unit: str) -> str:
-    """What systemd is about to do with the unit because somebody asked for it: `stop`, `restart`, …; empty for nothing."""
-    number = (await show(unit, "Job")).get("Job", "")
-    if not number or number == "0":
-        return ""
-    path = f"/org/freedesktop/systemd1/job/{number}"
-    _, kind = await run("busctl", "get-property", "org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Job", "JobType")
-    found = re.search(r'"([a-z-]+)"', kind)
-    return found[1] if found else ""
+    """The unit's job that waits or runs, as somebody asked for it: `stop`, `restart`, …; empty when there is none.
+
+    Raises HarnessError when systemd does not say. By systemctl, which needs no D-Bus daemon: a minimal Debian has none.
+    """
+    code, text = await run("systemctl", "list-jobs", "--no-legend", "--full", unit)
+    if code:
+        raise TemporaryError(f"systemd does not say which job {unit} has: {text.strip()}")
+    jobs = [line.split() for line in text.splitlines()]  # number, unit, type, state
+    return next((words[2] for words in jobs if len(words) > 2 and words[1] == unit), "")
 
 
 async def going_down() -> bool:
