@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import cli, metrics_text
-from harness.config import load
-from harness.daemon import loop, publish
+from harness.daemon import loop, needs, publish
 from harness.reconcilers import dns, identity, probes, proxy, redirect, registration, routes
 from harness.system import control_plane, probe_call, proxy_admin
 
@@ -23,7 +22,7 @@ STEPS: dict[str, tuple[Any, str, str]] = {
     "start": (loop, "compose", "the start"),
     "cycle": (loop, "desired", "the cycle"),
     "progress": (loop.Daemon, "_find_progress", "the look at how far things are"),
-    "reload": (load, "load", "the reload"),
+    "reload": (needs, "configuration", "the reload"),
     "status": (publish, "snapshot", "the status"),
     "signal": (loop.Daemon, "_on_proxy_restart", "Exception in callback"),
     "metrics": (metrics_text, "render", "Unhandled exception"),

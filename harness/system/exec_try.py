@@ -14,7 +14,8 @@ import signal
 from collections.abc import Mapping
 
 # linux/ptrace.h, linux/prctl.h
-_TRACE_ME, _SET_PDEATHSIG, _SET_NO_NEW_PRIVS = 0, 1, 38
+_TRACE_ME, _TRACE_KILL = 0, 8
+_SET_PDEATHSIG, _SET_NO_NEW_PRIVS = 1, 38
 _NOT_TRIED = 255  # no errno is that high
 
 
@@ -29,7 +30,7 @@ def refusal(argv: tuple[str, ...], env: Mapping[str, str], user: pwd.struct_pass
         os._exit(_begin(libc, argv, env, user, read))
     _, status = os.waitpid(pid, 0)
     if os.WIFSTOPPED(status):
-        os.kill(pid, signal.SIGKILL)
+        libc.ptrace(_TRACE_KILL, pid, 0, 0)  # kill(2) would need CAP_KILL, since it is another user's
         os.waitpid(pid, 0)
         return 0
     code = os.waitstatus_to_exitcode(status)
