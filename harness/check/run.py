@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from harness import decode
 from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy
-from harness.check.context import Context
+from harness.check.context import UNCONFIGURED, Context
 from harness.check.report import Judge, Outcome, Result
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
@@ -49,7 +49,7 @@ class Category(Generic[F]):
 
     async def look(self, context: Context) -> tuple[Result, ...]:
         if not context.configured and not self.bare:
-            return (self.skipped(NOT_CONFIGURED),)
+            return (self.skipped(UNCONFIGURED.why),)
         try:
             facts = await self.gather(context)
         except (HarnessError, OSError) as error:
@@ -60,7 +60,6 @@ class Category(Generic[F]):
         return Judge(self.name).skipped(self.what, why)
 
 
-NOT_CONFIGURED = "not configured yet"
 _PRE, _PROXY = frozenset({Scope.ALL, Scope.PRE}), frozenset({Scope.ALL, Scope.PROXY})
 CATEGORIES: tuple[Category[Any], ...] = (
     Category(machine.NAME, "this machine", machine.Facts, machine.gather, machine.judge, _PRE, bare=True),
@@ -103,7 +102,9 @@ def _configuration(paths: Paths, environ: Mapping[str, str], scope: Scope) -> tu
         if not load.is_unconfigured(paths, environ):
             return to.passed(text), load.load(paths, environ)
         instance = f" --instance {paths.instance}" if paths.instance else ""
-        why = f"{NOT_CONFIGURED}; next: `meshexp join{instance} INVITATION`, which configures this machine and makes it a member"
+        why = (
+            f"{UNCONFIGURED.why}; next: `meshexp join{instance} INVITATION`, which configures this machine and makes it a member"
+        )
         return to.skipped(text, why), _defaults(paths, environ)
     except ConfigError as error:
         before = in_force.kept(paths, error.message) if scope is not Scope.PRE else None
