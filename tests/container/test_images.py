@@ -39,7 +39,7 @@ def test_a_base_that_has_what_is_needed_builds_without_a_network(playground: Pla
     playground.engine.do("tag", BASE, "kept")
     try:
         build(playground.engine, *given, BASE)
-        assert alone(playground, BASE, "--entrypoint=meshexp", command=("version",)) == (0, f"{__version__}\n")
+        assert alone(playground, BASE, "--entrypoint=meshexp", command=("version",)) == (0, f"meshexp-harness {__version__}\n")
     finally:
         playground.engine.do("tag", "kept", BASE)
 
