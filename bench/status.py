@@ -19,11 +19,11 @@ LEASE_SECONDS, ROUNDS, MOST_SECONDS = 5.0, 5, 120.0
 def run() -> list[Record]:
     records = [record("status.lease_seconds", LEASE_SECONDS, "s")]
     measured: list[float] = []
-    for name, (break_, mend) in WAYS.items():
+    for name, (break_, repair) in WAYS.items():
         with mesh() as vm:
             vm.start_controller(lease=f"{LEASE_SECONDS:g}s")
             vm.start_daemon()
-            slowest = max(_false_ready(vm, break_, mend, round_) for round_ in range(ROUNDS))
+            slowest = max(_false_ready(vm, break_, repair, round_) for round_ in range(ROUNDS))
         measured.append(slowest)
         unit = f"s, slowest of {ROUNDS}"
         records.append(record(f"status.false_ready_{name}_seconds", slowest, unit, *_against(slowest)))
@@ -34,7 +34,7 @@ def _against(seconds: float) -> tuple[str, float]:
     return "status.lease_seconds", seconds / LEASE_SECONDS
 
 
-def _false_ready(vm: Mesh, break_: Callable[[Mesh], object], mend: Callable[[Mesh], object], round_: int) -> float:
+def _false_ready(vm: Mesh, break_: Callable[[Mesh], object], repair: Callable[[Mesh], object], round_: int) -> float:
     """Seconds from the break until `meshexp status` no longer says Ready, its own start included.
 
     The break is at another time of the held call in each round.
@@ -43,7 +43,7 @@ def _false_ready(vm: Mesh, break_: Callable[[Mesh], object], mend: Callable[[Mes
     time.sleep(LEASE_SECONDS / 3 * round_ / ROUNDS)
     break_(vm)
     seconds = wait(lambda: not _says_ready(vm), MOST_SECONDS, every=0.02, share=1.0)
-    mend(vm)
+    repair(vm)
     return seconds
 
 
@@ -61,7 +61,7 @@ def _cut(vm: Mesh) -> None:
 
 
 def _hang(vm: Mesh) -> None:
-    """Its process runs as ever: it waits for a file of its configuration that nobody writes."""
+    """Its process is not stopped, but waits for a file of its configuration, a pipe that nobody writes to."""
     pipe = _pipe(vm)
     pipe.parent.mkdir(exist_ok=True)
     os.mkfifo(pipe)

@@ -84,9 +84,9 @@ def judge(facts: Facts, namespace: str, wall: float) -> Iterator[Result]:
 def _judge_groups(
     to: Judge, text: str, problem: problems.Problem, groups: tuple[Object, ...], kind: str, fine: tuple[str, ...]
 ) -> Result:
-    """Of a condition that the controller gives to each group."""
+    """The result for one condition, which the controller sets on each group. `fine`: reasons for which it may be False."""
     silent = [_name(group) for group in groups if kind not in {one["type"] for one in _decided(group)}]
-    why = f"the controller has not said it of {', '.join(silent)}" if groups else "there are no groups"
+    why = f"the controller has not decided it for {', '.join(silent)}" if groups else "there are no groups"
     return to.found(text, problem, _conditions(groups, kind, fine), tried=bool(groups) and not silent, why=why)
 
 

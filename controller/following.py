@@ -15,7 +15,7 @@ from harness.errors import TemporaryError
 log = structlog.get_logger()
 T = TypeVar("T", bound=Stored)
 BACKOFF = Backoff(first=1.0, most=5.0)
-"""Between calls to an API server that fails. Short: what the machines report waits for it."""
+"""Between calls to an API server that fails. Short, because the machines' reports wait for it."""
 UNKNOWN_SECONDS = 15.0
 
 

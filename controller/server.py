@@ -70,8 +70,8 @@ class Api:
             connection.end()
         if code not in ("ok", "ended", "unavailable"):
             # The code and the place only: a message may quote what was sent.
-            workload, address = str(target) if target else None, peer_text(request.remote or "")
-            log.warning("refused", call=name, code=code, workload=workload, peer=address)
+            workload = str(target) if target else None
+            log.warning("refused", call=name, code=code, workload=workload, peer=peer_text(request.remote or ""))
         self._metrics.answered(name, code)
         return response
 

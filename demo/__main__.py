@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from demo import host_state, relay
-from demo.machine import NAMESPACES
+from demo.machine import NAMESPACES, children_of
 from demo.report import Report
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -104,7 +104,7 @@ def _run_inner(page: socket.socket, once: bool, real: bool, began: float) -> tup
         signal.signal(number, lambda *_: stopping.append(1))
     files = (page.fileno(), host_proc, tell)
     root = Path(__file__).resolve().parent.parent
-    # In a session of its own: what the terminal sends (Ctrl-C, its end) would end unshare, and by that all at once.
+    # In a session of its own: a signal of the terminal (Ctrl-C, a hangup) would end unshare, and with it everything at once.
     process = subprocess.Popen(command, pass_fds=files, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True)
     os.close(tell)
     while process.poll() is None:
@@ -119,10 +119,10 @@ def _run_inner(page: socket.socket, once: bool, real: bool, began: float) -> tup
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM for the playground itself, which is the child of unshare. It comes again and again: early ones are not heard."""
+    """SIGTERM for the playground itself, which is the child of unshare. It is sent repeatedly: an early one meets no handler."""
     with contextlib.suppress(OSError):
-        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(pid), signal.SIGTERM)
+        for pid in children_of(process.pid):
+            os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A client that calls face again and again, and what came of it."""
+"""A client that calls face again and again, and the answers that it got."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Calls(tuple[Answer, ...]):
         return Counter(getattr(answer, what) for answer in self if not answer.fault)
 
     def has_share(self, what: str, value: str, share: float) -> bool:
-        """None failed, and within ten points of `share` have that value: it tells the shares of the scenario apart."""
+        """None failed, and `share` of them have that value, give or take ten points: the scenario's shares differ by more."""
         return bool(self) and not self.failed and abs(self.by(what)[value] / len(self) - share) <= 0.1
 
     def __str__(self) -> str:

@@ -149,7 +149,7 @@ class Cluster:
                 break
 
     async def publish(self) -> str:
-        """Tells the proxies what there is now; the version of the workloads among it."""
+        """Tells the proxies what there is now. Returns the version of the workloads in it."""
         listing = await self.store.workloads.list()
         workloads = [workload.to_object() for workload in listing.items]
         self.endpoints.update(Objects(services(), workloads, tuple(self.pods), tuple(self.routes)))

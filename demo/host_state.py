@@ -51,7 +51,7 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def by_us(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Diff lines parted into those that can be the playground's, and those that only others can have caused meanwhile."""
+    """The diff lines that the playground may have caused, and those that only others can have caused."""
     found = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
     found.sort(key=lambda line: bool(_OF_A_LINK.match(line)))  # a link has a hundred sysctls, which come and go with it
     ours = [line for line in found if _OURS.search(line)]

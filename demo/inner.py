@@ -1,6 +1,6 @@
 """The playground inside its namespaces: set up, the scenario or a stay until Ctrl-C, and down again.
 
-Keys lie only in a tmpfs of the demo's own mount namespace: the kernel takes it away with the last process, however that ends.
+Keys are only in a tmpfs of the demo's own mount namespace: the kernel removes it with the last process, however that ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ LATER = ("face-2", "color-1", "smiley2-1")
 
 
 def run(words: Sequence[str], once: bool, real: bool) -> int:
-    """`words`: of the outer process: the page's listener, the host's /proc, where to tell the result, and the clock's start."""
+    """`words`, from the outer process: descriptors of the page's listener, of the host's /proc and of a pipe for the result, and
+    when the clock started."""
     page_fd, host_proc, tell = map(int, words[:3])
     page = socket.socket(fileno=page_fd)
     report = Report(float(words[3]))

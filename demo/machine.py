@@ -23,7 +23,7 @@ mkdir -p /run/vm/etc /run/vm/state /run/vm/src /run/vm/certs
 mount --bind "$2" /run/vm/src
 if [ -n "$3" ]; then cp "$3"/ca.crt "$3"/ca.key /run/vm/certs/; chmod 600 /run/vm/certs/ca.key; fi
 printf 'nameserver %s\\n' "$4" >/run/vm/resolv.conf
-# Where the file is a link to one below /run, as with systemd-resolved, that one is not there any more.
+# Where the file is a link to one below /run, as with systemd-resolved, that one is hidden by the tmpfs.
 resolv_conf=$(readlink -m /etc/resolv.conf)
 case $resolv_conf in /run/*) mkdir -p "${resolv_conf%/*}"; touch "$resolv_conf";; esac
 mount --bind /run/vm/resolv.conf "$resolv_conf"
@@ -95,8 +95,8 @@ class Machine:
     def pid_of(self, name: str) -> int:
         """The process itself: nsenter forks once to enter the PID namespace."""
         pid = self.children[name].pid
-        inner = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(inner[0]) if inner else pid
+        inner = children_of(pid)
+        return inner[0] if inner else pid
 
     def signal(self, name: str, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
@@ -127,7 +127,7 @@ async def boot(name: str, link: Link, source: Path, certs: Path | None, dns: str
     )
     if process.stdout is None or (await process.stdout.readline()).strip() != b"up":
         raise RuntimeError(f"the namespaces of {name} could not be made; are you root?")
-    pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    pid = children_of(process.pid)[0]
     end = f"v-{name}"[:15]
     await command("ip", "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
     await command("ip", "link", "set", end, "master", link.bridge, "up")
@@ -138,6 +138,11 @@ async def boot(name: str, link: Link, source: Path, certs: Path | None, dns: str
     for each in words:
         await command("nsenter", "-t", str(pid), "--net", "--", "ip", *each)
     return Machine(name, link.address, pid, process)
+
+
+def children_of(pid: int) -> list[int]:
+    """What the main thread of the process has started. Raises OSError when the process has ended."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def command(*argv: str) -> None:

@@ -26,7 +26,7 @@ PACKAGES = ("harness", "controller", "demo")
 
 
 class Playground:
-    """`host_proc`: the host's /proc, as an open folder."""
+    """`host_proc`: a descriptor of the host's /proc."""
 
     def __init__(self, folder: Path, page: socket.socket, host_proc: int, report: Report) -> None:
         self.report, self._page, self._host_proc = report, page, host_proc
@@ -108,7 +108,7 @@ class Playground:
         task.add_done_callback(self._tasks.discard)
 
     def log(self, name: str) -> Path:
-        """What a machine's daemon says, and its children; `meshexp logs` finds it too."""
+        """What a machine's daemon and its children log; `meshexp logs` reads it too."""
         return self._folder / f"{name}.log"
 
     async def _show(self, here: Machine, process: asyncio.subprocess.Process) -> None:
@@ -243,7 +243,7 @@ async def until(what: Callable[[], Awaitable[bool]], seconds: float) -> bool:
 
 
 class News:
-    """What of a machine's status is worth a line."""
+    """Which changes of a machine's status get a line."""
 
     def __init__(self) -> None:
         self._joined = False
@@ -251,7 +251,7 @@ class News:
         self._faults: dict[str, str] = {}
 
     def of(self, status: Mapping[str, Any], seconds: float) -> Iterator[str]:
-        if status["phase"] == "Draining" != self._phase:
+        if status["phase"] == "Draining" and self._phase != "Draining":
             yield "drains: no new requests, and those that are under way are finished"
         self._phase = status["phase"]
         if not self._joined and self._phase == "Ready":

@@ -58,7 +58,7 @@ def run(folder: Path, page: socket.socket, host_proc: int, once: bool, report: R
 
 
 def _interrupt(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes again, until all is down
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the outer process repeats it until this one ends
     raise KeyboardInterrupt
 
 
@@ -155,7 +155,7 @@ class Real:
         thread.join()
 
     def _call_until_all(self, what: str, wanted: set[str]) -> Calls:
-        """Until each of `wanted` has answered: the balancer prefers the one that it knows to be quick, but tries others too."""
+        """Until each of `wanted` has answered: the balancer prefers the quickest that it knows, but tries others too."""
         calls = Calls()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not wanted <= calls.by(what).keys() and time.monotonic() < deadline:

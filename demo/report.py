@@ -11,7 +11,7 @@ _COLOR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 class Report:
-    """`began`: when the clock of all steps started, as time.monotonic() tells it; it is one clock for all processes."""
+    """`began`: the time.monotonic() at which the seconds of all steps start; it is the same clock in all processes."""
 
     def __init__(self, began: float | None = None) -> None:
         self.began = time.monotonic() if began is None else began
@@ -40,7 +40,7 @@ class Report:
     def line(self, text: str) -> None:
         try:
             print(text, flush=True)
-        except OSError:  # the terminal is gone; what runs has to be taken down all the same
+        except OSError:  # the terminal is gone, but what runs must still be taken down
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -91,8 +91,8 @@ Backend = tuple[Object, Object]
 def _backends(service: Object, port: Object, objects: Objects) -> list[tuple[Backend, int]]:
     """Where a Service's connections go, with weights: to itself, unless an HTTPRoute has it as its parent.
 
-    As the development proxy balances connections, a route has to be for all of them: its first rule is taken, whatever that
-    matches. A backend that is not there gets nothing; Linkerd answers its share with errors.
+    The development proxy balances connections, not requests: it takes the route's first rule for all of them, whatever that
+    matches. A backend that is not there gets nothing, where Linkerd answers its share with errors.
     """
     namespace = service["metadata"]["namespace"]
     for route in objects.routes:
@@ -146,7 +146,7 @@ def _members(service: Object, port: Object, objects: Objects) -> Iterator[Endpoi
 
 
 def _container_port(pod: Object, service_port: Object) -> int:
-    """Of the Service's target port, which a Pod need not declare where it is a number."""
+    """The number of the Service's target port; a Pod need not declare a port that the Service names by its number."""
     target = service_port.get("targetPort", service_port["port"])
     declared = [port for container in pod["spec"]["containers"] for port in container.get("ports", ())]
     return int(next((port["containerPort"] for port in declared if port.get("name") == target), target))

@@ -35,9 +35,9 @@ def command(host_pid: int, inside: str) -> str:
 
 
 def host_pid(proc: int, pid: int) -> int:
-    """The number that the first process of a machine has for the host. `proc`: the host's /proc, as an open folder.
+    """The pid on the host of a machine's first process. `proc`: a descriptor of the host's /proc. `pid`: in this PID namespace.
 
-    Told by its PID namespace, in which it is the first process.
+    It is found by its own PID namespace, in which it has the pid 1.
     """
     wanted = Path(f"/proc/{pid}/ns/pid").readlink()
     for entry in filter(str.isdigit, os.listdir(proc)):
@@ -50,7 +50,7 @@ def host_pid(proc: int, pid: int) -> int:
 
 
 def _numbers(proc: int, entry: str) -> Sequence[str]:
-    """A process's number in each PID namespace, from the outermost on (proc(5))."""
+    """A process's pid in each PID namespace, the outermost first (proc(5))."""
     with os.fdopen(os.open(f"{entry}/status", os.O_RDONLY, dir_fd=proc)) as status:
         return next(line.split()[1:] for line in status if line.startswith("NSpid:"))
 

@@ -105,10 +105,10 @@ class Container:
             self._code = code
             self._leave()
         elif code == 0 and not self._leaving:
-            say("the daemon was told to stop, and its redirect is gone: the container ends, as all would go on in plaintext")
+            say("the daemon was told to stop and has removed its redirect: the container ends, or its traffic would be plaintext")
             self._leave()
         elif not self._leaving:
-            # What killed it left the rules in place: nothing goes past them meanwhile.
+            # A daemon that was killed leaves its rules in place: nothing bypasses the proxy meanwhile.
             say(f"the daemon has ended with {code}; it is started again in {RESTART_SECONDS:.0f} s")
             self._start_daemon_at = time.monotonic() + RESTART_SECONDS
 
@@ -132,7 +132,7 @@ class Container:
 
     def _start(self, name: str) -> None:
         if name == "daemon":
-            # What a daemon before this one said, or one before `docker restart`, is old; its process id may be another's now.
+            # The status of an earlier daemon, also of one before `docker restart`, is old: another process may have its pid.
             self._status.unlink(missing_ok=True)
         try:
             self._running[name] = init.start(self._programs[name])

@@ -1,6 +1,6 @@
 """When a container's workload may start: when the redirect is in force, so that nothing it sends leaves in plaintext.
 
-With `redirect.on_proxy_loss: open` it starts after some seconds all the same, as the redirect itself would go after some.
+With `redirect.on_proxy_loss: open` it starts after OPEN_SECONDS in any case: then the redirect, too, is removed without a proxy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAUSES = Backoff(first=5.0, most=300.0)  # between two lines that say what is wa
 
 
 class Gate:
-    """Asked again and again until it is open."""
+    """Its `open` is called again and again until it says yes."""
 
     def __init__(self, where: Paths, say: Callable[[str], None]) -> None:
         self._where, self._say = where, say
@@ -45,8 +45,8 @@ class Gate:
         if now >= self._say_at:
             self._said += 1
             self._say_at = now + PAUSES.pause(self._said)
-            waited = f"{now - self._began:.0f} s now"
-            self._say(f"the workload waits, for {waited}, until all it sends goes through the proxy: {reason(status)}")
+            waited = f"for {now - self._began:.0f} s so far"
+            self._say(f"the workload waits, {waited}, until all it sends goes through the proxy: {reason(status)}")
         return False
 
 
@@ -66,7 +66,10 @@ def _redirected(status: Mapping[str, Any]) -> bool:
 
 
 def reason(status: Mapping[str, Any]) -> str:
-    """The first part that is wrong, or else not there. The probes of the workload fail, since it is what waits."""
+    """Of the first part that has a problem, or else of the first that is not in place; the redirect is the last part.
+
+    Not of the workload's probes: they fail because it waits.
+    """
     conditions = [condition for condition in status.get("conditions", ()) if condition["name"] != "Application"]
     missing = [condition for condition in conditions if condition["status"] != "True"]
     wrong = [condition for condition in missing if condition["problem"]]

@@ -1,6 +1,6 @@
 """A container's workload before anything is started: whether it can run as its own user, else one line on what to do.
 
-The kernel decides whether it runs; the file itself tells why not.
+The kernel decides whether it runs; what is in the file shows why not.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _not_there(path: Path, error: OSError) -> str:
 
 
 def _head(path: Path) -> bytes:
-    """Empty where it cannot be read: without CAP_DAC_OVERRIDE root reads only what is its own, or everybody's."""
+    """Empty where it cannot be read: without CAP_DAC_OVERRIDE root is bound by the file's mode like any other user."""
     try:
         with path.open("rb") as file:
             return file.read(HEAD_BYTES)

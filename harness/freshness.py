@@ -1,4 +1,4 @@
-"""Whether a snapshot still counts: by when it was written, and by what the kernel says of the process that wrote it. No I/O."""
+"""Whether a snapshot still counts: by its age, and by what the kernel says of the process that wrote it. No I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VALID_LEAST, VALID_MOST = 5.0, 60.0
 """Seconds. Below the least, a busy machine would be taken for one that hangs."""
 BEAT_MOST = 15.0
 ROUNDED = 0.01
-"""Seconds: what is written in thousandths may be a little after the moment."""
+"""Seconds. A time that was rounded to thousandths may lie a little in the future."""
 GONE, STOPPED = ("Z", "X"), ("T",)
 """States of proc(5). Stopped by a tracer (t) is none: each system call under strace is that for a moment."""
 
@@ -31,29 +31,34 @@ def valid_seconds(lease_seconds: float | None) -> float:
 
 
 def beat_seconds(lease_seconds: float | None) -> float:
-    """How often a daemon at rest writes: what is left of the time that a snapshot counts is for a cycle."""
+    """How often a daemon at rest writes: early enough for a cycle to end before the snapshot is too old."""
     return min(valid_seconds(lease_seconds) / 3, BEAT_MOST)
 
 
 def judged(data: Mapping[str, Any], process: Process | None, uptime: float, restart: Callable[[], str]) -> dict[str, Any]:
-    """The snapshot if it counts; otherwise what follows instead: phase Stopped, or Unknown with what was last known.
+    """The snapshot if it still counts; otherwise another with the phase Stopped, or Unknown with what was last known.
 
     `process`: what has the snapshot's pid now. `uptime`: Clock.boot(). `restart`: says how to get another daemon.
     """
-    began = data.get("pid_started")
-    other = process is not None and None not in (began, process.started) and began != process.started
     written = data.get("written")
     age = uptime - float(written["uptime"]) if written else 0.0
-    if process is None or process.state in GONE or other or age < -ROUNDED:
+    if process is None or process.state in GONE or _is_another(process, data.get("pid_started")) or age < -ROUNDED:
         return stopped("the daemon is gone without a clean stop; run `meshexp cleanup`")
     if process.state in STOPPED:
         text = f"the daemon (pid {data['pid']}) is stopped (state {process.state}) and has not written for {age:.0f} s"
         return _unknown(data, age, f"{text}; `kill -CONT {data['pid']}` lets it go on")
-    if written and not age <= float(written["valid_seconds"]):
+    if written and age > float(written["valid_seconds"]):
         why = f"it hangs (state {process.state})" if process.state else "it hangs or is stopped"
         text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s: {why}"
         return _unknown(data, age, f"{text}; {restart()}")
     return dict(data)
+
+
+def _is_another(process: Process, started: int | None) -> bool:
+    """Whether the pid has been given to another process; no when one of the two starts is not known."""
+    if process.started is None or started is None:
+        return False
+    return process.started != started
 
 
 def stopped(message: str) -> dict[str, Any]:
@@ -65,7 +70,7 @@ def unreadable(message: str) -> dict[str, Any]:
 
 
 def _unknown(data: Mapping[str, Any], age: float, message: str) -> dict[str, Any]:
-    """What was last known stays to be read, but nothing of it is said to be so now."""
+    """What was last known, with each condition Unknown: none of it is certain now."""
     known = dict(data) | unreadable(message)
     if "phase_number" in known:
         conditions = [

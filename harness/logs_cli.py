@@ -29,7 +29,7 @@ def run(follow: bool, lines: int, instance: str) -> int:
 
 
 def _standard_error() -> Path | None:
-    """The running daemon's, where that is a file. The kernel opens it by this path, also where no other one leads to it."""
+    """The running daemon's, where that is a file. By this path the kernel opens it, also when its name has been removed."""
     pid = status_cli.read(paths.from_environment()).get("pid")
     file = Path(f"/proc/{pid}/fd/2")
     return file if pid is not None and file.is_file() else None

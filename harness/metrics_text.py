@@ -10,7 +10,7 @@ FAMILIES = {
     "meshexp_build_info": ("gauge", "Always 1; the versions of the harness and, where it is known, of linkerd2-proxy."),
     "meshexp_workload_info": ("gauge", "Always 1; what this machine is in the mesh."),
     "meshexp_phase": ("gauge", "1 for the phase that the machine is in, 0 for the others."),
-    "meshexp_ready": ("gauge", "1 while peers are to send traffic here; 0, too, when the controller is silent for a lease."),
+    "meshexp_ready": ("gauge", "1 while peers are to send traffic here; also 0 when the controller has been silent for a lease."),
     "meshexp_start_time_seconds": ("gauge", "When the daemon began, in epoch seconds."),
     "meshexp_join_duration_seconds": ("gauge", "From the daemon's start until it was Ready for the first time."),
     "meshexp_condition": ("gauge", "1 for the status (true, false, unknown) that the condition has, 0 for the others."),

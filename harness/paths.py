@@ -126,7 +126,7 @@ class Paths:
 
     @property
     def bug(self) -> Path:
-        """What the daemon before this one ended by; not there where it ended well."""
+        """The bug that ended the daemon before this one; not there when it ended well."""
         return self.run / "bug.json"
 
     @property

@@ -12,7 +12,7 @@ class Severity(enum.Enum):
 
 
 class Where(enum.Enum):
-    """Where a problem is fixed. To restart a machine's programs helps at most against a problem of the machine."""
+    """Where a problem is fixed. Against a problem of another place than MACHINE, no restart on the machine helps."""
 
     MACHINE = "machine"
     CLUSTER = "cluster"
@@ -38,7 +38,7 @@ class Where(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`code` is stable and the anchor in the troubleshooting page; `hint` says what mends it; `where` it is fixed.
+    """`code` is stable and the anchor in the troubleshooting page; `hint` says how to fix it, `where` at which place.
 
     `standing`: it is how this machine is set up, and nothing that went wrong: `status` names it, and the machine stays Ready.
     """

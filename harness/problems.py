@@ -17,14 +17,14 @@ CONFIG_RELOAD_FAILED = register(
 )
 INTERNAL_ERROR = register(
     "internal-error",
-    Where.EITHER,  # what met the bug may be anywhere, and to restart a machine that is a member helps nobody
-    "the program met an error that nobody expected, which is a bug; the rest goes on, and what failed is tried again",
+    Where.EITHER,  # a restart need not help, and takes a member out of the mesh
+    "the program met an error that no code expects, which is a bug; the rest goes on, and what failed is tried again",
     "look at `meshexp logs` for the whole error, and report it",
 )
 STEP_FAILED = register(
     "step-failed",
     Where.MACHINE,
-    "the daemon cannot do what it does at each look; the machine stays a member meanwhile",
+    "a step that the daemon repeats, such as writing its status, fails; the machine stays a member meanwhile",
     "see the message; for a full disk: `df -h /run /var/lib/meshexp`",
     Severity.WARNING,
 )

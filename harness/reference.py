@@ -112,8 +112,8 @@ def status() -> str:
     )
     lines.append(_STATUS)
     lines.append(
-        "## The fields\n\nIn the phase Unknown all but `phase`, `ready`, `reason` and `message` is what was last known, and every"
-        " condition is Unknown.\n"
+        "## The fields\n\nIn the phase Unknown only `phase`, `ready`, `reason` and `message` are of now. Every condition is"
+        " Unknown then, and the other fields are what was last known.\n"
     )
     lines += ["| field | kind | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | {kind} | {text} |" for name, (kind, text) in status_fields.FIELDS.items()]
@@ -141,7 +141,7 @@ status says Unknown.
 
 ## For health checks: `meshexp status --local`
 
-Its exit code is 1 only for what this machine can fix: no daemon, or one that hangs; an application
+Its exit code is 1 only for what can be fixed on this machine: no daemon, or one that hangs; an application
 that fails its probe; a proxy that does not run; a redirect that is not in place; an identity that
 is made on this machine and is not issued. In the table of problems
 ([troubleshooting.md](troubleshooting.md)) these are the errors that are fixed on this machine; a

@@ -34,9 +34,9 @@ def run(paths: Paths, output: str, wait: float | None, local: bool) -> int:
 
 
 def wrong_here(data: dict[str, Any]) -> tuple[str, ...]:
-    """The parts that do not work for a reason that this machine can end, whatever becomes of the controller and the network.
+    """The parts that do not work for a reason that can be fixed on this machine, also without the controller or the network.
 
-    A warning is none of them: the part does its work. Nor is what waits for another part.
+    Not those with a warning, which do their work, and not those that wait for another part.
     """
     if data["phase"] in (Phase.STOPPED.text, Phase.UNKNOWN.text, Phase.WAITING.text):
         return ("the daemon",)
@@ -75,7 +75,7 @@ def watch(paths: Paths, output: str) -> int:
 
 
 def _but_for_beats(data: dict[str, Any]) -> dict[str, Any]:
-    """A daemon at rest writes again and again that nothing has changed."""
+    """Without the fields that a daemon at rest writes again and again."""
     return {name: value for name, value in data.items() if name not in ("written", "looked")}
 
 

@@ -13,12 +13,15 @@ FIELDS = {
     "version": ("text", "of the harness"),
     "proxy_version": ("text or null", "of the linkerd2-proxy that runs, where `meshexp proxy install` brought it"),
     "pid": ("number", "of the daemon"),
-    "pid_started": ("number or null", "when that process began: field 22 of proc(5)'s stat; another process may get its pid"),
+    "pid_started": (
+        "number or null",
+        "when that process began: field 22 of proc(5)'s stat; it tells the daemon from a later process with its pid",
+    ),
     "written.at": ("time", "when the daemon wrote this; it does so at every change, and at rest several times a lease"),
     "written.uptime": ("number", "the same in seconds since the boot (CLOCK_BOOTTIME), which no change of the clock moves"),
     "written.valid_seconds": (
         "number",
-        "so long after that it counts: the lease, at least 5 and at most 60, more in a long step",
+        "for how long after that it counts: the lease, at least 5 and at most 60, more in a long step",
     ),
     "looked": ("time", "when the daemon last looked at the whole machine, at least every 15 s"),
     "phase": (
@@ -33,7 +36,7 @@ FIELDS = {
     "since": ("time", "when the phase began"),
     "started": ("time", "when the daemon began"),
     "joined_seconds": ("number or null", "from then until it was Ready for the first time"),
-    "ready": ("yes or no", "whether peers are to send traffic here; no, too, when the controller is silent for a lease"),
+    "ready": ("yes or no", "whether peers are to send traffic here; also no when the controller has been silent for a lease"),
     "reason": ("text", "of `ready`, as in the ExternalWorkload's Ready condition; Unknown in the phase Unknown"),
     "message": ("text", "what is wrong, in a sentence; empty when all is well"),
     "workload.group": ("text", "the ExternalGroup"),

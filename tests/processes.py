@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.system import process
+
 
 def with_words(text: str) -> list[int]:
     """Pids of all whose command line has this text, which must be one that only the caller's own have."""
@@ -22,29 +24,21 @@ class Process:
     """One that may end: its pid is given to another then, its start is not."""
 
     pid: int
-    started: str
+    started: int
     """In ticks since the boot."""
 
     @property
     def lives(self) -> bool:
-        return _started(self.pid) == self.started
+        return process.start_time(self.pid) == self.started
 
 
 def family(pid: int) -> list[Process]:
     """Process `pid` and all that it and its children have started so far, also in process namespaces of their own."""
     found = []
     with contextlib.suppress(OSError):
-        if started := _started(pid):
+        if started := process.start_time(pid):
             found.append(Process(pid, started))
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
                 found += family(int(child))
     return found
-
-
-def _started(pid: int) -> str:
-    """Empty when there is no such process, or it has ended and nobody has waited for it."""
-    with contextlib.suppress(OSError):
-        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state == "Z" else others[18]
-    return ""

@@ -64,7 +64,7 @@ class Target:
         self._changed = asyncio.Event()
 
     def choose(self, but: Set[Endpoint]) -> Endpoint | None:
-        """Of the backend whose turn it is, the one with the fewest open connections; among equals the one used longest ago."""
+        """Of the backend whose turn it is, the endpoint with the fewest open connections; of equals the one used longest ago."""
         candidates = [endpoint for endpoint in self._endpoints if endpoint not in but]
         backend = self._choose_backend({endpoint.backend: endpoint.weight for endpoint in candidates})
         candidates = [endpoint for endpoint in candidates if endpoint.backend == backend]
@@ -74,7 +74,7 @@ class Target:
         return chosen
 
     def _choose_backend(self, weights: dict[str, int]) -> str | None:
-        """By turns, so that after as many connections as all weights together each backend has had exactly its share."""
+        """In turns: after as many connections as the sum of the weights, each backend has had exactly its share."""
         self._credit.update(weights)
         chosen = max(weights, key=lambda backend: self._credit[backend], default=None)
         if chosen is not None:

@@ -15,6 +15,7 @@ from harness.system.workload_api import Delivered, Frame, Svid
 from harness.values import HostPort, IPNetwork, SpiffeId
 
 NEEDS_ROOT = Untried("needs root: run it with sudo")
+UNCONFIGURED = Untried("not configured yet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ async def gather(context: Context) -> Facts:
 
 
 def _proxy_uid(context: Context) -> int | None:
-    """Nobody's, without such a user: there is no redirect then either. Another user than root has no redirect before it joins."""
+    """None where there is no redirect that could take our connection: without such a user, or, for a check without root, before
+    the machine joins."""
     if not context.root and not context.running:
         return None
     try:

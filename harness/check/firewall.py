@@ -62,7 +62,8 @@ class Facts:
 
 
 async def gather(context: Context) -> Facts:
-    programs, managers = frozenset(_programs()), _managers()
+    programs = frozenset(_programs())
+    managers = _managers()
     if not context.root:
         return Facts(NEEDS_ROOT, NEEDS_ROOT, NEEDS_ROOT, NEEDS_ROOT, programs, managers)
     nft, filter_, nat = await asyncio.gather(_nftables(), _table("filter"), _table("nat"))
@@ -71,7 +72,7 @@ async def gather(context: Context) -> Facts:
 
 
 def _way(network: IPNetwork) -> bool:
-    """Whether the kernel knows one to the network, and so for answers to what comes from there."""
+    """Whether the kernel knows a way to the network: without one, nothing that comes from there is answered."""
     return addresses.source_of(network[min(1, network.num_addresses - 1)]) is not None
 
 
@@ -123,6 +124,7 @@ def _managers() -> tuple[str, ...]:
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
     to = Judge(NAME)
     yield _judge_peers(to, context, facts)
+    # Two sources tell how many rules the legacy nat table has; one that is known is enough.
     entries = facts.nat_entries if facts.nat == "" or isinstance(facts.nat, Untried) else facts.nat
     why = reasons_untried(facts.nft, entries)
     yield to.found("one firewall backend is in use", problems.FIREWALL_MIXED, mixed(facts), tried=not why, why=why)
@@ -132,7 +134,7 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
 
 
 def _judge_peers(to: Judge, context: Context, facts: Facts) -> Result:
-    """Without a way for any peer's packet, there is nothing that these rules could have let in."""
+    """Skipped without a way to the peers: no packet of theirs can arrive, so nothing shows that these rules let one in."""
     port = context.config.proxy.inbound_port
     packet = Packet(port, context.networks)
     chains = nft_listing.chains(facts.rules, packet), iptables_listing.chains(_text(facts.filter), packet, "iptables filter")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import check_problems as problems
-from harness.check.context import Context
+from harness.check.context import UNCONFIGURED, Context
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.config import schema
 from harness.errors import HarnessError, UnavailableError
@@ -94,7 +94,7 @@ def _missing(config: schema.Config) -> tuple[str, ...]:
 async def ask(context: Context) -> Frame | Untried:
     """What the proxy's user gets. Before joining only an agent that is somebody else's can be asked: ours does not run yet."""
     if not context.configured:
-        return Untried("not configured yet")
+        return UNCONFIGURED
     if not context.running and context.config.identity.mode is not schema.IdentityMode.EXTERNAL:
         return Untried("what issues it does not run yet")
     if not context.root:
@@ -137,7 +137,8 @@ def _judge_anchors(to: Judge, context: Context, facts: Facts) -> Iterator[Result
 
 
 def _judge_signing(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
-    signing, text = facts.signing, "SPIRE can sign under its certificate"
+    signing = facts.signing
+    text = "SPIRE can sign under its certificate"
     if isinstance(signing, Untried):
         yield to.skipped(text, signing.why)
         return

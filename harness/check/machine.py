@@ -67,7 +67,7 @@ async def _backend(wanted: schema.Backend) -> tuple[str, Text, Text]:
 
 
 def _told(error: HarnessError | OSError) -> Text:
-    """Not allowed to look is not a fault of what was to be looked at."""
+    """An error for lack of rights says nothing about the machine: then it was not tried."""
     return Untried(f"not allowed: {error}") if isinstance(error, (PermissionError_, PermissionError)) else str(error)
 
 

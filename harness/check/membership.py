@@ -28,18 +28,20 @@ async def gather(context: Context) -> Facts:
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
-    to, status = Judge(NAME), facts.status
+    to = Judge(NAME)
+    status = facts.status
     if isinstance(status, Untried):
         yield to.skipped("meshexp-harness runs", status.why)
         return
-    phase, message = status.get("phase"), str(status.get("message", ""))
+    phase = status.get("phase")
+    message = str(status.get("message", ""))
     if phase == Phase.WAITING.text:
         yield to.failed("meshexp-harness has a configuration", problems.NOT_CONFIGURED, message)
         return
     if phase == Phase.STOPPED.text:
         yield to.failed("meshexp-harness runs", problems.DAEMON_STOPPED, message)
         return
-    if phase == Phase.UNKNOWN.text:  # what it said before is nothing that is so now
+    if phase == Phase.UNKNOWN.text:  # its conditions are old
         yield to.failed("meshexp-harness keeps its status up to date", problems.DAEMON_HANGS, message)
         yield to.failed(HEARD, problems.DAEMON_HANGS, "only a daemon that goes on renews the lease")
         return

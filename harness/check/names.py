@@ -37,7 +37,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of every name that the configuration or the controller has told; there may be none but addresses."""
+    """`names`: all in the configuration and in what the controller told; none where these have only addresses."""
 
     names: tuple[Name, ...] = ()
 

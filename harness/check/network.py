@@ -25,7 +25,7 @@ ECHO_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`wanted`: the routes to the cluster, as far as anybody has told of its networks."""
+    """`wanted`: the routes to those networks of the cluster that are known."""
 
     wanted: tuple[Route, ...] = ()
     there: tuple[Route, ...] | Untried = NOT_LOOKED

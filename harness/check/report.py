@@ -126,8 +126,8 @@ def to_json(results: tuple[Result, ...]) -> str:
 
 
 def to_linkerd_json(results: tuple[Result, ...]) -> str:
-    """What `linkerd check` reads of an extension. It shows each result that is neither a warning nor an error as √, so what was
-    skipped is left out, as Linkerd leaves out what it does not come to."""
+    """What `linkerd check` reads of an extension. It shows each result that is neither a warning nor an error as √, so skipped
+    results are left out, as Linkerd leaves out checks that it does not reach."""
     return to_json(tuple(result for result in results if result.outcome is not Outcome.SKIPPED))
 
 

@@ -13,14 +13,13 @@ from typing import Any, Generic, TypeVar
 
 from harness import decode
 from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy
-from harness.check.context import Context
+from harness.check.context import UNCONFIGURED, Context
 from harness.check.report import Judge, Outcome, Result
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
 from harness.config import load, schema
-from harness.daemon import in_force
+from harness.daemon import head_start, in_force
 from harness.errors import ConfigError, HarnessError
-from harness.messages import Registration
 from harness.paths import Paths
 from harness.system import files
 
@@ -37,7 +36,8 @@ class Scope(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Category(Generic[F]):
-    """`facts()`: what is known when nobody has looked; no check passes on it. `bare`: it needs no configuration."""
+    """`what` it is about, in words. `facts()`: what is known when nobody has looked; no check passes on it. `bare`: it needs no
+    configuration."""
 
     name: str
     what: str
@@ -49,7 +49,7 @@ class Category(Generic[F]):
 
     async def look(self, context: Context) -> tuple[Result, ...]:
         if not context.configured and not self.bare:
-            return (self.skipped(NOT_CONFIGURED),)
+            return (self.skipped(UNCONFIGURED.why),)
         try:
             facts = await self.gather(context)
         except (HarnessError, OSError) as error:
@@ -60,7 +60,6 @@ class Category(Generic[F]):
         return Judge(self.name).skipped(self.what, why)
 
 
-NOT_CONFIGURED = "not configured yet"
 _PRE, _PROXY = frozenset({Scope.ALL, Scope.PRE}), frozenset({Scope.ALL, Scope.PROXY})
 CATEGORIES: tuple[Category[Any], ...] = (
     Category(machine.NAME, "this machine", machine.Facts, machine.gather, machine.judge, _PRE, bare=True),
@@ -83,7 +82,7 @@ async def look(
     if config is None:
         return first, *(category.skipped("the configuration is wrong") for category in categories)
     configured = first.outcome is not Outcome.SKIPPED
-    known = _known(paths) if scope is not Scope.PRE else None
+    known = head_start.known_registration(paths) if scope is not Scope.PRE else None
     anchors = files.read_line(Path(config.controller.trust_anchors)) or ""
     context = Context(
         config, paths, status, known, anchors, scope is Scope.PRE, clock.wall(), configured=configured, root=os.geteuid() == 0
@@ -96,13 +95,16 @@ async def look(
 
 
 def _configuration(paths: Paths, environ: Mapping[str, str], scope: Scope) -> tuple[Result, schema.Config | None]:
-    """What is to be said of it, and what the rest is looked at with: of a member, what its daemon has in force if need be."""
-    to, text = Judge(machine.NAME), "the configuration is right"
+    """The result for the configuration, and the one for the other checks: while a member's files are wrong, what is in force."""
+    to = Judge(machine.NAME)
+    text = "the configuration is right"
     try:
         if not load.is_unconfigured(paths, environ):
             return to.passed(text), load.load(paths, environ)
         instance = f" --instance {paths.instance}" if paths.instance else ""
-        why = f"{NOT_CONFIGURED}; next: `meshexp join{instance} INVITATION`, which configures this machine and makes it a member"
+        why = (
+            f"{UNCONFIGURED.why}; next: `meshexp join{instance} INVITATION`, which configures this machine and makes it a member"
+        )
         return to.skipped(text, why), _defaults(paths, environ)
     except ConfigError as error:
         before = in_force.kept(paths, error.message) if scope is not Scope.PRE else None
@@ -110,17 +112,8 @@ def _configuration(paths: Paths, environ: Mapping[str, str], scope: Scope) -> tu
         return to.failed(text, CONFIG_INVALID, reason), before.config if before else None
 
 
-def _known(paths: Paths) -> Registration | None:
-    """What the controller told; None where nothing is kept that can be read."""
-    left = files.read_json(paths.known_registration)
-    try:
-        return decode.decode(Registration, left, source="registration", lenient=True) if left else None
-    except ConfigError:
-        return None
-
-
 def _defaults(paths: Paths, environ: Mapping[str, str]) -> schema.Config:
-    """What is configured so far, with a group that nobody is asked for. Raises ConfigError."""
+    """What is configured so far, with a group of which no controller is asked. Raises ConfigError."""
     layers, _ = load.sources(paths, environ)
     nobody = {"group": "not-configured-yet", "namespace": "not-configured-yet"}
     return decode.decode(schema.Config, {**layers.values, "workload": nobody}, source="configuration")

@@ -162,8 +162,8 @@ class DnsMode(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Dns:
     mode: DnsMode = key(
-        "Who asks our dnsmasq for the cluster's names; auto: systemd-resolved where names go through it, else resolv.conf, and"
-        " nobody where the servers in that know the cluster's names.",
+        "Who asks our dnsmasq for the cluster's names; auto: systemd-resolved where names go through it; else nobody where the"
+        " servers in resolv.conf know the cluster's names already; else resolv.conf.",
         DnsMode.AUTO,
     )
     servers: tuple[Endpoint, ...] = key("Addresses of the cluster's DNS servers, if not what the controller tells.", ())

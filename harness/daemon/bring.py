@@ -1,4 +1,4 @@
-"""Brings one part after the other to what is wanted. What goes wrong in one part holds no other up, and takes nothing away."""
+"""Brings one part after the other to what is wanted. A failure in one part stops no other part, and takes nothing away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bringer:
         self._said: dict[str, Condition] = {}
 
     async def look(self, part: Part) -> Any:
-        """What the part observes; what it observed last where that fails. Raises HarnessError where it never could."""
+        """What the part observes; where that fails, what it observed last. Raises HarnessError when there is no earlier look."""
         try:
             return await self._observe(part)
         except HarnessError:
@@ -35,7 +35,7 @@ class Bringer:
         return self._seen[part.name]
 
     async def bring(self, part: Part, wanted: Any) -> Condition:
-        """How the part stands after it was changed where it must be. Truth.UNKNOWN with a problem: it cannot be looked at."""
+        """Changes the part where it must be changed. Returns its condition: Unknown with a problem if it cannot be looked at."""
         failure: HarnessError | None = None
         try:
             observed = await self._change(part, wanted)
@@ -74,12 +74,12 @@ class Bringer:
         self._said[part.name] = condition
         if failure is None or condition.problem is not None:
             return condition
-        if isinstance(failure, InternalError):  # a bug says nothing of how the part stands
+        if isinstance(failure, InternalError):  # after a bug the part may still be right
             return replace(condition, message=f"{condition.message}; {failure.message}", problem=problems.INTERNAL_ERROR)
         return replace(condition, truth=Truth.FALSE, message=failure.message)
 
     def _note_failure(self, name: str, failure: HarnessError | None) -> None:
-        """Logs a failure once, however often it comes again; a bug is logged where it is noted."""
+        """Logs a failure once, also when it is repeated. A bug was logged before (Bugs.note)."""
         message = failure.message if failure is not None else ""
         if failure is not None and not isinstance(failure, InternalError) and self._failures.get(name) != message:
             self._log.error(message, part=name, hint=failure.hint)

@@ -1,8 +1,8 @@
-"""Errors that no code expected, and what becomes of the daemon then. None of them takes a working member out of the mesh.
+"""Errors that no code expects, and what the daemon does then. None of them takes a working member out of the mesh.
 
 Under systemd the daemon ends with an error, and leaves everything as it is: the proxy is a unit of its own, and the next daemon
 takes all of it over. Elsewhere the proxy is a child and would end too: there what failed is run again in this process, after a
-pause. So it is under systemd when the daemon before this one ended by a bug a short time ago: a daemon that ends again and again
+pause. Under systemd too, when the daemon before this one ended by a bug a short time ago: a daemon that ends again and again
 renews no lease, and the cluster would take the machine out.
 """
 
@@ -24,10 +24,12 @@ from harness.system import files, systemd
 
 T = TypeVar("T")
 SHOWN_SECONDS = 60.0
-"""After it was last met. Longer than every pause before another try: what lasts is shown all the time."""
+"""How long a bug is shown after it was last met: longer than every pause before another try, so that one that lasts stays."""
 AGAIN_SECONDS = 600.0
-"""For so long after one daemon has ended by a bug the next ones do not."""
+"""After a daemon has ended by a bug, no later one ends by a bug for so long."""
 MOST_SHOWN, MOST_KEPT = 3, 20
+MOST_CHARACTERS = 100
+"""Of the name of what failed."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ def log(logger: Any, what: str, error: BaseException) -> None:
 
 
 class Bugs:
-    """`fatal`: the daemon is to end, and to touch nothing. `number`: of all that were met."""
+    """`fatal`: the daemon has to end, and leaves everything as it is. `number`: how many bugs were met."""
 
     def __init__(self, paths: Paths, clock: Clock, wake: Callable[[str], None], log: Any, unit: str | None) -> None:
         self._record, self._clock, self._wake, self._log = paths.bug, clock, wake, log
@@ -60,7 +62,8 @@ class Bugs:
         self._failing: dict[str, str] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._ends = unit is not None
-        self.fatal, self.number = False, 0
+        self.fatal = False
+        self.number = 0
         self._remember()
 
     def _remember(self) -> None:
@@ -74,26 +77,29 @@ class Bugs:
             self._met[what] = Met(what, when, line, 1, self._clock.now())
 
     def forget(self) -> None:
-        """This daemon ends well: the one after it knows of no bug."""
+        """Removes the record: this daemon ends without a bug, and the next one finds none."""
         with contextlib.suppress(OSError):
             self._record.unlink(missing_ok=True)
 
     def note(self, what: str, error: BaseException) -> None:
         """Satisfies tasks.Tell."""
-        now, line = self._clock.now(), tasks.sentence(error)
-        what = what[:100] if what[:100] in self._met or len(self._met) < MOST_KEPT else "something else"
+        line = tasks.sentence(error)
+        what = what[:MOST_CHARACTERS]
+        if what not in self._met and len(self._met) >= MOST_KEPT:
+            what = "something else"
         met = self._met.setdefault(what, Met(what, self._clock.wall(), line))
         if (what, type(error)) not in self._logged:
             self._logged.add((what, type(error)))
             log(self._log, what, error)
-        met.line, met.last = line, now
+        met.line = line
+        met.last = self._clock.now()
         met.times += 1
         self.number += 1
         if self._ends and not isinstance(error, HarnessError):
             self._end(met)
         elif self._retry is None:
-            loop, pause = asyncio.get_running_loop(), tasks.BACKOFF.pause(met.times)
-            self._retry = loop.call_later(pause, self._again, f"{what} may go well now")
+            pause = tasks.BACKOFF.pause(met.times)
+            self._retry = asyncio.get_running_loop().call_later(pause, self._again, f"{what} may go well now")
 
     def _again(self, reason: str) -> None:
         self._retry = None
@@ -106,7 +112,7 @@ class Bugs:
             left = {"what": met.what, "line": met.line, "when": self._clock.wall()}
             files.write_json(self._record, left, mode=0o600)
         except HarnessError as error:
-            self._log.warning("the next daemon is not told of the bug", reason=error.message)
+            self._log.warning("the bug cannot be recorded for the next daemon", reason=error.message)
         self._wake("bug")
 
     async def attempt(self, what: str, work: Awaitable[T]) -> T | None:
@@ -128,7 +134,7 @@ class Bugs:
         self._failing[what] = error.message
 
     def conditions(self) -> tuple[Condition, ...]:
-        """What is to be said of the daemon itself; nothing when all goes well."""
+        """The daemon's own conditions: one for bugs, one for failing steps; none when all goes well."""
         now = self._clock.now()
         self._met = {what: met for what, met in self._met.items() if now - met.last < SHOWN_SECONDS}
         said = []

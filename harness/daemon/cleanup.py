@@ -57,7 +57,7 @@ def everyone(paths: Paths) -> tuple[Paths, ...]:
 
 
 def stays(environ: Mapping[str, str], job: str) -> bool:
-    """Whether the next daemon takes over what this one has left: always, but for an operator's stop, also one that failed.
+    """Whether the next daemon takes over what this one has left: always, unless an operator stopped it, also when that failed.
 
     `job`: what systemd is about to do with the unit. `environ`: as systemd gives it to ExecStopPost= (systemd.exec(5)).
     """

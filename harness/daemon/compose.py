@@ -92,7 +92,7 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
     else:
         routes = Routes(Netlink(), clock, wake)
         front = await _front(config.dns.mode, paths)
-        # systemd-resolved's own address is in resolv.conf: asked there, it would answer by what we told it.
+        # Not with systemd-resolved: its own address is in resolv.conf, and it would answer by what we have set in it.
         may_do_without = config.dns.mode is schema.DnsMode.AUTO and front == ResolvConf.name
         names = dns(paths, runners, front, clock, wake, only_if_needed=may_do_without)
     in_use = partial(machine.proxy_in_use, paths)

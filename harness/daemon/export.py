@@ -44,11 +44,11 @@ class Exporter:
         self.fault = "; ".join(faults)
 
     def show(self, data: dict[str, Any]) -> None:
-        """From now on, to whoever asks."""
+        """What the server answers from now on."""
         self._data = data
 
     def _render(self) -> str:
-        """What a cycle that does not go on said last is judged as `meshexp status` judges it."""
+        """Judged as `meshexp status` judges it: when the cycle does not go on, what it said last counts only for a while."""
         if not self._data:
             return ""
         own = freshness.Process("R", self._data["pid_started"])

@@ -71,10 +71,11 @@ class HeadStart:
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
     wakes, processes = Wakes(), process.Processes(paths.children, log_line)
     identity = Identity(processes, Spire(paths), clock, wakes)
-    return HeadStart(found, processes, identity, wakes, _known(paths), clock.now(), units.own_unit())
+    return HeadStart(found, processes, identity, wakes, known_registration(paths), clock.now(), units.own_unit())
 
 
-def _known(paths: Paths) -> Registration | None:
+def known_registration(paths: Paths) -> Registration | None:
+    """What the controller told the daemon last; None where nothing is kept that can be used."""
     left = files.read_json(paths.known_registration)
     try:
         return decode.decode(Registration, left, source="registration", lenient=True) if left else None
@@ -92,7 +93,7 @@ async def _run(in_force: InForce, paths: Paths, clock: Clock) -> int:
     config = in_force.config
     log = structlog.get_logger().bind(component="harness")
     tasks.on_bug(partial(bugs.log, log))
-    # Under systemd the next daemon is the next try; elsewhere there may be none.
+    # Under systemd the next daemon tries again; elsewhere there may be no next one.
     alone = units.own_unit() is None
     look = partial(machine.look, config, paths, in_force.anchors_pem)
     found = await tasks.persist("the look at this machine", look, clock, lambda: alone)

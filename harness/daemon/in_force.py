@@ -18,9 +18,10 @@ from harness.system import files, units
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """`values`: as they were written, and merged. `anchors_pem`: for a file that cannot be used any more.
+    """`values`: of all files and variables, merged, as they were written. `anchors_pem`: the trust anchors, used when their file
+    cannot be used any more.
 
-    `fault`: why this is what a daemon before this one had, and not what the files say now.
+    `fault`: why the files are not used, when this is the configuration of a daemon before this one; empty otherwise.
     """
 
     config: schema.Config
@@ -30,20 +31,21 @@ class InForce:
 
 
 def keep(paths: Paths, now: InForce | None, anchors_pem: str, log: Any) -> None:
-    """A daemon does its work also where nothing can be kept; the log tells of it."""
+    """Where nothing can be kept the daemon goes on, and logs why."""
+    if now is None:
+        return
+    data = {"values": now.values, "anchors_pem": anchors_pem}
     try:
-        if now is not None:
-            data = {"values": now.values, "anchors_pem": anchors_pem}
-            if files.read_json(paths.in_force) != data:
-                files.write_json(paths.in_force, data, mode=0o600)
-                files.sync(paths.in_force)
-                files.sync(paths.in_force.parent)
+        if files.read_json(paths.in_force) != data:
+            files.write_json(paths.in_force, data, mode=0o600)
+            files.sync(paths.in_force)
+            files.sync(paths.in_force.parent)
     except (UnavailableError, OSError) as error:
         log.warning("the configuration in force cannot be kept for a restart", reason=str(error))
 
 
 def kept(paths: Paths, fault: str) -> InForce | None:
-    """None where no daemon before this one has left any that can be used."""
+    """The configuration that the daemon before this one had; None where it left none that can be used."""
     left = files.read_json(paths.in_force)
     values, anchors = left.get("values"), left.get("anchors_pem")
     if not isinstance(values, dict) or not isinstance(anchors, str):
@@ -55,10 +57,10 @@ def kept(paths: Paths, fault: str) -> InForce | None:
 
 
 async def forget(paths: Paths) -> None:
-    """When an operator stops the machine's membership, and not when all of the machine goes down to come back."""
+    """When an operator ends the membership; it stays when the whole machine shuts down, or boots again."""
     try:
-        stays = await units.going_down()
+        shutting_down = await units.going_down()
     except HarnessError:
-        stays = True  # systemd does not say; `meshexp cleanup` asks again
-    if not stays:
+        return  # systemd does not say; `meshexp cleanup` asks again
+    if not shutting_down:
         paths.in_force.unlink(missing_ok=True)

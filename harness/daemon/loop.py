@@ -38,8 +38,10 @@ class Daemon:
         self.config, self._paths, self._environ, self._clock = config, paths, environ, clock
         self._begun, self.wake = begun, begun.wakes
         self._stopping = self._reload = self._restart_proxy = False
-        self._in_force, self._reload_fault = begun.in_force, begun.in_force.fault if begun.in_force else ""
-        self._progress, self._kept = Progress(), begun.registration
+        self._in_force = begun.in_force
+        self._reload_fault = begun.in_force.fault if begun.in_force else ""
+        self._progress = Progress()
+        self._kept = begun.registration
         self._want = Desired()
         self._conditions: tuple[Condition, ...] = ()
         self._proxy_seen = clock.now()
@@ -54,7 +56,7 @@ class Daemon:
         self._publisher = Publisher(paths, clock, self._log, self._exporter, self._bringer, begun.began)
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT; 0 after a clean stop, 70 after a bug that is the next daemon's to outlive."""
+        """Until SIGTERM or SIGINT; 0 after a clean stop, 70 after a bug: then the next daemon takes over."""
         self._machine = self._begun.machine
         tasks.on_bug(self._bugs.note)
         self._listen_to_signals()
@@ -86,14 +88,14 @@ class Daemon:
         adopted = await self._parts.adopt(self.config.proxy.admin_port)
         if adopted:
             self._log.info("the proxy of the daemon before this one goes on")
-        # Rules that a killed daemon left stay until there is a proxy again: without them all would go on in plaintext.
+        # Rules that a killed daemon left stay until there is a proxy again: without them all traffic would be plaintext.
         redirected = adopted or await self._parts.redirect_in_place()
         self._progress = Progress(registration=self._begun.registration, redirected=redirected)
         self._publisher.was_ready = adopted
         self._route_events = kernel_events.watch_routes(self.wake)
 
     def _begin_again(self) -> bool:
-        """Whether a start that failed by a bug is tried again here. There is no snapshot yet: that much is told all the same."""
+        """Whether a start that failed by a bug is tried again in this process. If so, the status names the bug meanwhile."""
         if self._stopping or self._bugs.fatal:
             return False
         self._publisher.begin(self._bugs.conditions())
@@ -134,7 +136,8 @@ class Daemon:
             self.wake.reasons.add("timer")
 
     async def _cycle(self) -> bool:
-        reasons, before = self.wake.take(), self._bugs.number
+        reasons = self.wake.take()
+        before = self._bugs.number
         self._counters.cycles += 1
         self._log.debug("cycle", reasons=reasons)
         if self._reload:
@@ -152,7 +155,7 @@ class Daemon:
         self._conditions = tuple([await self._reconcile(part, want) for part in self._parts.up])
         await self._bugs.attempt("the watch over the nodes", self._watch_nodes(want))
         await self._look()
-        # After a bug the next try has its pause: what failed could be what makes the difference.
+        # After a bug the next try comes after a pause: the part that failed may be what differs.
         if before == self._bugs.number and (fresh or desired(self.config, self._machine, self._progress) != want):
             self.wake("the next step is possible")
         self._await_neighbours()
@@ -181,7 +184,8 @@ class Daemon:
 
     async def _prepare_restart(self) -> None:
         """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""
-        by_hand, self._restart_proxy = self._restart_proxy, False
+        by_hand = self._restart_proxy
+        self._restart_proxy = False
         self._log.info("the proxy is to be started anew: first no new traffic")
         self._publisher.beat(shutdown.longest_seconds(self.config, self._progress))
         reason = Reason.RESTARTING
@@ -195,7 +199,7 @@ class Daemon:
             asyncio.get_running_loop().call_later(RESTART_RETRY_SECONDS, self.wake, "the proxy may ask again to be restarted")
 
     async def _load_again(self) -> None:
-        """A bad configuration keeps the old one, also one that meets a bug: a fresh daemon would read the same files."""
+        """A wrong configuration leaves the old one in force. So does a bug: the next daemon would read the same files."""
         systemd.notify(RELOADING=1, MONOTONIC_USEC=int(self._clock.now() * 1e6))
         try:
             with tasks.unexpected("the reload", partial(bugs.log, self._log)):
@@ -203,7 +207,8 @@ class Daemon:
                 found = await machine.look(config, self._paths)
                 desired(config, found, self._progress)
             self.config, self._machine = config, found
-            self._in_force, self._reload_fault = InForce(config, values), ""
+            self._in_force = InForce(config, values)
+            self._reload_fault = ""
             in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
             self._log.info("configuration loaded again")
         except HarnessError as error:
@@ -213,15 +218,17 @@ class Daemon:
         machine.wake_others(self._paths)
 
     async def _look(self) -> None:
-        """How far things are; as far as before where that cannot be found out."""
+        """Finds out how far things are; where that fails, they count as they were."""
         found = await self._bugs.attempt("the look at how far things are", self._find_progress())
         if found is None and self._progress.proxy_certified:
             self._proxy_seen = self._clock.now()  # nothing says that it is lost
 
     async def _find_progress(self) -> bool:
-        parts, look = self._parts, self._bringer.look
-        identity, registration = await look(parts.identity), await look(parts.registration)
-        probes, proxy = await look(parts.probes), await look(parts.proxy)
+        look = self._bringer.look
+        identity = await look(self._parts.identity)
+        registration = await look(self._parts.registration)
+        probes = await look(self._parts.probes)
+        proxy = await look(self._parts.proxy)
         now = self._clock.now()
         if proxy.certified:
             self._proxy_seen = now
@@ -239,7 +246,7 @@ class Daemon:
             probes_decided=probes.decided,
             proxy_certified=proxy.certified,
             proxy_lost_seconds=now - self._proxy_seen,
-            cordon=read_cordon(self._paths),
+            cordon=machine.read_cordon(self._paths),
         )
         return True
 
@@ -256,8 +263,8 @@ class Daemon:
         return condition
 
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
-        faults = self._reload_fault, self._exporter.fault
-        conditions = own_conditions.added(conditions, self._machine, self._progress, *faults, self._bugs.conditions())
+        faults = {"reload_fault": self._reload_fault, "metrics_fault": self._exporter.fault}
+        conditions = own_conditions.added(conditions, self._machine, self._progress, **faults, bugs=self._bugs.conditions())
         redirect_off = want.redirect is None and self._progress.proxy_certified
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(
@@ -265,7 +272,7 @@ class Daemon:
         )
 
     async def _stop(self) -> None:
-        """Every step is tried, whatever became of those before it."""
+        """Every step is tried, also when one before it failed."""
         if self._progress.proxy_certified and await shutdown.comes_back(self._begun.unit, self._log):
             self._log.info("restarting: proxy, rules, routes and registration stay for the next daemon")
             for release in self._parts.release:
@@ -288,8 +295,3 @@ class Daemon:
         self._exporter.withdraw()
         for left in (self._paths.status, self._paths.known_registration, self._paths.bug):
             left.unlink(missing_ok=True)
-
-
-def read_cordon(paths: Paths) -> str | None:
-    """The operator's reason; None when the machine is not cordoned."""
-    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None

@@ -26,7 +26,7 @@ PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
 
 
 async def look(config: schema.Config, paths: Paths, anchors_before: str = "") -> Machine:
-    """`anchors_before`: what a member goes on with when their file cannot be used any more."""
+    """`anchors_before`: the trust anchors that a member goes on with when their file cannot be used any more."""
     hostname = config.workload.hostname or socket.gethostname()
     user = process.find_user(config.proxy.user)
     if user.uid == 0:
@@ -131,6 +131,11 @@ def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: s
     fresh = secrets.token_hex(16)
     files.write(kept, fresh + "\n", mode=0o600)
     return fresh
+
+
+def read_cordon(paths: Paths) -> str | None:
+    """The operator's reason; None when the machine is not cordoned."""
+    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None
 
 
 def ephemeral(paths: Paths) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ _ANCHORS_HINT = "copy Linkerd's trust anchors there: the ca-bundle.crt of its Co
 
 
 class MissingError(ConfigError):
-    """The configuration itself is right, and this machine lacks what it needs."""
+    """The configuration itself is right, but this machine lacks something that it needs."""
 
 
 def configuration(paths: Paths, environ: Mapping[str, str], *, new: bool = False) -> tuple[schema.Config, dict[str, Any]]:
     """The configuration, and its values as they were written. Blocking. Raises ConfigError with every fault.
 
-    `new`: also with the files and programs without which a member could not go on as before: a machine that starts with them
-    missing joins as far as it can, and its status names them.
+    `new`: also looks at files and programs without which a member could not go on as before. At a start they are not looked at:
+    the machine joins as far as it can, and its status names what is missing.
     """
     config, layers = load.load_with_origins(paths, environ)
     if found := (*faults(config, environ), *(_new_faults(config) if new else ())):
@@ -38,7 +39,7 @@ def faults(config: schema.Config, environ: Mapping[str, str], *, anchors: bool =
     """What no start can do without. `anchors`: whether their file is looked at."""
     found = [*_demo_only(config, environ), *_users(config)]
     if anchors:
-        found += _fault(ANCHORS, lambda: read_anchors(config.controller.trust_anchors))
+        found += _fault(ANCHORS, partial(read_anchors, config.controller.trust_anchors))
     return tuple(found)
 
 
@@ -81,7 +82,8 @@ def _users(config: schema.Config) -> Iterator[Fault]:
             if uid in (ROOT, proxy):
                 yield Fault(key, "must be neither root nor the proxy's user")
     for index, name in enumerate(config.workload.users):
-        yield from _fault("", lambda name=name, index=index: process.find_user(name, f"workload.users[{index}]"))  # type: ignore[misc]
+        key = f"workload.users[{index}]"
+        yield from _fault(key, partial(process.find_user, name, key))
 
 
 def _apart(config: schema.Config) -> Iterator[tuple[str, str]]:
@@ -113,22 +115,27 @@ def _new_faults(config: schema.Config) -> Iterator[Fault]:
         certificates.append(("identity.agent.certificate_file", identity.agent.certificate_file))
         keys.append(("identity.agent.key_file", identity.agent.key_file))
     for key, path in certificates:
-        yield from _fault(key, lambda path=path: path and spire_certificate.read_pem(files.bounded(Path(path))))  # type: ignore[misc]
+        if path:
+            yield from _fault(key, partial(_look_at_certificate, path))
     for key, path in keys:
-        yield from _fault(key, lambda path=path: path and _read_key(files.bounded(Path(path))))  # type: ignore[misc]
+        if path:
+            yield from _fault(key, partial(_look_at_key, path))
     for key, path in programs:
         if path and not (Path(path).is_file() and os.access(path, os.X_OK)):
             yield Fault(key, f"{path} is no program on this machine", "give the full path of a file that may be executed")
 
 
-def _read_key(text: bytes) -> bytes:
-    if b"PRIVATE KEY-----" not in text:
+def _look_at_certificate(path: str) -> None:
+    spire_certificate.read_pem(files.bounded(Path(path)))
+
+
+def _look_at_key(path: str) -> None:
+    if b"PRIVATE KEY-----" not in files.bounded(Path(path)):
         raise ValueError("there is no private key in the file")
-    return text
 
 
 def _fault(key: str, look: Callable[[], object]) -> Iterator[Fault]:
-    """What the look raises, as a fault under `key`, unless it names its own."""
+    """What `look` raises, as a fault under `key`; the faults of a ConfigError have keys of their own."""
     try:
         look()
     except ConfigError as error:

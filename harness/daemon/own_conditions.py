@@ -1,4 +1,4 @@
-"""What is told of the daemon itself, and of what an operator has done, next to how its parts stand. Pure."""
+"""Conditions of the daemon itself, and of what an operator has done, next to those of the daemon's parts. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ def added(
     parts: tuple[Condition, ...],
     machine: Machine,
     progress: Progress,
+    *,
     reload_fault: str,
     metrics_fault: str,
     bugs: tuple[Condition, ...],
 ) -> tuple[Condition, ...]:
     """`parts`, with a wrong configuration before them, and the rest behind."""
-    before, behind = [], []
+    before = []
+    behind = []
     if reload_fault:
         before.append(Condition("Configuration", Truth.TRUE, reload_fault, problems.CONFIG_RELOAD_FAILED))
     if progress.cordon is not None:

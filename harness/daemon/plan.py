@@ -82,7 +82,7 @@ def _runs(action: Any, where: paths.Paths) -> bool:
 
 
 async def _differences(reconciler: Any, wanted: Any) -> tuple[Any, ...]:
-    """Questions are asked, since they change nothing, and what to do depends on the answer."""
+    """Asks the questions among the actions, which change nothing: what else there is to do depends on the answers."""
     actions: tuple[Any, ...] = reconciler.diff(wanted, await reconciler.observe())
     questions = [action for action in actions if isinstance(action, dns.Ask)]
     if not questions:

@@ -31,7 +31,8 @@ class Publisher:
         self._paths, self._clock, self._log, self._began = paths, clock, log, began
         self._exporter, self._bringer = exporter, bringer
         self._joined_seconds: float | None = None
-        self._phase, self._since = Phase.STARTING, clock.wall()
+        self._phase = Phase.STARTING
+        self._since = clock.wall()
         self.was_ready = False
         self.said: tuple[Condition, ...] = ()
         self._data: dict[str, Any] = {}
@@ -41,28 +42,30 @@ class Publisher:
     async def rest(self, wakes: Wakes, seconds: float) -> bool:
         """Whether there was a reason to look again within so many seconds.
 
-        When the machine was suspended meanwhile, all may have changed, and there is nothing to say before a look.
+        When the machine was suspended meanwhile, everything may have changed, and nothing is written before a look.
         """
-        due = self._clock.boot() + seconds
-        while (left := due - (asked := self._clock.boot())) > 0:
-            if await wakes.within(min(left, freshness.beat_seconds(self._lease_seconds))):
+        now = self._clock.boot()
+        due = now + seconds
+        while now < due:
+            began = now
+            if await wakes.within(min(due - now, freshness.beat_seconds(self._lease_seconds))):
                 return True
             now = self._clock.boot()
-            if now - asked > freshness.valid_seconds(self._lease_seconds):
-                return False
+            if now - began > freshness.valid_seconds(self._lease_seconds):
+                return False  # the machine was suspended
             if now < due:
                 self.beat()
         return False
 
     def say_unready(self, reason: Reason, busy_seconds: float) -> None:
-        """Of what was said last, only that."""
+        """What was said last, but not ready."""
         self._data |= {"ready": False, "reason": reason.value, "message": "the proxy is started again"}
         self.beat(busy_seconds)
 
     def beat(self, busy_seconds: float = 0.0) -> None:
-        """Says what was said last once more, and that it still counts: also for the time of a step that takes long.
+        """Writes what was said last again, so that it counts for longer. `busy_seconds`: a step that takes so long follows.
 
-        Not when the last look is too old for that: then whoever reads it is to see that the cycle does not go on.
+        Not when the last look is too old for that: then a reader must see that the cycle does not go on.
         """
         if not self._data or self._clock.boot() - self._looked_at > freshness.VALID_MOST:
             return

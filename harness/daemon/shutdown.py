@@ -53,7 +53,7 @@ def take_time(config: schema.Config, progress: Progress) -> None:
 
 
 def longest_seconds(config: schema.Config, progress: Progress) -> float:
-    """That a stop takes, and more than a new start of the proxy: either is announced, and open connections go on for a while."""
+    """How long a stop takes at the most; a restart of the proxy, which is announced and drained too, takes less."""
     spread = progress.registration.drain_seconds if progress.registration is not None else 0.0
     wait = max(config.drain.deadline, config.proxy.shutdown_grace)
     return LEAVE_SECONDS + spread + wait + LEAVE_SECONDS + ROUTINE_SECONDS
@@ -113,7 +113,7 @@ async def _remove(part: Part, log: Any, seconds: float) -> None:
 
 
 async def _attempt(what: str, step: Awaitable[object], log: Any) -> None:
-    """Whatever fails, the steps after it are tried too."""
+    """A step that fails is logged, and the steps after it are tried too."""
     try:
         with tasks.unexpected(what):
             await step

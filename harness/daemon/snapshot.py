@@ -125,7 +125,7 @@ UNREACHABLE = "Unreachable"
 
 
 def _ready(readiness: Readiness, silence: Silence | None, conditions: tuple[Condition, ...]) -> dict[str, Any]:
-    """What peers make of this machine: the cluster counts on nobody whom it does not hear."""
+    """Whether peers send to this machine: no longer when the cluster has not heard it for a lease."""
     if readiness.ready and silence is not None and silence.lapsed:
         why = next((c.message for c in conditions if c.name == "Registration"), str(silence))
         return {"ready": False, "reason": UNREACHABLE, "message": why}

@@ -22,9 +22,11 @@ LONGEST_SECONDS = 15.0
 
 
 def run(paths: Paths, environ: Mapping[str, str], error: ConfigError | None) -> int:
-    """Until SIGHUP (a fresh process takes this one's place, and looks again) or SIGTERM. `error`: why it waits; None: nobody has
-    configured anything. What this machine lacked is looked for again by itself; files are read again at SIGHUP only, since
-    they may be half written."""
+    """Until SIGHUP (a fresh process takes this one's place, and looks again) or SIGTERM.
+
+    `error`: why it waits; None when nobody has configured anything. What this machine lacks is looked for again without a signal;
+    the files of a wrong configuration are read again only at SIGHUP, since somebody may still be writing them.
+    """
     numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     _tell(paths, error)
@@ -55,14 +57,17 @@ def _look_again(paths: Paths, environ: Mapping[str, str]) -> ConfigError | None:
 
 def _tell(paths: Paths, error: ConfigError | None) -> None:
     """In `meshexp status`, in systemd's status line, and once in the journal."""
-    text, conditions = _unconfigured(paths), []
+    text = _unconfigured(paths)
+    line = text
+    conditions = []
     if error is not None:
         text = "waiting: correct the faults of the configuration, then reload"
+        line = f"{text}: {error.message}"
         conditions.append(encoded(Condition("Configuration", Truth.FALSE, error.message, CONFIG_INVALID)))
     said = {"phase": Phase.WAITING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
     files.write_json(paths.status, said, mode=0o644)
-    systemd.notify(READY=1, STATUS=f"{text}: {error.message}" if error else text)
-    print(f"{text}: {error.message}" if error else text, file=sys.stderr, flush=True)
+    systemd.notify(READY=1, STATUS=line)
+    print(line, file=sys.stderr, flush=True)
 
 
 def _unconfigured(paths: Paths) -> str:

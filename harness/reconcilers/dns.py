@@ -95,8 +95,8 @@ Action = Ask | Start | Stop | Change
 
 
 class Dns:
-    """`chosen` is the name of the front in use; what another one has of ours goes. `own`: asked first whether a front is needed;
-    None where one is wanted in any case."""
+    """`chosen` is the name of the front in use; what another one has of ours goes. `own`: says whether a front is needed; None
+    where one is wanted in any case."""
 
     name = "dns"
 
@@ -153,11 +153,12 @@ class Dns:
         return self._own is not None and not desired.search and desired.ndots is None
 
     def _needed(self, desired: DnsSpec, observed: Observed) -> bool:
-        """As long as the machine's own servers say nothing, all stays as it is."""
+        """Until it is known what the machine's own servers say, all stays as it is."""
         if not self._may_do_without(desired):
             return True
-        there = observed.child.alive or bool(observed.conf)
-        return there if observed.own.answered is None else not observed.own.answered
+        if observed.own.answered is None:
+            return observed.child.alive or bool(observed.conf)
+        return not observed.own.answered
 
     async def apply(self, action: Action) -> None:
         try:

@@ -1,7 +1,7 @@
 """Whether the machine's own name servers know the cluster's names: then DNS stays as it is, as in a container with `--dns`.
 
-They are asked, since nothing on the machine tells: the resolver of a container's engine forwards to servers that only the engine
-knows. The cluster's own servers are asked for the same name, because another cluster has the same domain.
+They are asked, since no file on the machine says it: the resolver of a container's engine forwards to servers that only the
+engine knows. The cluster's own servers are asked for the same name, because another cluster can have the same domain.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAME = "kubernetes.default.svc"  # every cluster has this Service
 ASK_SECONDS, FIRST_SECONDS = 1.0, 2.0
 RETRY_SECONDS, LOOK_SECONDS = 1.0, 15.0
 TRIES = 3  # before servers that say nothing count as servers that do not know
-_SILENT = (None, 2)  # no answer, or a server that failed: a way that is not there yet looks like that
+_SILENT = (None, 2)  # no answer, or a failure of the server, which may only have no route yet
 Addresses = frozenset[IPAddress]
 
 
@@ -53,7 +53,7 @@ class OwnServers:
         self.known = Known()
 
     async def ask(self, subject: Subject) -> None:
-        """The first time at once; what is found out later wakes."""
+        """Waits for the first answer; each later one that differs wakes the cycle."""
         if self._task is not None:
             self._task.cancel()
         self.known = Known(subject, await tasks.within(FIRST_SECONDS, look(subject)))
@@ -68,18 +68,22 @@ class OwnServers:
             found = await look(subject)
             tries += 1
             if found is None:
-                found = False if before is None and tries >= TRIES else before
+                found = before
+                if before is None and tries >= TRIES:
+                    found = False
             if found is not before:
                 self.known = Known(subject, found)
-                self._wake("the machine's own name servers answer otherwise")
+                self._wake("the machine's own name servers answer differently")
 
 
 async def look(subject: Subject) -> bool | None:
     """Whether the own servers know what the cluster's do; None when the own ones say nothing."""
     name = f"{NAME}.{subject.domain}"
     own = await _first(name, [HostPort(str(server), dns_query.PORT) for server in _addresses(subject.own)])
+    if own is None:
+        return None
     if not own:
-        return None if own is None else False
+        return False
     cluster = await _first(name, subject.cluster)
     return cluster is None or own == cluster
 

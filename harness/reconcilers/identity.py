@@ -126,7 +126,7 @@ class Identity:
         child.ready()
 
     async def _follow(self, child: process.Child) -> None:
-        """Reading that ended before the child did may have lost an SVID: the next child is told the present one."""
+        """When reading ends before the child does, an SVID may be lost: another child is started, which gets the present one."""
         if self._begun is not child:
             self._begun = child
             await self._read(child)

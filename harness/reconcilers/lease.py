@@ -10,7 +10,7 @@ from harness.clock import Clock
 from harness.messages import Registration
 
 LATE_SECONDS = 0.05
-"""The wake comes so much after the end of the lease: a timer that is a little early would find it not over."""
+"""The cycle is woken so long after the end of the lease: a timer that fires a little early would find the lease not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Silence:
 
 
 class Lease:
-    """Hears of every answer, and wakes the cycle when the lease is over.
+    """Is told of every answer of the controller, and wakes the cycle when the lease is over.
 
     `known`: the registration that the daemon before this one left. Its silence counts from the start of this daemon.
-    The age counts the time in which the machine was suspended: the cluster did not wait for it.
+    Time in which the machine was suspended counts too, as it does for the cluster.
     """
 
     def __init__(self, clock: Clock, wake: Callable[[str], None], known: Registration | None = None) -> None:

@@ -220,7 +220,7 @@ class Proxy:
             self._error = error.message
             return
         self._watch_certificate(spec.admin_port)
-        # A little later than the cycle looks for, or that one would find it not late yet.
+        # A little after the timeout, or the cycle would find it not over.
         asyncio.get_running_loop().call_later(spec.start_timeout + 0.01, self._wake, "the proxy should have a certificate by now")
         left = {"pid": child.pid, "fingerprint": self._running, "grace": stop_seconds, **program.record()}
         files.write_json(self._record, left, mode=0o600)  # last: a full disk does not keep the proxy from serving
@@ -255,7 +255,7 @@ class Proxy:
             with tasks.unexpected("the look at the proxy's certificate"):
                 return await self._admin.certificate_expiry(admin_port)
         except InternalError:
-            if self._certified_until:  # what cannot be looked at is as it was, until the next look
+            if self._certified_until:  # what cannot be looked at counts as it was, until the next look
                 self._certified_until = max(self._certified_until, self._clock.wall() + BLIND_SECONDS)
             raise
 

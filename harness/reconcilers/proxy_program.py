@@ -51,5 +51,5 @@ def recorded(left: Mapping[str, Any]) -> Program:
 
 
 def fingerprint(spec: ProxySpec) -> str:
-    """Of all that a running proxy cannot take up: another one needs another start."""
+    """Of all that a running proxy cannot change: when it differs, the proxy has to be started again."""
     return hashlib.sha256(repr((spec.path, spec.user, spec.env, spec.ports)).encode()).hexdigest()

@@ -198,7 +198,7 @@ class RegistrationKeeper:
         self._retry = tasks.keep("the wait for the next call", partial(self._wake_after, delay), self._clock)
 
     def _backoff(self) -> Backoff:
-        """A controller that is back waits one lease for those it held, then takes the silent ones for lost."""
+        """Much shorter than a lease: a controller that is back waits one lease for those it held; then silent ones are lost."""
         registration = self._view.registration
         return BACKOFF if registration is None else BACKOFF.within(max(registration.lease_seconds / 3, BACKOFF.first))
 
@@ -234,7 +234,8 @@ class RegistrationKeeper:
     async def _following(self) -> None:
         """The held GET, again and again; it ends on an error, and the cycle starts it anew."""
         while (registration := self._view.registration) is not None and (access := self._view.access) is not None:
-            # After a failure it is answered at once, as no version is empty: the lease has no time for a whole hold.
+            # After a failure it asks with an empty version, which no registration has, and so is answered at once: a whole hold
+            # could outlast the lease.
             known = registration if self._view.error is None else replace(registration, version="")
             try:
                 current = await self._controller.watch(access.target, access.svid, known, self._secret)
@@ -276,7 +277,7 @@ class RegistrationKeeper:
     def condition(self, desired: RegistrationSpec | None, observed: Observed) -> Condition:
         registration, error = observed.registration, observed.error
         problem = None
-        answered = isinstance(error, RefusedError | UntrustedError)  # what they say is nearer to the cause
+        answered = isinstance(error, RefusedError | UntrustedError)  # such an error names the cause; silence does not
         if observed.silence is not None and observed.silence.lapsed and not answered:
             text = f"{observed.silence}; {error.message}" if error else str(observed.silence)
             return Condition("Registration", Truth.UNKNOWN, text, problems.LEASE_LAPSED)

@@ -20,7 +20,7 @@ LOOK_SECONDS = 1.0
 class Observed:
     """The condition that the first workload's daemon tells of, as in status.json; None without such a daemon.
 
-    `unknown`: why what it tells may not be so any more; empty when it counts.
+    `unknown`: why that may no longer be true; empty when it counts.
     """
 
     told: dict[str, Any] | None

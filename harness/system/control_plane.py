@@ -67,8 +67,8 @@ class ControlPlane:
 def hold_seconds(registration: Registration) -> float:
     """When a held answer is overdue: the hold that the controller promises, and a margin.
 
-    Of the lease, enough is then left to call again: a connection whose packets are dropped without a word is replaced before
-    the cluster takes this machine for gone.
+    Enough of the lease is left then to call again: a connection whose packets are silently dropped is replaced before the
+    cluster takes this machine for gone.
     """
     return registration.report_seconds + min(ANSWER_SECONDS, registration.lease_seconds / 3)
 

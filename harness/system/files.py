@@ -13,8 +13,8 @@ from typing import Any
 
 from harness.errors import PermissionError_, TemporaryError, UnavailableError
 
-MOST_JSON_BYTES = 1 << 20
-"""Of a file of ours; the largest, a registration, is bounded by messages.MAX_BODY_BYTES."""
+MAX_BYTES = 1 << 20
+"""Of a file that is read whole; the largest of ours, a registration, is bounded by messages.MAX_BODY_BYTES."""
 
 
 def write(path: Path, text: str, *, mode: int) -> None:
@@ -62,21 +62,25 @@ def text(path: Path) -> str | None:
         return None
 
 
-MAX_BYTES = 1 << 20
-
-
-def bounded(path: Path, most: int = MAX_BYTES) -> bytes:
-    """All of a regular file that has at most so many bytes. Raises UnavailableError; never waits, as for a pipe."""
+def bounded(path: Path) -> bytes:
+    """All of a plain file that has at most MAX_BYTES. Raises UnavailableError, which names the file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UnavailableError(f"{path} is no file")
-            content = file.read(most + 1)
+        return _content(path)
     except OSError as error:
         raise UnavailableError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > most:
-        raise UnavailableError(f"{path} has more than {most} bytes")
+    except ValueError as error:
+        raise UnavailableError(f"{path} cannot be read: {error}") from None
+
+
+def _content(path: Path) -> bytes:
+    """Raises OSError, and ValueError with the reason. A pipe in the file's place does not hold us up."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no plain file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES} bytes")
     return content
 
 
@@ -86,15 +90,8 @@ def write_json(path: Path, data: Any, *, mode: int) -> None:
 
 def load_json(path: Path) -> Any:
     """What is in `path`. Raises OSError, and ValueError with the reason when it is too large, no plain file, or no JSON."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe in its place does not hold us up
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no plain file")
-        content = file.read(MOST_JSON_BYTES + 1)
-    if len(content) > MOST_JSON_BYTES:
-        raise ValueError(f"it has more than {MOST_JSON_BYTES} bytes")
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        return json.loads(_content(path).decode("utf-8"), parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

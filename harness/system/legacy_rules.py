@@ -14,7 +14,7 @@ _NAMES = Path("/proc/self/net/ip_tables_names")
 
 
 async def table(name: str) -> str:
-    """IPv4's; empty when the kernel has no such table. Raises HarnessError when it cannot be told or listed."""
+    """IPv4's; empty when the kernel has no such table. Raises HarnessError when that is not known, or it cannot be listed."""
     if name not in _names():
         return ""
     program = _program()
@@ -50,7 +50,7 @@ def _names() -> list[str]:
 
 
 def _program() -> str:
-    """One that reads legacy tables: what is called iptables-save may be that of nftables."""
+    """One that reads legacy tables: `iptables-save` may be the program for nftables."""
     found = shutil.which(PROGRAM, path=_FOLDERS) or shutil.which("iptables-save", path=_FOLDERS)
     if found is None or "nft" in Path(found).resolve().name:
         raise UnavailableError(f"there are tables of legacy iptables, and no {PROGRAM} to read them with")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import pwd
 import resource
@@ -235,12 +234,13 @@ def orphans(records: Path) -> tuple[Orphan, ...]:
 
 def recorded(record: Path) -> Orphan | None:
     """The child on record, if it still runs."""
+    data = files.read_json(record)
     try:
-        data = json.loads(record.read_text())
-        name, pid, started = str(data["name"]), int(data["pid"]), data["start_time"]
-    except (OSError, ValueError, KeyError, TypeError):
+        orphan = Orphan(str(data["name"]), int(data["pid"]), record)
+        started = data["start_time"]
+    except (ValueError, KeyError, TypeError):
         return None
-    return Orphan(name, pid, record) if started is not None and start_time(pid) == started else None
+    return orphan if started is not None and start_time(orphan.pid) == started else None
 
 
 async def end(orphan: Orphan, grace: float) -> None:

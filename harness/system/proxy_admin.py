@@ -33,7 +33,7 @@ class LoopbackAdmin:
 
 
 def _epoch(text: str) -> float:
-    """Seconds of a proxy's own making; 0 for what is no such number."""
+    """Epoch seconds as the proxy prints them; 0 for what is no number."""
     try:
         return min(float(text), _LATEST)
     except ValueError:

@@ -111,7 +111,7 @@ def _socket_of(uid: int | None, *kind: int) -> socket.socket:
     libc = ctypes.CDLL(None)
     if uid is not None:
         libc.setfsuid(uid)
-        if libc.setfsuid(-1) != uid:  # it tells of a failure in no other way, see setfsuid(2)
+        if libc.setfsuid(-1) != uid:  # the only way to see that it failed: setfsuid(2)
             raise PermissionError_("a connection as the proxy's user needs root", "run it with sudo")
     try:
         made = socket.socket(*kind)

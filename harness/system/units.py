@@ -43,14 +43,15 @@ async def restarting(unit: str) -> bool:
 
 
 async def job(unit: str) -> str:
-    """What systemd is about to do with the unit because somebody asked for it: `stop`, `restart`, …; empty for nothing."""
-    number = (await show(unit, "Job")).get("Job", "")
-    if not number or number == "0":
-        return ""
-    path = f"/org/freedesktop/systemd1/job/{number}"
-    _, kind = await run("busctl", "get-property", "org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Job", "JobType")
-    found = re.search(r'"([a-z-]+)"', kind)
-    return found[1] if found else ""
+    """The unit's job that waits or runs, as somebody asked for it: `stop`, `restart`, …; empty when there is none.
+
+    Raises HarnessError when systemd does not say. By systemctl, which needs no D-Bus daemon: a minimal Debian has none.
+    """
+    code, text = await run("systemctl", "list-jobs", "--no-legend", "--full", unit)
+    if code:
+        raise TemporaryError(f"systemd does not say which job {unit} has: {text.strip()}")
+    jobs = [line.split() for line in text.splitlines()]  # number, unit, type, state
+    return next((words[2] for words in jobs if len(words) > 2 and words[1] == unit), "")
 
 
 async def going_down() -> bool:
@@ -78,7 +79,7 @@ class UnitChild:
         self._code: asyncio.Task[int] | None = None
 
     async def wait(self) -> int:
-        if self._code is None or (self._code.done() and (self._code.cancelled() or self._code.exception())):
+        if self._code is None or _has_failed(self._code):
             self._code = asyncio.create_task(self._ended())
         return await asyncio.shield(self._code)
 
@@ -105,6 +106,11 @@ class UnitChild:
         """The unit's own TimeoutStopSec kills it after the grace period that it was started with."""
         await run("systemctl", "stop", self._unit, seconds=grace + ANSWER_SECONDS)
         return await self.wait()
+
+
+def _has_failed(task: asyncio.Task[int]) -> bool:
+    """It ended without a result: the next caller asks again."""
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 class Units:

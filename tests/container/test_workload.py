@@ -13,6 +13,7 @@ from tests.container.images import BASE
 from tests.container.playground import Playground
 from tests.container.test_first_process import CAPABILITIES
 from tests.container.test_images import alone
+from tests.snapshots import snapshot
 from tests.waiting import wait
 
 OWN, NAME = "own-workload", "smiley2-1"
@@ -131,8 +132,9 @@ def test_closed_it_does_not_start_outside_the_mesh(playground: Playground, folde
     """Nor by what a daemon of another time said; `open` starts it after some seconds, with a warning."""
     stale = folder / "run"
     stale.mkdir()
-    condition = {"name": "Redirected", "status": "True", "message": "", "problem": None, "hint": None}
-    (stale / "status.json").write_text(json.dumps({"pid": 1, "phase": "Ready", "ready": True, "conditions": [condition]}))
+    condition = {"name": "Redirected", "status": "True", "message": "", "problem": None, "severity": None, "hint": None}
+    said_before = snapshot() | {"pid": 1, "pid_started": None, "conditions": [condition]}
+    (stale / "status.json").write_text(json.dumps(said_before))
     nobody = {"MESHEXP_CONTROLLER_ADDRESS": "10.77.0.9:8081"}
     engine, command = playground.engine, ("echo", "the workload runs")
     mounted = (f"--volume={stale}:/run/meshexp",)

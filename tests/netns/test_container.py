@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mesh import Mesh, mesh
+from tests.snapshots import snapshot
 
 pytestmark = pytest.mark.root
 USER = "nobody"
@@ -80,8 +81,9 @@ def test_the_workload_starts_in_the_mesh_as_its_user(vm: Mesh) -> None:
 def test_closed_it_waits_for_the_mesh_whatever_an_old_status_says(vm: Mesh) -> None:
     """Nobody answers as the controller until the test starts it."""
     (vm.folder / "run").mkdir()
-    condition = {"name": "Redirected", "status": "True", "message": "", "problem": None, "hint": None}
-    (vm.folder / "run/status.json").write_text(json.dumps({"pid": 1, "phase": "Ready", "ready": True, "conditions": [condition]}))
+    condition = {"name": "Redirected", "status": "True", "message": "", "problem": None, "severity": None, "hint": None}
+    said_before = snapshot() | {"pid": 1, "pid_started": None, "conditions": [condition]}
+    (vm.folder / "run/status.json").write_text(json.dumps(said_before))
     start(vm, "sh", "-c", WORKLOAD)
     vm.wait(lambda: said(vm).count("the workload waits") >= 3, 120)  # after 5, 15 and 35 s
     assert RUNS not in said(vm) and "controller.address" in said(vm)

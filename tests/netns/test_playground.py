@@ -135,7 +135,8 @@ def test_every_verb_works_in_a_healthy_machine(tmp_path: Path) -> None:
         for name, enter in shells(seen).items():
             check = typed(enter, "meshexp check")
             assert "×" not in check and "‼" not in check, check
-            assert check.rstrip().endswith("Status check results are √") and check.count("√") > 30, check
+            # The development proxy tells no release, so that one check is skipped.
+            assert check.rstrip().endswith("Status check results are √ (1 skipped)") and check.count("√") > 30, check
             assert f"faces/{name.partition('-')[0]}-" in typed(enter, "meshexp status")
             assert typed(enter, "meshexp plan") == "# nothing to do\n"
             assert typed(enter, "meshexp diff") == "# no difference\n"

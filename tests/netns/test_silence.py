@@ -1,4 +1,4 @@
-"""What a machine says of itself when nobody hears it: packets are dropped without a word, the daemon is stopped, or it hangs."""
+"""What a machine says of itself when nobody hears it: packets are silently dropped, the daemon is stopped, or it hangs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cut(vm: Mesh, *what: str) -> None:
                 vm.vm.run("nft", f"add rule inet cut {hook} {match} drop")
 
 
-def mend(vm: Mesh) -> None:
+def repair(vm: Mesh) -> None:
     vm.vm.run("nft", "delete table inet cut")
 
 
@@ -78,7 +78,7 @@ def test_a_cut_is_told_within_the_lease_and_is_nothing_that_this_machine_can_fix
     assert checks(vm)[HEARD] == "lease-lapsed"
     assert read(get(vm.vm)).value("meshexp_ready") == 0
     vm.wait(lambda: "Unreachable" in (vm.folder / "controller.log").read_text(), SOON)
-    mend(vm)
+    repair(vm)
     vm.wait(lambda: told(vm)[0] == 0)
     assert checks(vm)[HEARD] == ""
 
@@ -142,7 +142,7 @@ def test_a_daemon_that_starts_in_an_outage_counts_from_its_start(vm: Mesh) -> No
     vm.wait(lambda: SENTENCE.search(str(told(vm)[1]["message"])), SOON)
     assert vm.condition("Registration")["problem"] == "lease-lapsed"
     assert vm.meshexp("status", "--local").returncode == 0
-    mend(vm)
+    repair(vm)
     vm.wait(lambda: told(vm)[0] == 0)
 
 

@@ -78,6 +78,22 @@ def test_a_crash_is_not_noticed(vm: Machine) -> None:
     assert vm.pid(PROXY) == proxy, "the proxy lived through the crash"
 
 
+def test_a_restart_on_a_machine_without_a_d_bus_daemon_is_not_noticed(vm: Machine) -> None:
+    """A minimal Debian has systemd and no dbus: nothing answers at its socket."""
+    proxy, daemon = vm.pid(PROXY), vm.pid()
+    vm.run("mv", "/run/dbus/system_bus_socket", "/run/dbus/moved")
+    try:
+        with vm.traffic():
+            vm.run("systemctl", "restart", UNIT)
+            vm.wait(lambda: vm.pid() not in (0, daemon))
+            vm.wait_ready()
+        assert vm.pid(PROXY) == proxy
+        vm.run("systemctl", "stop", UNIT)
+        assert vm.pid(PROXY) == 0, "a stop is told from a restart"
+    finally:
+        vm.run("mv", "/run/dbus/moved", "/run/dbus/system_bus_socket")
+
+
 def faulty(vm: Machine, name: str) -> Path:
     """The daemon becomes one in which a step fails as long as the file is there."""
     fault = vm.file(f"/opt/faults/{name}")

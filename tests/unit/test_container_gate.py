@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from harness.container_gate import OPEN_SECONDS, Gate
 from harness.paths import Paths
+from tests.snapshots import snapshot
 
 HOUR = 3600.0
 
@@ -31,10 +31,10 @@ class Container:
 
     def status(self, **conditions: str) -> None:
         found = [
-            {"name": name, "status": status, "message": f"{name} is {status}", "problem": None, "hint": None}
+            {"name": name, "status": status, "message": f"{name} is {status}", "problem": None, "severity": None, "hint": None}
             for name, status in conditions.items()
         ]
-        self.where.status.write_text(json.dumps({"pid": os.getpid(), "conditions": found}))
+        self.where.status.write_text(json.dumps(snapshot() | {"conditions": found}))
 
     def opens(self, seconds: float) -> bool:
         return self.gate.open(self.began + seconds)
