@@ -15,7 +15,7 @@ from harness import decode, tasks
 from harness.clock import Clock
 from harness.config import load, schema
 from harness.daemon import bugs, in_force, machine, needs, own_conditions, shutdown
-from harness.daemon.bring import Bringer
+from harness.daemon.bring import Bringer, is_left
 from harness.daemon.bugs import Bugs
 from harness.daemon.compose import Part, compose
 from harness.daemon.export import Exporter
@@ -28,7 +28,7 @@ from harness.errors import HarnessError, InternalError
 from harness.messages import Reason, Registration
 from harness.paths import Paths
 from harness.status import Condition, Truth
-from harness.system import files, kernel_events, systemd
+from harness.system import early_signals, files, kernel_events, systemd
 
 TIMER_SECONDS, RESTART_RETRY_SECONDS, NEIGHBOURS_SECONDS = 15.0, 2.0, 0.1
 
@@ -115,6 +115,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR1, self._on_proxy_restart)
         loop.add_signal_handler(signal.SIGUSR2, self.wake, "SIGUSR2")  # `meshexp cordon` has written its file
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        self._reload = early_signals.reload_was_asked()
 
     def _on_stop(self, name: str) -> None:
         self._stopping = True
@@ -249,6 +250,8 @@ class Daemon:
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
         wanted = part.want(want)
+        if part in (self._parts.proxy, self._parts.redirect) and is_left(self.config, self._progress):
+            return self._bringer.leave(part)
         condition = await self._bringer.bring(part, wanted)
         # Rules that cannot be looked at are as they were.
         if part is self._parts.redirect and (wanted is None or condition.truth is not Truth.UNKNOWN):
@@ -258,7 +261,7 @@ class Daemon:
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
         faults = self._reload_fault, self._exporter.fault
         conditions = own_conditions.added(conditions, self._machine, self._progress, *faults, self._bugs.conditions())
-        redirect_off = want.redirect is None and self._progress.proxy_certified
+        redirect_off = want.redirect is None and self._progress.proxy_certified and not is_left(self.config, self._progress)
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(
             self.config, self._machine, self._parts, self._progress, ready, conditions, self._stopping, self._counters
