@@ -42,11 +42,14 @@ class Bringer:
             self._seen[part.name] = await part.reconciler.observe()
         return self._seen[part.name]
 
-    async def bring(self, part: Part, wanted: Any) -> Condition:
-        """How the part stands after it was changed where it must be. Truth.UNKNOWN with a problem: it cannot be looked at."""
+    async def bring(self, part: Part, wanted: Any, *, change: bool = True) -> Condition:
+        """How the part stands after it was changed where it must be, and may be.
+
+        Truth.UNKNOWN with a problem: it cannot be looked at.
+        """
         failure: HarnessError | None = None
         try:
-            observed = await self._change(part, wanted)
+            observed = await self._change(part, wanted) if change else await self._observe(part)
         except HarnessError as error:
             self._counters.failures[part.name] += 1
             observed, failure = None, error

@@ -161,13 +161,17 @@ class Daemon:
         return True
 
     async def _look_at_others(self) -> bool:
-        """Whether another workload of this machine came, went or changed: what it has for itself, this one leaves alone."""
-        if (stamp := load.stamp(self._paths)) == self._others:
+        """Whether another workload of this machine came, went or changed: what it has for itself, this one leaves alone.
+
+        Also whether there is a way to the cluster at last, where there was none.
+        """
+        stamp, before = load.stamp(self._paths), self._machine
+        if stamp == self._others and before.addresses:
             return False
         with contextlib.suppress(HarnessError):  # of this one nothing has changed
-            self._machine = await machine.look(self.config, self._paths, self._machine.anchors_pem)
-        self._others = stamp
-        return True
+            self._machine = await machine.look(self.config, self._paths, before.anchors_pem, before.addresses)
+        changed, self._others = stamp != self._others, stamp
+        return changed or self._machine != before
 
     def _await_neighbours(self) -> None:
         if self._neighbours is not None:
@@ -201,7 +205,7 @@ class Daemon:
         try:
             with tasks.unexpected("the reload", partial(bugs.log, self._log)):
                 config, values = await asyncio.to_thread(needs.configuration, self._paths, self._environ, new=True)
-                found = await machine.look(config, self._paths)
+                found = await machine.look(config, self._paths, addresses_before=self._machine.addresses)
                 desired(config, found, self._progress)
             self.config, self._machine = config, found
             self._in_force, self._reload_fault = InForce(config, values), ""
@@ -240,7 +244,7 @@ class Daemon:
             probes_decided=probes.decided,
             proxy_certified=proxy.certified,
             proxy_lost_seconds=now - self._proxy_seen,
-            cordon=read_cordon(self._paths),
+            cordon=machine.read_cordon(self._paths),
         )
         return True
 
@@ -252,7 +256,9 @@ class Daemon:
         wanted = part.want(want)
         if part in (self._parts.proxy, self._parts.redirect) and is_left(self.config, self._progress):
             return self._bringer.leave(part)
-        condition = await self._bringer.bring(part, wanted)
+        # Without an identity or an address for a while nothing is asked of the controller; only a stop leaves.
+        stays = part is self._parts.registration and wanted is None
+        condition = await self._bringer.bring(part, wanted, change=not stays)
         # Rules that cannot be looked at are as they were.
         if part is self._parts.redirect and (wanted is None or condition.truth is not Truth.UNKNOWN):
             self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)
@@ -291,8 +297,3 @@ class Daemon:
         self._exporter.withdraw()
         for left in (self._paths.status, self._paths.known_registration, self._paths.bug):
             left.unlink(missing_ok=True)
-
-
-def read_cordon(paths: Paths) -> str | None:
-    """The operator's reason; None when the machine is not cordoned."""
-    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None

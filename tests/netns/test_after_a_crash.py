@@ -107,3 +107,39 @@ def test_a_waiting_daemon_without_a_place_for_its_status_goes_on(vm: Mesh) -> No
     waiting.reload(vm)
     vm.wait(lambda: (vm.folder / "harness.log").read_text().count("waiting for configuration") == 2)
     assert vm.processes["harness"].poll() is None
+
+
+def test_a_reload_without_a_way_to_the_cluster_leaves_nothing(vm: Mesh) -> None:
+    """The address is not known for the moment: neither does the machine leave, nor is its proxy started again."""
+    vm.start_controller()
+    vm.start_daemon()
+    vm.wait_ready()
+    proxy = vm.status()["children"]["proxy"]["pid"]
+    vm.vm.run("ip", "link", "set", "eth0", "down")
+    waiting.reload(vm)
+    vm.wait(lambda: "configuration loaded again" in (vm.folder / "harness.log").read_text())
+    vm.wait_problem("Registration", "lease-lapsed")
+    vm.vm.run("ip", "link", "set", "eth0", "up")
+    vm.wait_ready()
+    assert vm.status()["children"]["proxy"]["pid"] == proxy
+    assert "leave the group" not in (vm.folder / "harness.log").read_text()
+
+
+def test_a_start_before_the_network_joins_when_it_comes(vm: Mesh) -> None:
+    vm.start_controller()
+    vm.vm.run("ip", "link", "set", "eth0", "down")
+    vm.start_daemon()
+    vm.wait(lambda: vm.status().get("phase") == "Starting")
+    vm.wait(lambda: vm.condition("Identity").get("status") == "True")
+    assert vm.status()["workload"]["addresses"] == []
+    vm.vm.run("ip", "link", "set", "eth0", "up")
+    vm.wait_ready()
+
+
+@pytest.mark.parametrize("left", [b"", b"\xff\xfe" * 99, b"x" * 5000])
+def test_an_instance_id_of_no_use_is_made_again(vm: Mesh, left: bytes) -> None:
+    (vm.folder / "state").mkdir()
+    (vm.folder / "state/instance-id").write_bytes(left)
+    vm.start_controller()
+    vm.start_daemon()
+    vm.wait_ready()
