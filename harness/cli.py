@@ -124,8 +124,9 @@ def _run(_: argparse.Namespace) -> int:
     from harness.config import load
     from harness.daemon import head_start, in_force, needs, waiting
     from harness.errors import ConfigError
-    from harness.system import privileges, systemd
+    from harness.system import early_signals, privileges, systemd
 
+    early_signals.take()
     where = paths.from_environment()
     privileges.check()
     try:

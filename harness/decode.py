@@ -161,7 +161,10 @@ class _Reader:
 
     def _read_scalar(self, hint: type, data: object, path: str) -> Any:
         if hint is float and isinstance(data, int) and not isinstance(data, bool):
-            return float(data)
+            try:
+                return float(data)
+            except OverflowError:
+                return self.fault(path, "the number is too large")
         if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
             names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
             return self.fault(path, f"expected {names.get(hint, hint.__name__)}, found {_kind(data)}")

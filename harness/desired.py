@@ -112,7 +112,7 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
         registration=_registration(config, machine, progress),
         probes=_probes(config, machine, known) if known else None,
         proxy=_proxy(config, machine, known, progress) if known else None,
-        redirect=_redirect(config, machine, known) if known and _may_redirect(config, progress) else None,
+        redirect=_redirect(config, machine, known) if known and may_redirect(config, progress) else None,
     )
 
 
@@ -255,7 +255,7 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration, progres
     )
 
 
-def _may_redirect(config: schema.Config, progress: Progress) -> bool:
+def may_redirect(config: schema.Config, progress: Progress) -> bool:
     if progress.proxy_certified:
         return True
     stays = config.redirect.on_proxy_loss is schema.OnProxyLoss.CLOSED or progress.proxy_lost_seconds < OPEN_AFTER_SECONDS

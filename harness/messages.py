@@ -15,12 +15,14 @@ ErrorBody. Fields that a side does not know are passed over, so that both sides 
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 
 from harness.values import Address, Duration, Endpoint, Label, Network, Port, Spiffe
 
 SECRET_HEADER = "Meshexp-Secret"  # noqa: S105 — the header's name
 MAX_BODY_BYTES = 64 * 1024
+_PATH_PART, _VISIBLE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}"), re.compile(r"[!-~]{0,256}")
 PROXY_PORT, PROXY_PORT_NAME = 4143, "linkerd-proxy"
 """Linkerd's: where peers dial a workload's proxy, and the port of an ExternalWorkload that says otherwise."""
 
@@ -197,6 +199,13 @@ class Registration:
     report_seconds: Duration = 10.0
     drain_seconds: Duration = 2.0
     secret: str | None = None
+
+    def __post_init__(self) -> None:
+        """They become parts of a path and of a header."""
+        if not all(_PATH_PART.fullmatch(part) for part in (self.name, self.namespace)):
+            raise ValueError("name and namespace must be those of a Kubernetes object")
+        if not all(_VISIBLE.fullmatch(text) for text in (self.version, self.secret or "")):
+            raise ValueError("version and secret must be at most 256 visible ASCII characters")
 
 
 class Reason(enum.Enum):

@@ -22,6 +22,7 @@ class Codec:
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MOST_SECONDS = 10 * 365 * 86400
 
 
 def parse_duration(value: object) -> float:
@@ -29,14 +30,14 @@ def parse_duration(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("not a duration such as 500ms, 10s or 2m")
     if isinstance(value, int | float):
-        seconds = float(value)
+        seconds = float(value) if abs(value) < _MOST_SECONDS else float("inf")  # float() refuses large whole numbers
     else:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(ms|s|m|h|d)?\s*", value)
         if match is None:
             raise ValueError(f"{value!r} is not a duration such as 500ms, 10s or 2m")
         seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if not 0 <= seconds < 10 * 365 * 86400:
-        raise ValueError(f"{value!r} is not between 0 and 10 years")
+    if not 0 <= seconds < _MOST_SECONDS:
+        raise ValueError(f"{value!r:.60} is not between 0 and 10 years")
     return seconds
 
 

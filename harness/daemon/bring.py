@@ -6,10 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from harness import problems, tasks
+from harness.config import schema
 from harness.daemon.compose import Part
 from harness.daemon.snapshot import Counters
+from harness.desired import Progress, may_redirect
 from harness.errors import HarnessError, InternalError
 from harness.status import Condition, Truth
+
+
+def is_left(config: schema.Config, progress: Progress) -> bool:
+    """Whether the proxy and the rules of the daemon before this one stay as they are: nobody knows yet what they are to be, since
+    what the controller told is lost. Without the rules all would go on in plaintext."""
+    return progress.registration is None and progress.redirected and may_redirect(config, progress)
 
 
 class Bringer:
@@ -34,11 +42,11 @@ class Bringer:
             self._seen[part.name] = await part.reconciler.observe()
         return self._seen[part.name]
 
-    async def bring(self, part: Part, wanted: Any) -> Condition:
-        """Changes the part where it must be changed. Returns its condition: Unknown with a problem if it cannot be looked at."""
+    async def bring(self, part: Part, wanted: Any, *, change: bool = True) -> Condition:
+        """Changes the part where it must and may be changed. Returns its condition: Unknown with a problem if it cannot be looked at."""
         failure: HarnessError | None = None
         try:
-            observed = await self._change(part, wanted)
+            observed = await self._change(part, wanted) if change else await self._observe(part)
         except HarnessError as error:
             self._counters.failures[part.name] += 1
             observed, failure = None, error
@@ -47,6 +55,11 @@ class Bringer:
         right = condition.truth is Truth.TRUE and condition.problem is None
         self._right[part.name] = wanted if right else None
         return condition
+
+    def leave(self, part: Part) -> Condition:
+        """How a part is told of that is left as it is."""
+        name = "Redirected" if part.name == "redirect" else part.name.capitalize()
+        return Condition(name, Truth.UNKNOWN, "left as the daemon before this one had it, until the controller answers")
 
     async def _change(self, part: Part, wanted: Any) -> Any:
         reconciler = part.reconciler

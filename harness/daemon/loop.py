@@ -15,7 +15,7 @@ from harness import decode, tasks
 from harness.clock import Clock
 from harness.config import load, schema
 from harness.daemon import bugs, in_force, machine, needs, own_conditions, shutdown
-from harness.daemon.bring import Bringer
+from harness.daemon.bring import Bringer, is_left
 from harness.daemon.bugs import Bugs
 from harness.daemon.compose import Part, compose
 from harness.daemon.export import Exporter
@@ -28,7 +28,7 @@ from harness.errors import HarnessError, InternalError
 from harness.messages import Reason, Registration
 from harness.paths import Paths
 from harness.status import Condition, Truth
-from harness.system import files, kernel_events, systemd
+from harness.system import early_signals, files, kernel_events, systemd
 
 TIMER_SECONDS, RESTART_RETRY_SECONDS, NEIGHBOURS_SECONDS = 15.0, 2.0, 0.1
 
@@ -117,6 +117,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR1, self._on_proxy_restart)
         loop.add_signal_handler(signal.SIGUSR2, self.wake, "SIGUSR2")  # `meshexp cordon` has written its file
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        self._reload = early_signals.reload_was_asked()
 
     def _on_stop(self, name: str) -> None:
         self._stopping = True
@@ -163,13 +164,17 @@ class Daemon:
         return True
 
     async def _look_at_others(self) -> bool:
-        """Whether another workload of this machine came, went or changed: what it has for itself, this one leaves alone."""
-        if (stamp := load.stamp(self._paths)) == self._others:
+        """Whether another workload of this machine came, went or changed: what it has for itself, this one leaves alone.
+
+        Also whether there is a way to the cluster at last, where there was none.
+        """
+        stamp, before = load.stamp(self._paths), self._machine
+        if stamp == self._others and before.addresses:
             return False
         with contextlib.suppress(HarnessError):  # of this one nothing has changed
-            self._machine = await machine.look(self.config, self._paths, self._machine.anchors_pem)
-        self._others = stamp
-        return True
+            self._machine = await machine.look(self.config, self._paths, before.anchors_pem, before.addresses)
+        changed, self._others = stamp != self._others, stamp
+        return changed or self._machine != before
 
     def _await_neighbours(self) -> None:
         if self._neighbours is not None:
@@ -204,7 +209,7 @@ class Daemon:
         try:
             with tasks.unexpected("the reload", partial(bugs.log, self._log)):
                 config, values = await asyncio.to_thread(needs.configuration, self._paths, self._environ, new=True)
-                found = await machine.look(config, self._paths)
+                found = await machine.look(config, self._paths, addresses_before=self._machine.addresses)
                 desired(config, found, self._progress)
             self.config, self._machine = config, found
             self._in_force = InForce(config, values)
@@ -256,7 +261,11 @@ class Daemon:
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
         wanted = part.want(want)
-        condition = await self._bringer.bring(part, wanted)
+        if part in (self._parts.proxy, self._parts.redirect) and is_left(self.config, self._progress):
+            return self._bringer.leave(part)
+        # Without an identity or an address for a while nothing is asked of the controller; only a stop leaves.
+        stays = part is self._parts.registration and wanted is None
+        condition = await self._bringer.bring(part, wanted, change=not stays)
         # Rules that cannot be looked at are as they were.
         if part is self._parts.redirect and (wanted is None or condition.truth is not Truth.UNKNOWN):
             self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)
@@ -265,7 +274,7 @@ class Daemon:
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
         faults = {"reload_fault": self._reload_fault, "metrics_fault": self._exporter.fault}
         conditions = own_conditions.added(conditions, self._machine, self._progress, **faults, bugs=self._bugs.conditions())
-        redirect_off = want.redirect is None and self._progress.proxy_certified
+        redirect_off = want.redirect is None and self._progress.proxy_certified and not is_left(self.config, self._progress)
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(
             self.config, self._machine, self._parts, self._progress, ready, conditions, self._stopping, self._counters

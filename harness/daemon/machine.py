@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -15,18 +16,24 @@ from typing import Any
 from harness.config import claims, load, schema
 from harness.daemon import needs
 from harness.desired import Machine, Others, workload_api
-from harness.errors import ConfigError, Fault
+from harness.errors import ConfigError, Fault, HarnessError
 from harness.paths import Paths, configured
 from harness.specs import User
 from harness.system import addresses, files, process, redirect_exclusions, snapshot_reader
 from harness.system.proxy_store import Store
 from harness.values import IPAddress
 
+_ID = re.compile(r"[ -~]{1,256}")
 PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
 
 
-async def look(config: schema.Config, paths: Paths, anchors_before: str = "") -> Machine:
-    """`anchors_before`: the trust anchors that a member goes on with when their file cannot be used any more."""
+async def look(
+    config: schema.Config, paths: Paths, anchors_before: str = "", addresses_before: tuple[IPAddress, ...] = ()
+) -> Machine:
+    """`anchors_before`: the trust anchors that a member goes on with when their file cannot be used any more.
+
+    `addresses_before`: its addresses, for the time in which there is no way to the cluster.
+    """
     hostname = config.workload.hostname or socket.gethostname()
     user = process.find_user(config.proxy.user)
     if user.uid == 0:
@@ -43,7 +50,7 @@ async def look(config: schema.Config, paths: Paths, anchors_before: str = "") ->
         user=user,
         hostname=hostname,
         instance_id=instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
-        addresses=config.workload.addresses or await _addresses(config),
+        addresses=config.workload.addresses or await _addresses(config) or addresses_before,
         anchors_pem=_anchors(config.controller.trust_anchors, anchors_before),
         workload_api=workload_api(config, paths),
         never_inbound=excluded.inbound,
@@ -120,12 +127,18 @@ def proxy_in_use(paths: Paths) -> Path:
     return Store(paths.proxy_versions).in_use() or PACKAGED_PROXY
 
 
+def read_cordon(paths: Paths) -> str | None:
+    """The operator's reason; None when the machine is not cordoned."""
+    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None
+
+
 def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> str:
     """Configured, else random and kept in the state directory, else (a container without a volume) the host name."""
     if configured:
         return configured
-    if kept.exists():
-        return kept.read_text().strip()
+    with contextlib.suppress(HarnessError):  # lost, or of no use after a power loss: the registration's secret is what counts
+        if _ID.fullmatch(found := files.bounded(kept).decode(errors="replace").strip()):
+            return found
     if ephemeral:
         return hostname
     fresh = secrets.token_hex(16)

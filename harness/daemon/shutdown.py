@@ -13,11 +13,11 @@ from harness.config import schema
 from harness.daemon.compose import Part, Parts
 from harness.desired import Machine, Progress, desired
 from harness.errors import HarnessError, TemporaryError
-from harness.messages import Reason
+from harness.messages import Reason, Registration
 from harness.specs import Readiness, RegistrationSpec
 from harness.system import systemd, tcp_sockets, units
 
-LEAVE_SECONDS = 5.0
+LEAVE_SECONDS, SPREAD_MOST_SECONDS = 5.0, 30.0
 ROUTINE_SECONDS = 20.0  # SPIRE's server and agent have 10 s each before they are killed
 
 
@@ -47,6 +47,11 @@ async def comes_back(unit: str | None, log: Any) -> bool:
         return True
 
 
+def spread_seconds(registration: Registration) -> float:
+    """For which the controller asks; it cannot keep a machine from stopping."""
+    return min(registration.drain_seconds, SPREAD_MOST_SECONDS)
+
+
 def take_time(config: schema.Config, progress: Progress) -> None:
     """Has systemd wait for all of it: announce, drain, leave, and what only removes what is on this machine."""
     systemd.notify(EXTEND_TIMEOUT_USEC=int(longest_seconds(config, progress) * 1e6))
@@ -54,7 +59,7 @@ def take_time(config: schema.Config, progress: Progress) -> None:
 
 def longest_seconds(config: schema.Config, progress: Progress) -> float:
     """How long a stop takes at the most; a restart of the proxy, which is announced and drained too, takes less."""
-    spread = progress.registration.drain_seconds if progress.registration is not None else 0.0
+    spread = spread_seconds(progress.registration) if progress.registration is not None else 0.0
     wait = max(config.drain.deadline, config.proxy.shutdown_grace)
     return LEAVE_SECONDS + spread + wait + LEAVE_SECONDS + ROUTINE_SECONDS
 
@@ -89,7 +94,7 @@ async def announce(config: schema.Config, machine: Machine, parts: Parts, progre
     except HarnessError as error:
         log.warning("the controller does not take this machine out of its endpoints", why=reason.value, reason=error.message)
         return False
-    await asyncio.sleep(registration.drain_seconds)
+    await asyncio.sleep(spread_seconds(registration))
     return True
 
 

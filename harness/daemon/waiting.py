@@ -5,6 +5,7 @@ What is in place stays as it is meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,10 +14,10 @@ from collections.abc import Mapping
 
 from harness.check_problems import CONFIG_INVALID
 from harness.daemon import needs
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UnavailableError
 from harness.paths import Paths
 from harness.status import Condition, Phase, Truth, encoded
-from harness.system import files, systemd
+from harness.system import early_signals, files, systemd
 
 LONGEST_SECONDS = 15.0
 
@@ -27,10 +28,9 @@ def run(paths: Paths, environ: Mapping[str, str], error: ConfigError | None) -> 
     `error`: why it waits; None when nobody has configured anything. What this machine lacks is looked for again without a signal;
     the files of a wrong configuration are read again only at SIGHUP, since somebody may still be writing them.
     """
-    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    signal.pthread_sigmask(signal.SIG_BLOCK, early_signals.ALL)
     _tell(paths, error)
-    while (received := signal.sigtimedwait(numbers, systemd.beat(LONGEST_SECONDS))) is None:
+    while (received := _received()) is None:
         systemd.notify(WATCHDOG=1)
         if isinstance(error, needs.MissingError):
             before, error = error, _look_again(paths, environ)
@@ -38,13 +38,19 @@ def run(paths: Paths, environ: Mapping[str, str], error: ConfigError | None) -> 
                 break
             if error.message != before.message:
                 _tell(paths, error)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-    paths.status.unlink(missing_ok=True)
-    if received is None or received.si_signo == signal.SIGHUP:
+    with contextlib.suppress(OSError):
+        paths.status.unlink(missing_ok=True)
+    if received in (None, signal.SIGHUP):
         systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 — this very program
     systemd.notify(STOPPING=1)
     return 0
+
+
+def _received() -> int | None:
+    """The next signal that says something to a daemon that waits, or None when none came in time."""
+    received = signal.sigtimedwait(early_signals.ALL, systemd.beat(LONGEST_SECONDS))
+    return received.si_signo if received and received.si_signo not in (signal.SIGUSR1, signal.SIGUSR2) else None
 
 
 def _look_again(paths: Paths, environ: Mapping[str, str]) -> ConfigError | None:
@@ -65,7 +71,10 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
         line = f"{text}: {error.message}"
         conditions.append(encoded(Condition("Configuration", Truth.FALSE, error.message, CONFIG_INVALID)))
     said = {"phase": Phase.WAITING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
-    files.write_json(paths.status, said, mode=0o644)
+    try:
+        files.write_json(paths.status, said, mode=0o644)
+    except UnavailableError as fault:  # a full disk does not end it
+        print(fault.message, file=sys.stderr, flush=True)
     systemd.notify(READY=1, STATUS=line)
     print(line, file=sys.stderr, flush=True)
 

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.messages import Registration, RegistrationRequest, StateReport
@@ -15,6 +16,9 @@ from harness.specs import Target
 from harness.system.workload_api import Svid
 
 T = TypeVar("T")
+PACE = Backoff(first=0.1, most=1.0)
+AT_ONCE_SECONDS, AT_ONCE_MOST = 0.1, 10
+"""After more answers that come at once than news would be, the next call has a pause: neither side is to be busy with nothing."""
 
 
 @dataclass(slots=True)
@@ -34,6 +38,8 @@ class Counted:
     controller: Controller
     clock: Clock
     lease: Lease
+    at_once: int = 0
+    """Held calls in a row that were not held."""
     calls: dict[str, Calls] = field(default_factory=lambda: {name: Calls() for name in ("register", "hold", "state", "leave")})
 
     async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
@@ -42,7 +48,11 @@ class Counted:
         return answer
 
     async def watch(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Registration:
+        if self.at_once > AT_ONCE_MOST:
+            await self.clock.sleep(PACE.pause(self.at_once - AT_ONCE_MOST))
+        asked = self.clock.now()
         answer = await self._count("hold", self.controller.watch(target, svid, registration, secret))
+        self.at_once = self.at_once + 1 if self.clock.now() - asked < AT_ONCE_SECONDS else 0
         self.lease.answered(answer)
         return answer
 

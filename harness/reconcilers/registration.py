@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import HarnessError, InternalError
 from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.reconcilers.kept_name import KeptName
 from harness.reconcilers.lease import Silence
 from harness.specs import Readiness, RegistrationSpec, Target
 from harness.status import Condition, Truth
@@ -26,7 +26,6 @@ from harness.system import files
 from harness.system.control_plane import RefusedError, UntrustedError
 from harness.system.workload_api import Svid
 
-SECRET_BYTES = 32
 BACKOFF = Backoff(first=0.25, most=15.0, spread=0.4)
 GONE = ("not-registered", "secret-mismatch")
 
@@ -41,7 +40,10 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now). `silence`: of the controller."""
+    """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now). `silence`: of the controller.
+
+    `unkept`: why a restart could not go on with this registration's name.
+    """
 
     access: Access | None = None
     registration: Registration | None = None
@@ -53,6 +55,7 @@ class Observed:
     now: float = 0.0
     retry_at: float = 0.0
     silence: Silence | None = None
+    unkept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +120,11 @@ class RegistrationKeeper:
         invitation: Path | None = None,
         silence: Callable[[], Silence | None] = lambda: None,
     ) -> None:
-        self._controller, self._state, self._clock, self._wake = controller, state, clock, wake
+        self._controller, self._clock, self._wake = controller, clock, wake
         self._invitation = invitation
         self._silence = silence
         self._view = Observed()
-        kept = files.read_json(state)
-        self._secret, self._name = str(kept.get("secret", "")), str(kept.get("name", ""))
+        self._kept = KeptName(state)
         self._sequence = 0
         self._failures = 0
         self._call: asyncio.Task[None] | None = None
@@ -132,7 +134,8 @@ class RegistrationKeeper:
     async def observe(self) -> Observed:
         busy = self._call is not None and not self._call.done()
         watching = self._follow is not None and not self._follow.done()
-        return replace(self._view, busy=busy, watching=watching, now=self._clock.now(), silence=self._silence())
+        now, silence = self._clock.now(), self._silence()
+        return replace(self._view, busy=busy, watching=watching, now=now, silence=silence, unkept=self._kept.fault)
 
     def diff(self, desired: RegistrationSpec | None, observed: Observed) -> tuple[Action, ...]:
         if desired is None:
@@ -184,7 +187,7 @@ class RegistrationKeeper:
             self._failures += self._clock.now() >= self._view.retry_at
         delay = self._backoff().pause(self._failures, random.random())  # noqa: S311 (spreads load, guards nothing)
         if isinstance(error, RefusedError) and error.code in ("secret-mismatch", "invitation-invalid"):
-            self._secret = self._name = ""  # it is of no use: the next try is a machine's first
+            self._kept.drop()
         self._view = replace(
             self._view,
             error=error,
@@ -207,20 +210,13 @@ class RegistrationKeeper:
         self._wake("the controller may be tried again")
 
     async def _register(self, spec: RegistrationSpec) -> None:
-        if not self._secret:
-            # Ours before the first call, and kept: so the name can be had again also when the answer to that call is lost.
-            self._keep(secrets.token_urlsafe(SECRET_BYTES))
-        invitation = None if self._name else files.read_line(self._invitation)
-        request = replace(spec.request, secret=self._secret, invitation=invitation)
+        self._kept.begin()
+        invitation = None if self._kept.name else files.read_line(self._invitation)
+        request = replace(spec.request, secret=self._kept.secret, invitation=invitation)
         registration = await self._controller.register(spec.target, spec.svid, request)
         if registration.secret:
-            self._keep(registration.secret, registration.name)
+            self._kept.given(registration.secret, registration.name)
         self._view = replace(self._view, registration=replace(registration, secret=None), request=spec.request, reported=None)
-
-    def _keep(self, secret: str, name: str = "") -> None:
-        """`name`: only once the controller has given it. Raises UnavailableError."""
-        files.write_json(self._state, {"name": name, "secret": secret}, mode=0o600)
-        self._secret, self._name = secret, name
 
     async def _report(self, spec: RegistrationSpec) -> None:
         registration = self._view.registration
@@ -228,7 +224,7 @@ class RegistrationKeeper:
             return
         self._sequence = max(self._sequence + 1, int(self._clock.wall() * 1000))  # grows over restarts too
         state = StateReport(self._sequence, spec.readiness.ready, spec.readiness.reason, spec.readiness.message)
-        await self._controller.report(spec.target, spec.svid, registration, self._secret, state)
+        await self._controller.report(spec.target, spec.svid, registration, self._kept.secret, state)
         self._view = replace(self._view, reported=spec.readiness)
 
     async def _following(self) -> None:
@@ -238,10 +234,12 @@ class RegistrationKeeper:
             # could outlast the lease.
             known = registration if self._view.error is None else replace(registration, version="")
             try:
-                current = await self._controller.watch(access.target, access.svid, known, self._secret)
+                current = await self._controller.watch(access.target, access.svid, known, self._kept.secret)
             except HarnessError as error:
                 self._failed(error)
                 return
+            if self._kept.fault:
+                self._kept.keep()
             if current.version != registration.version and self._view.registration is not None:
                 self._view = replace(self._view, registration=current)
                 self._wake("the controller has news")
@@ -270,9 +268,8 @@ class RegistrationKeeper:
                 await asyncio.wait([task])
         self._view = Observed()
         if registration is not None and access is not None:
-            await self._controller.leave(access.target, access.svid, registration, self._secret)
-            self._state.unlink(missing_ok=True)
-            self._secret = self._name = ""
+            await self._controller.leave(access.target, access.svid, registration, self._kept.secret)
+            self._kept.forget()
 
     def condition(self, desired: RegistrationSpec | None, observed: Observed) -> Condition:
         registration, error = observed.registration, observed.error
@@ -291,6 +288,8 @@ class RegistrationKeeper:
             problem = problems.CONTROLLER_UNREACHABLE
         if registration is not None:
             text = f"registered as {registration.namespace}/{registration.name}"
+            if error is None and observed.unkept:
+                return Condition("Registration", Truth.TRUE, f"{text}; {observed.unkept}", problems.STEP_FAILED)
             return Condition("Registration", Truth.TRUE, f"{text}; {error.message}" if error else text, problem)
         if error is not None:
             return Condition("Registration", Truth.FALSE, f"{error.message}; tried again with backoff", problem)

@@ -11,14 +11,17 @@ from typing import Any, TypeVar
 
 import httpx
 
-from harness import decode
+from harness import decode, tasks
 from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.messages import SECRET_HEADER, ErrorBody, Registration, RegistrationRequest, StateReport
 from harness.specs import Target
+from harness.system import files
 from harness.system.workload_api import Svid
 
 T = TypeVar("T")
-CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
+CONNECT_SECONDS, ANSWER_SECONDS, HOLD_LEAST_SECONDS = 3.0, 10.0, 1.0
+MOST_ANSWER_BYTES = files.MOST_JSON_BYTES
+"""It is kept as a file of ours."""
 
 
 class RefusedError(HarnessError):
@@ -70,7 +73,8 @@ def hold_seconds(registration: Registration) -> float:
     Enough of the lease is left then to call again: a connection whose packets are silently dropped is replaced before the
     cluster takes this machine for gone.
     """
-    return registration.report_seconds + min(ANSWER_SECONDS, registration.lease_seconds / 3)
+    promised = registration.report_seconds + min(ANSWER_SECONDS, registration.lease_seconds / 3)
+    return max(promised, HOLD_LEAST_SECONDS)  # one that promises nothing is heard all the same, when it has come to its senses
 
 
 class _Connection:
@@ -91,11 +95,15 @@ class _Connection:
         """The answer, which is a success; raises RefusedError, UntrustedError or TemporaryError otherwise."""
         client = await self._connected(target, svid)
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
-        headers = {SECRET_HEADER: secret} if secret else {}
+        headers = {"Accept-Encoding": "identity"} | ({SECRET_HEADER: secret} if secret else {})
+        request = client.build_request(method, path, headers=headers, json=body, timeout=timeout)
+        most = CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
         try:
-            response = await client.request(method, path, headers=headers, json=body, timeout=timeout)
+            response = await tasks.within(most, _answer(client, request))
         except (httpx.HTTPError, ssl.SSLError) as error:  # Debian's httpx lets the second one through
             raise _translated(target, error) from None
+        if response is None:
+            raise TemporaryError(f"{target.address}: no whole answer within {most:g} s")
         if not response.is_success:
             raise _refusal(response)
         return response
@@ -117,6 +125,20 @@ class _Connection:
             await client.aclose()
 
 
+async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """With its content, as it came. Raises UnavailableError when it is larger than any of the controller's."""
+    response = await client.send(request, stream=True)
+    try:
+        content = b""
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > MOST_ANSWER_BYTES:
+                raise UnavailableError(f"the controller's answer has more than {MOST_ANSWER_BYTES} bytes")
+    finally:
+        await response.aclose()
+    return httpx.Response(response.status_code, content=content)
+
+
 def _translated(target: Target, error: Exception) -> HarnessError:
     cause: BaseException | None = error
     while cause is not None:
@@ -134,16 +156,24 @@ def _path(registration: Registration) -> str:
 
 def _body(cls: type[T], response: httpx.Response) -> T:
     try:
-        return decode.decode(cls, response.json(), source="the controller's answer", lenient=True)
+        return decode.decode(cls, _json(response), source="the controller's answer", lenient=True)
     except (ValueError, ConfigError) as error:
         raise UnavailableError(
             f"the controller's answer is not understood: {error}", "controller and harness may be too far apart"
         ) from None
 
 
+def _json(response: httpx.Response) -> Any:
+    """Raises ValueError."""
+    try:
+        return response.json()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _refusal(response: httpx.Response) -> HarnessError:
     try:
-        body = decode.decode(ErrorBody, response.json(), source="the controller's answer", lenient=True)
+        body = decode.decode(ErrorBody, _json(response), source="the controller's answer", lenient=True)
     except (ValueError, ConfigError):
         return TemporaryError(f"the controller answered {response.status_code} without saying why")
     if response.status_code >= 500:

@@ -1,0 +1,54 @@
+"""Name and secret of this machine's registration: they outlive a restart and a reboot, and with them it is the same machine."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from harness.errors import UnavailableError
+from harness.system import files
+
+SECRET_BYTES = 32
+
+
+class KeptName:
+    """`name`: empty before the controller has given one. `fault`: why a restart could not go on with it; empty when it could."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        kept = files.read_json(state)
+        self.secret, self.name = str(kept.get("secret") or ""), str(kept.get("name") or "")
+        self.fault = ""
+
+    def begin(self) -> None:
+        """A secret before the first call, and kept: so the name can be had again also when the answer to that call is lost.
+        Raises UnavailableError."""
+        if not self.secret:
+            secret = secrets.token_urlsafe(SECRET_BYTES)
+            self._write(secret, "")
+            self.secret, self.name = secret, ""
+
+    def given(self, secret: str, name: str) -> None:
+        """By the controller: it holds also where it cannot be kept."""
+        self.secret, self.name = secret, name
+        self.keep()
+
+    def keep(self) -> None:
+        """On the disk, where it is not there yet. What hinders it is told by `fault`."""
+        self.fault = ""
+        if files.read_json(self._state) != {"name": self.name, "secret": self.secret}:
+            try:
+                self._write(self.secret, self.name)
+            except UnavailableError as error:
+                self.fault = f"a restart could not go on with this name: {error.message}"
+
+    def drop(self) -> None:
+        """It is of no use any more: the next try is a machine's first."""
+        self.secret = self.name = self.fault = ""
+
+    def forget(self) -> None:
+        self._state.unlink(missing_ok=True)
+        self.drop()
+
+    def _write(self, secret: str, name: str) -> None:
+        files.write_json(self._state, {"name": name, "secret": secret}, mode=0o600)
