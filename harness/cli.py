@@ -29,7 +29,9 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """All verbs; of those with verbs of their own only the one that is `asked` for in full, or all without one."""
     root = _Parser(prog="meshexp", description="Makes this machine a member of a Linkerd mesh.", instance=_INSTANCE_HELP)
     verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
-    _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
+    run = _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
+    text = "a stop leaves the redirect in place, for whoever removes it later: a container, when its workload has ended"
+    run.add_argument("--keep-redirect", action="store_true", help=text)
     plan = _verb(verbs, "plan", "print what would be changed on this machine, and change nothing", _plan)
     plan.add_argument("-o", "--output", choices=("text", "json"), default="text")
     _verb(
@@ -118,7 +120,7 @@ def _verb_of(words: Sequence[str]) -> str:
     return ""
 
 
-def _run(_: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     from harness import log
     from harness.clock import SystemClock
     from harness.config import load
@@ -139,7 +141,7 @@ def _run(_: argparse.Namespace) -> int:
             return waiting.run(where, os.environ, None if load.is_unconfigured(where, os.environ) else error)
         found = before
     log.set_up(found.config.log.level, found.config.log.format, systemd.journal_sender())
-    return head_start.start(found, where, SystemClock())
+    return head_start.start(found, where, SystemClock(), options.keep_redirect)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -1,8 +1,9 @@
 """`meshexp container`: the first process of a container, with the daemon and the workload as its children.
 
 The daemon joins the mesh; the workload is started when all it sends goes through the proxy (`container_gate.py`). Its exit ends
-the container, with its exit code; SIGTERM takes the container out of the mesh first, while the workload still answers, and then
-ends the workload. A workload that cannot run ends the container before anything is started (`container_workload.py`).
+the container, with its exit code. SIGTERM takes the container out of the mesh first, while the workload still answers, and then
+ends the workload. The redirect outlives it: what the workload sends at its end is refused, and does not leave in plaintext. A
+workload that cannot run ends the container before anything is started (`container_workload.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from harness.container_gate import Gate
 from harness.errors import ConfigError, HarnessError, PermissionError_
 from harness.system import init
 
-POLL_SECONDS, RESTART_SECONDS, WORKLOAD_GRACE_SECONDS = 0.05, 2.0, 1.5
+POLL_SECONDS, RESTART_SECONDS, WORKLOAD_GRACE_SECONDS, CLEANUP_SECONDS = 0.05, 2.0, 1.5, 5.0
 # Trying again would not mend these.
 _FINAL = {ConfigError.exit_code, PermissionError_.exit_code}
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     for warning in setup.warnings:
         say(warning)
-    daemon = init.Program(("meshexp", "run"), os.environ)
+    daemon = init.Program(("meshexp", "run", "--keep-redirect"), os.environ)
     workload = init.Program(command, os.environ, user)
     return Container(daemon, workload, where).run()
 
@@ -79,6 +80,7 @@ class Container:
             if not self._leaving:
                 self._go_on(now)
             elif self._left(now):
+                self._clean_up()
                 return self._code or 0
 
     def _go_on(self, now: float) -> None:
@@ -105,7 +107,7 @@ class Container:
             self._code = code
             self._leave()
         elif code == 0 and not self._leaving:
-            say("the daemon was told to stop and has removed its redirect: the container ends, or its traffic would be plaintext")
+            say("the daemon was told to stop: the container ends too, since its workload reaches nobody in the mesh any more")
             self._leave()
         elif not self._leaving:
             # A daemon that was killed leaves its rules in place: nothing bypasses the proxy meanwhile.
@@ -129,6 +131,17 @@ class Container:
         elif now >= self._kill_at:
             init.send(self._running["workload"], signal.SIGKILL, session=True)
         return False
+
+    def _clean_up(self) -> None:
+        """What the daemon has left for the workload's last moments: its rules. In a network of others they would stay."""
+        try:
+            pid = init.start(init.Program(("meshexp", "cleanup"), os.environ))
+        except HarnessError as error:
+            say(error.message)
+            return
+        until = time.monotonic() + CLEANUP_SECONDS
+        while time.monotonic() < until and pid not in dict(init.ended()):
+            init.wait(POLL_SECONDS)
 
     def _start(self, name: str) -> None:
         if name == "daemon":

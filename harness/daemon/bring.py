@@ -43,7 +43,10 @@ class Bringer:
         return self._seen[part.name]
 
     async def bring(self, part: Part, wanted: Any, *, change: bool = True) -> Condition:
-        """Changes the part where it must and may be changed. Returns its condition: Unknown with a problem if it cannot be looked at."""
+        """Changes the part where it must and may be changed.
+
+        Returns its condition: Unknown with a problem if it cannot be looked at.
+        """
         failure: HarnessError | None = None
         try:
             observed = await self._change(part, wanted) if change else await self._observe(part)

@@ -66,6 +66,8 @@ class HeadStart:
     """Our own, under systemd: there the proxy is a unit too, which outlives this process; elsewhere it is a child."""
     in_force: InForce | None = None
     """None for a look that starts nothing."""
+    keep_redirect: bool = False
+    """A stop leaves the rules: whoever started the daemon removes them."""
 
 
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
@@ -83,12 +85,12 @@ def known_registration(paths: Paths) -> Registration | None:
         return None
 
 
-def start(in_force: InForce, paths: Paths, clock: Clock) -> int:
+def start(in_force: InForce, paths: Paths, clock: Clock, keep_redirect: bool = False) -> int:
     with files.lock(paths.lock):
-        return asyncio.run(_run(in_force, paths, clock))
+        return asyncio.run(_run(in_force, paths, clock, keep_redirect))
 
 
-async def _run(in_force: InForce, paths: Paths, clock: Clock) -> int:
+async def _run(in_force: InForce, paths: Paths, clock: Clock, keep_redirect: bool) -> int:
     process.raise_file_limit()
     config = in_force.config
     log = structlog.get_logger().bind(component="harness")
@@ -100,7 +102,7 @@ async def _run(in_force: InForce, paths: Paths, clock: Clock) -> int:
     for orphan in process.orphans(paths.children):
         log.warning("ending a child of a daemon that is gone", child=orphan.name, pid=orphan.pid)
         await process.end(orphan, 2.0)
-    begun = replace(unstarted(found, paths, clock), in_force=in_force)
+    begun = replace(unstarted(found, paths, clock), in_force=in_force, keep_redirect=keep_redirect)
     imports = asyncio.ensure_future(asyncio.to_thread(_import_the_rest))
     imports.add_done_callback(lambda _: begun.wakes("start"))
     while not imports.done():

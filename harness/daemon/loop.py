@@ -61,7 +61,8 @@ class Daemon:
         tasks.on_bug(self._bugs.note)
         self._listen_to_signals()
         await tasks.persist("the start", self._begin, self._clock, self._begin_again)
-        rule_events = tasks.keep("the watch over the rules", self._watch_rules, self._clock)
+        watch = partial(kernel_events.watch_rules, self._parts.redirect_changes, self.wake, self._log)
+        rule_events = tasks.keep("the watch over the rules", watch, self._clock)
         systemd.notify(READY=1, STATUS="Starting")
         in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
         machine.wake_others(self._paths)
@@ -71,8 +72,8 @@ class Daemon:
                 if not await self._bugs.attempt("the cycle", self._cycle()):
                     await self._bugs.attempt("the status", self._publish(self._conditions, self._want))
                 systemd.notify(WATCHDOG=1)
-                if not self._bugs.fatal:
-                    await self._sleep()
+                if not self._bugs.fatal and not await self._bugs.attempt("the rest until the next look", self._sleep()):
+                    await self._clock.sleep(1.0)
             before = self._bugs.number
             if self._stopping:
                 await self._stop()
@@ -101,15 +102,6 @@ class Daemon:
         self._publisher.begin(self._bugs.conditions())
         return True
 
-    async def _watch_rules(self) -> None:
-        try:
-            async for sentence in self._parts.redirect_changes():
-                self.wake(sentence)
-        except OSError as error:
-            self._log.warning(
-                "the kernel does not tell of changes to the rules; they are looked at every cycle", reason=str(error)
-            )
-
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -132,9 +124,10 @@ class Daemon:
         self._reload = True
         self.wake("SIGHUP")
 
-    async def _sleep(self) -> None:
+    async def _sleep(self) -> bool:
         if not await self._publisher.rest(self.wake, systemd.beat(TIMER_SECONDS)):
             self.wake.reasons.add("timer")
+        return True
 
     async def _cycle(self) -> bool:
         reasons = self.wake.take()
@@ -295,7 +288,8 @@ class Daemon:
         await self._look()
         await self._bugs.attempt("the status", self._publish(self._conditions, self._want))
         self._publisher.beat(shutdown.longest_seconds(self.config, self._progress))
-        await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log)
+        keep = self._begun.keep_redirect
+        await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log, keep)
         await self._bugs.attempt("taking the status away", self._withdraw())
         await self._bugs.attempt("forgetting the configuration in force", in_force.forget(self._paths))
         self._log.info("stopped")

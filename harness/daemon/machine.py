@@ -146,11 +146,6 @@ def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: s
     return fresh
 
 
-def read_cordon(paths: Paths) -> str | None:
-    """The operator's reason; None when the machine is not cordoned."""
-    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None
-
-
 def ephemeral(paths: Paths) -> bool:
     """A container whose state directory goes with it: its host name is then what lasts longest."""
     container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or bool(os.environ.get("container"))  # noqa: SIM112 — written small

@@ -21,11 +21,15 @@ LEAVE_SECONDS, SPREAD_MOST_SECONDS = 5.0, 30.0
 ROUTINE_SECONDS = 20.0  # SPIRE's server and agent have 10 s each before they are killed
 
 
-async def go_down(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any) -> None:
+async def go_down(
+    config: schema.Config, machine: Machine, parts: Parts, progress: Progress, clock: Clock, log: Any, keep_redirect: bool
+) -> None:
+    """`keep_redirect`: the rules stay. Without a proxy behind them calls to the mesh are refused: none goes out in plaintext."""
     began = clock.now()
     await _attempt("the drain", announce(config, machine, parts, progress, Reason.DRAINING, log), log)
     await _attempt("the wait for open connections", _answered(config, clock, log), log)
-    await _remove(parts.redirect, log, ROUTINE_SECONDS)
+    if not keep_redirect:
+        await _remove(parts.redirect, log, ROUTINE_SECONDS)
     await _remove(parts.probes, log, ROUTINE_SECONDS)
     left = max(0.0, config.drain.deadline - (clock.now() - began))
     await _remove(parts.proxy, log, left)

@@ -27,7 +27,10 @@ def refusal(argv: tuple[str, ...], env: Mapping[str, str], user: pwd.struct_pass
     libc = ctypes.CDLL(None)
     pid = os.fork()
     if pid == 0:
-        os._exit(_begin(libc, argv, env, user, read))
+        try:
+            os._exit(_begin(libc, argv, env, user, read))
+        finally:  # whatever happens, the child never goes on as its parent
+            os._exit(_NOT_TRIED)
     _, status = os.waitpid(pid, 0)
     if os.WIFSTOPPED(status):
         libc.ptrace(_TRACE_KILL, pid, 0, 0)  # kill(2) would need CAP_KILL, since it is another user's

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 NETLINK_ROUTE = 0
 RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x40, 0x400
@@ -24,3 +25,12 @@ def watch_routes(on_change: Callable[[str], None]) -> socket.socket:
 
     asyncio.get_running_loop().add_reader(events, drain)
     return events
+
+
+async def watch_rules(changes: Callable[[], AsyncIterator[str]], on_change: Callable[[str], None], log: Any) -> None:
+    """Calls `on_change` with each sentence of `changes`, as long as the kernel tells of any."""
+    try:
+        async for sentence in changes():
+            on_change(sentence)
+    except OSError as error:
+        log.warning("the kernel does not tell of changes to the rules; they are looked at every cycle", reason=str(error))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh import Mesh, mesh
+from tests.mesh import NODE, Mesh, mesh
 from tests.snapshots import snapshot
 
 pytestmark = pytest.mark.root
@@ -55,15 +55,18 @@ def said(vm: Mesh) -> str:
 
 
 def signal_daemon(vm: Mesh, number: signal.Signals) -> None:
-    """Its process id is one of the container's own namespace."""
-    inside = vm.status()["pid"]
+    send(vm, vm.status()["pid"], number)
+
+
+def send(vm: Mesh, inside: int, number: signal.Signals) -> None:
+    """`inside`: the process's id in the container's own namespace."""
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):  # one that has ended meanwhile
             ours = str(vm.folder) in status.with_name("environ").read_text(errors="replace")
             if ours and re.search(rf"^NSpid:\t\d+\t{inside}$", status.read_text(), re.MULTILINE):
                 os.kill(int(status.parent.name), number)
                 return
-    raise AssertionError(f"no daemon is process {inside} of the container")
+    raise AssertionError(f"there is no process {inside} in the container")
 
 
 def rules(vm: Mesh) -> str:
@@ -117,7 +120,29 @@ def test_a_daemon_that_is_told_to_stop_ends_the_container(vm: Mesh) -> None:
     vm.wait(lambda: RUNS in said(vm))
     signal_daemon(vm, signal.SIGTERM)
     assert vm.processes["container"].wait(60) == 143
-    assert "the daemon was told to stop" in said(vm)
+    assert "the daemon was told to stop" in said(vm) and "meshexp" not in rules(vm)
+
+
+LAST_CALL = """
+trap 'echo call >/dev/tcp/10.42.0.9/9000 && echo went out || echo refused; exit 3' TERM
+echo "the workload's user is $(id -u)"
+while :; do sleep 0.1; done
+"""
+
+
+def test_what_a_workload_sends_at_its_end_does_not_leave_in_plaintext(vm: Mesh) -> None:
+    """The daemon's routes are gone by then; here another one leads there too."""
+    vm.node.run("ip", "address", "add", "10.42.0.9/32", "dev", "lo")
+    vm.start("peer", vm.node, sys.executable, "-m", "http.server", "--bind", "10.42.0.9", "9000")
+    vm.vm.run("ip", "route", "add", "default", "via", NODE)
+    vm.start_controller()
+    start(vm, "bash", "-c", LAST_CALL)
+    vm.wait(lambda: RUNS in said(vm))
+    vm.wait_ready()
+    send(vm, 1, signal.SIGTERM)
+    vm.processes["container"].wait(60)
+    assert "refused" in said(vm) and "went out" not in said(vm)
+    assert "meshexp" not in rules(vm)
 
 
 def test_what_cannot_run_ends_it_before_anything_is_started(vm: Mesh) -> None:
