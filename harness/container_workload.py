@@ -19,6 +19,8 @@ from harness.system import exec_try
 START = "/workload/start"
 NONE = f"There is no workload in this image: put one at {START}, in an image of your own on top of it."
 HEAD_BYTES = 512
+PROXY_USER = "meshexp-proxy"
+"""The default of `proxy.user`, which the image keeps."""
 _ELF, _SCRIPT, _BYTE_ORDER_MARK = b"\x7fELF", b"#!", b"\xef\xbb\xbf"
 # e_machine of elf.h
 _PROCESSORS = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
@@ -26,6 +28,8 @@ _PROCESSORS = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183
 
 def fault(command: tuple[str, ...], environ: Mapping[str, str], user: str) -> str | None:
     """What keeps `user` from running the command, in one line; None when nothing does."""
+    if user == PROXY_USER:
+        return f"the workload cannot run as {user!r}: what the proxy's user sends goes past the mesh, in plaintext"
     try:
         entry = pwd.getpwnam(user)
     except KeyError:

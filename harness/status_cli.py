@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from harness import status
 from harness.paths import Paths, configured
 from harness.problem_registry import Severity, Where
 from harness.status import Phase, Truth
@@ -100,7 +101,7 @@ def text(data: dict[str, Any]) -> str:
         if condition["problem"]:
             lines.append(f"{'':16}{condition['problem']}: {condition['hint']}")
     lines += _details(data)
-    return "\n".join(lines)
+    return status.harmless("\n".join(lines))
 
 
 def _sign(condition: dict[str, Any]) -> str:

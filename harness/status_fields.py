@@ -88,6 +88,8 @@ NULLABLE = ("reported", "neighbours")
 """What may be null as a whole."""
 AT_LEAST = ("pid", "phase", "ready", "message")
 """What a daemon writes, with its conditions, while it waits for a configuration, or cannot begin."""
+LARGEST = 1 << 62
+"""No number here comes near it, and float() takes what is below."""
 _MISSING = object()
 
 
@@ -143,7 +145,7 @@ def _is(value: object, kind: str) -> bool:
         return kind.endswith("or null")
     match kind.removesuffix(" or null"):
         case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool)
+            return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
         case "yes or no":
             return isinstance(value, bool)
         case "time":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from harness.problems import Problem, Severity
+from harness.status import harmless
 
 
 class Outcome(enum.Enum):
@@ -95,9 +96,9 @@ def table(results: tuple[Result, ...], *, colour: bool, short: bool = False) -> 
 def _lines(result: Result, colour: bool) -> Iterator[str]:
     yield f"{_sign(result.outcome, colour)} {result.description}"
     if result.outcome is Outcome.SKIPPED:
-        yield f"    skipped: {result.reason}"
+        yield f"    skipped: {harmless(result.reason)}"
     if result.problem is not None:
-        yield from (f"    {line}" for line in result.reason.splitlines())
+        yield from (f"    {line}" for line in harmless(result.reason).splitlines())
         yield f"    {result.problem.code}: {result.problem.hint}"
         yield f"    see {result.problem.anchor} for hints"
 

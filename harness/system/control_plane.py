@@ -19,7 +19,7 @@ from harness.system import files
 from harness.system.workload_api import Svid
 
 T = TypeVar("T")
-CONNECT_SECONDS, ANSWER_SECONDS, HOLD_LEAST_SECONDS = 3.0, 10.0, 1.0
+CONNECT_SECONDS, ANSWER_SECONDS, HOLD_LEAST_SECONDS = 3.0, 10.0, 0.5
 MOST_ANSWER_BYTES = files.MAX_BYTES
 """It is kept as a file of ours."""
 

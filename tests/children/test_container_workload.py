@@ -115,3 +115,8 @@ def test_it_is_tried_as_the_user_alone(start: Path) -> None:
     assert exec_try.refusal((str(program),), {}, nobody, read=False) == 13
     os.chown(program, nobody.pw_uid, nobody.pw_gid)
     assert exec_try.refusal((str(program),), {}, nobody, read=True) == 0
+
+
+def test_it_does_not_run_as_the_proxys_user(start: Path) -> None:
+    """The redirect leaves that user's connections alone."""
+    assert "in plaintext" in str(fault(put(start, SCRIPT), user="meshexp-proxy"))

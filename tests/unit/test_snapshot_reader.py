@@ -127,3 +127,19 @@ def test_a_daemon_that_waits_for_its_configuration_says_little(tmp_path: Path) -
     data = {"phase": "Waiting", "ready": False, "message": "waiting for configuration", "pid": os.getpid()}
     assert read(tmp_path / "status.json", data) == data
     assert status_cli.wrong_here(data) == ("the daemon",)
+
+
+@pytest.mark.parametrize("field", ["uptime", "valid_seconds"])
+def test_a_number_that_is_too_large_is_a_fault(tmp_path: Path, field: str) -> None:
+    data = snapshot()
+    data["written"] |= {field: 10**400}
+    assert read(tmp_path / "status.json", data)["phase"] == "Unknown"
+
+
+def test_a_message_commands_no_terminal(tmp_path: Path) -> None:
+    """Some are what the controller or the application has answered."""
+    data = snapshot()
+    data |= {"message": "\x1b[2J\x9b31m\r\x07"}
+    data["conditions"][0] |= {"message": "two\nlines\x1b]0;title\x07"}
+    text = status_cli.text(data)
+    assert not {"\x1b", "\x9b", "\x07", "\r"} & set(text) and "two\nlines" in text
