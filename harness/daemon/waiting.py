@@ -16,7 +16,7 @@ from harness.daemon import needs
 from harness.errors import ConfigError
 from harness.paths import Paths
 from harness.status import Condition, Phase, Truth, encoded
-from harness.system import files, systemd
+from harness.system import files, systemd, units
 
 LONGEST_SECONDS = 15.0
 
@@ -55,19 +55,19 @@ def _look_again(paths: Paths, environ: Mapping[str, str]) -> ConfigError | None:
 
 def _tell(paths: Paths, error: ConfigError | None) -> None:
     """In `meshexp status`, in systemd's status line, and once in the journal."""
-    text, conditions = _unconfigured(paths), []
+    unit = units.unit_name("harness", paths.instance).removesuffix(".service")
+    reload = f"then `systemctl reload {unit}`"
+    next_, conditions = f"{_to_configure(paths)}, {reload}", []
     if error is not None:
-        text = "waiting: correct the faults of the configuration, then reload"
+        next_ = f"correct the faults of the configuration, {reload}"
         conditions.append(encoded(Condition("Configuration", Truth.FALSE, error.message, CONFIG_INVALID)))
-    said = {"phase": Phase.WAITING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
+    said = {"phase": Phase.WAITING.text, "ready": False, "message": next_, "pid": os.getpid(), "conditions": conditions}
     files.write_json(paths.status, said, mode=0o644)
+    text = f"waiting: {next_}" if error else f"waiting for configuration: {next_}"
     systemd.notify(READY=1, STATUS=f"{text}: {error.message}" if error else text)
     print(f"{text}: {error.message}" if error else text, file=sys.stderr, flush=True)
 
 
-def _unconfigured(paths: Paths) -> str:
+def _to_configure(paths: Paths) -> str:
     instance = f" --instance {paths.instance}" if paths.instance else ""
-    return (
-        f"waiting for configuration: run `meshexp join{instance} INVITATION`,"
-        f" or set workload.group and workload.namespace in {paths.harness_yaml}, then reload"
-    )
+    return f"run `meshexp join{instance} INVITATION`, or set workload.group and workload.namespace in {paths.harness_yaml}"
