@@ -73,3 +73,14 @@ def test_who_waits_says_the_command_that_goes_on(
         assert f"`systemctl reload {unit}`" in status_cli.read(paths)["message"]
         assert capsys.readouterr().err.startswith("waiting: " if error else "waiting for configuration: run `meshexp join")
         assert not status_cli.text(status_cli.read(paths)).lower().startswith("waiting: waiting")
+
+
+@pytest.mark.parametrize(
+    "script", ["packaging/deb/build", "packaging/rpm/build", "packaging/release", "deploy/playground/walk", "docker/build"]
+)
+def test_a_script_does_not_begin_its_work_at_a_word_that_it_does_not_know(script: str) -> None:
+    def run(word: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([ROOT / script, word], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (asked := run("--help")).returncode == 0 and asked.stdout.startswith(script.rsplit("/", maxsplit=1)[-1])
+    assert (wrong := run("--nonsense")).returncode == 64 and 'there is no "--nonsense"' in wrong.stderr and not wrong.stdout
