@@ -111,6 +111,6 @@ class Probes:
             return Condition("Application", Truth.UNKNOWN, "waiting for the first result of each probe")
         if (why := observed.failing) is not None:
             return Condition("Application", Truth.FALSE, why, problems.PROBE_FAILED)
-        count = len(observed.probes)
+        count = len(observed.probes or ())
         text = "the probe passes" if count == 1 else f"{count} probes pass" if count else "no probes"
         return Condition("Application", Truth.TRUE, text)
