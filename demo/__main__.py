@@ -87,7 +87,9 @@ def outer(page: socket.socket, once: bool, real: bool) -> int:
         return code or (1 if ours else 0)
     checks = result.setdefault("checks", {})
     checks["host_untouched"] = not ours
-    result["passed"] = code == 0 and result.pop("finished", False) and all(checks.values())
+    if not (finished := result.pop("finished", False)):
+        report.check(False, "the scenario did not come to its end")
+    result["passed"] = code == 0 and finished and all(checks.values())
     report.line(json.dumps(result))
     return 0 if result["passed"] else 1
 

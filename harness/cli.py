@@ -29,6 +29,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """All verbs; of those with verbs of their own only the one that is `asked` for in full, or all without one."""
     root = _Parser(prog="meshexp", description="Makes this machine a member of a Linkerd mesh.", instance=_INSTANCE_HELP)
     verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    root.add_argument("--version", action="version", version=f"meshexp-harness {__version__}")
     run = _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
     text = "a stop leaves the redirect in place, for whoever removes it later: a container, when its workload has ended"
     run.add_argument("--keep-redirect", action="store_true", help=text)
@@ -80,7 +81,10 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("--instance", metavar="NAME", default=argparse.SUPPRESS, help=instance)
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.print_usage(sys.stderr)
+        if self._subparsers is not None and "are required" in message:  # who has said no verb wants to know which there are
+            self.print_help(sys.stderr)
+        else:
+            self.print_usage(sys.stderr)
         self.exit(64, f"{self.prog}: {message}\n")
 
 
@@ -92,6 +96,8 @@ def _verb(verbs: Verbs, name: str, text: str, function: Callable[[argparse.Names
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     options = parser(_verb_of(words)).parse_args(words)
     if "instance" in options:
         os.environ[paths.INSTANCE] = options.instance

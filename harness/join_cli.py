@@ -186,6 +186,7 @@ class Join:
         from harness.check import report
         from harness.check.run import Scope
         from harness.config import load
+        from harness.problems import CONTROLLER_UNREACHABLE
 
         with self._staged(invitation) as staged:
             layers, _ = load.sources(staged, os.environ)
@@ -199,7 +200,8 @@ class Join:
         skipped = sum(result.outcome is report.Outcome.SKIPPED for result in results)
         wrong = [result for result in results if result.problem is not None]
         lines = [f"{r.problem.code}: {r.reason} ({r.problem.hint})" for r in wrong if r.problem is not None]
-        if not report.success(results):
+        # The controller may come any time: the join waits for it, within --wait.
+        if not report.success(r for r in results if r.problem is None or r.problem.code != CONTROLLER_UNREACHABLE.code):
             raise UnavailableError(
                 "\n  ".join([f"{len(wrong)} of {len(results)} checks do not pass", *lines]), "nothing was changed"
             )

@@ -101,6 +101,8 @@ def _list(store: Any, options: argparse.Namespace) -> int:
         rows = [{"version": str(entry.release)} | {name: getattr(entry, name) for name in names} for entry in entries]
         print(json.dumps(rows, indent=2))
         return 0
+    if not entries:
+        print("none is installed; next: `meshexp proxy install --from FILE|REFERENCE`")
     for entry in entries:
         mark = "current" if entry.current else "previous" if entry.previous else ""
         bad = f"  {found.code}" if (found := proxy_release.problem(entry.release)) else ""

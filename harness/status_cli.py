@@ -97,7 +97,9 @@ def text(data: dict[str, Any]) -> str:
         lines.append(f"others     {others}; `meshexp status --instance NAME`")
     for condition in data.get("conditions", []):
         sign = _sign(condition)
-        lines.append(f"{sign} {condition['name']:<13} {condition['message']}")
+        first, *more = condition["message"].splitlines() or [""]
+        lines.append(f"{sign} {condition['name']:<13} {first}")
+        lines += [f"{'':16}{line}" for line in more]
         if condition["problem"]:
             lines.append(f"{'':16}{condition['problem']}: {condition['hint']}")
     lines += _details(data)

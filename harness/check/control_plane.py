@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import ipaddress
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import check_problems as problems
 from harness.check.context import Context
-from harness.check.report import Judge, Result
+from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.errors import ConfigError
-from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Problem
+from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Problem, Severity
 from harness.system import process
 from harness.system.tls_look import Seen, look
 
@@ -22,11 +25,12 @@ SKEW_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """None: nobody has told where it is."""
+    """None: nobody has told where it is. `behind`: the controller is in networks whose routes come with the joining."""
 
     controller: Seen | None = None
     destination: Seen | None = None
     policy: Seen | None = None
+    behind: bool | Untried = NOT_LOOKED
 
 
 async def gather(context: Context) -> Facts:
@@ -39,7 +43,18 @@ async def gather(context: Context) -> Facts:
     )
     rest = iter(seen)
     destination, policy = (next(rest) if other is not None else None for other in others)
-    return Facts(first, destination, policy)
+    return Facts(first, destination, policy, await _behind(context) if first.refused else NOT_LOOKED)
+
+
+async def _behind(context: Context) -> bool | Untried:
+    host = context.config.controller.address.host.rstrip(".")
+    try:
+        async with asyncio.timeout(SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError) as error:
+        return Untried(f"{host} has no address: {error}")
+    addresses = [ipaddress.ip_address(target[0]) for *_, target in found]
+    return any(address in network for address in addresses for network in context.networks)
 
 
 def _proxy_uid(context: Context) -> int | None:
@@ -55,8 +70,11 @@ def _proxy_uid(context: Context) -> int | None:
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
     to = Judge(NAME)
+    # A member goes on without it; nobody joins without it.
+    needed = context.pre and facts.behind is not True
+    unreached = dataclasses.replace(CONTROLLER_UNREACHABLE, severity=Severity.ERROR) if needed else CONTROLLER_UNREACHABLE
     parts: tuple[tuple[str, Seen | None, Problem, Problem], ...] = (
-        ("the controller", facts.controller, CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED),
+        ("the controller", facts.controller, unreached, CONTROLLER_UNTRUSTED),
         ("destination", facts.destination, problems.DESTINATION_UNREACHABLE, problems.DESTINATION_UNTRUSTED),
         ("policy", facts.policy, problems.POLICY_UNREACHABLE, problems.POLICY_UNTRUSTED),
     )

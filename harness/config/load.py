@@ -113,7 +113,9 @@ def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Faul
 def _placed(fault: Fault, layers: Layers) -> Fault:
     origin = layers.origin(fault.path)
     if not origin and fault.path in ("workload", "workload.group", "workload.namespace"):
-        return Fault(fault.path, fault.message, "set it in harness.yaml, or WORKLOAD_NAME and WORKLOAD_NAMESPACE")
+        keys = "workload.group and workload.namespace" if fault.path == "workload" else fault.path
+        variables = "in a container WORKLOAD_NAME and WORKLOAD_NAMESPACE"
+        return Fault(fault.path, fault.message, f"set {keys} in harness.yaml, or {variables}; or let `meshexp join` do it")
     return Fault(fault.path, f"{fault.message} [{origin}]", fault.hint) if origin else fault
 
 

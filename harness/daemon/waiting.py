@@ -17,7 +17,7 @@ from harness.daemon import needs
 from harness.errors import ConfigError, UnavailableError
 from harness.paths import Paths
 from harness.status import Condition, Phase, Truth, encoded
-from harness.system import early_signals, files, systemd
+from harness.system import early_signals, files, systemd, units
 
 LONGEST_SECONDS = 15.0
 
@@ -63,14 +63,16 @@ def _look_again(paths: Paths, environ: Mapping[str, str]) -> ConfigError | None:
 
 def _tell(paths: Paths, error: ConfigError | None) -> None:
     """In `meshexp status`, in systemd's status line, and once in the journal."""
-    text = _unconfigured(paths)
-    line = text
+    unit = units.unit_name("harness", paths.instance).removesuffix(".service")
+    reload = f"then `systemctl reload {unit}`"
+    next_step = f"{_to_configure(paths)}, {reload}"
+    line = f"waiting for configuration: {next_step}"
     conditions = []
     if error is not None:
-        text = "waiting: correct the faults of the configuration, then reload"
-        line = f"{text}: {error.message}"
+        next_step = f"correct the faults of the configuration, {reload}"
+        line = f"waiting: {next_step}: {error.message}"
         conditions.append(encoded(Condition("Configuration", Truth.FALSE, error.message, CONFIG_INVALID)))
-    said = {"phase": Phase.WAITING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": conditions}
+    said = {"phase": Phase.WAITING.text, "ready": False, "message": next_step, "pid": os.getpid(), "conditions": conditions}
     try:
         files.write_json(paths.status, said, mode=0o644)
     except UnavailableError as fault:  # a full disk does not end it
@@ -79,9 +81,6 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _unconfigured(paths: Paths) -> str:
+def _to_configure(paths: Paths) -> str:
     instance = f" --instance {paths.instance}" if paths.instance else ""
-    return (
-        f"waiting for configuration: run `meshexp join{instance} INVITATION`,"
-        f" or set workload.group and workload.namespace in {paths.harness_yaml}, then reload"
-    )
+    return f"run `meshexp join{instance} INVITATION`, or set workload.group and workload.namespace in {paths.harness_yaml}"

@@ -67,7 +67,8 @@ class Watch:
     probes: tuple[Check, ...] | None
 
     def __str__(self) -> str:
-        return f"run {len(self.probes or ())} readiness probes"
+        count = len(self.probes or ())
+        return f"run {count} readiness probe{'' if count == 1 else 's'}"
 
 
 class Probes:
@@ -110,4 +111,6 @@ class Probes:
             return Condition("Application", Truth.UNKNOWN, "waiting for the first result of each probe")
         if (why := observed.failing) is not None:
             return Condition("Application", Truth.FALSE, why, problems.PROBE_FAILED)
-        return Condition("Application", Truth.TRUE, f"{len(observed.probes)} probes pass" if observed.probes else "no probes")
+        count = len(observed.probes or ())
+        text = "the probe passes" if count == 1 else f"{count} probes pass" if count else "no probes"
+        return Condition("Application", Truth.TRUE, text)

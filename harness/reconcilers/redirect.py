@@ -197,8 +197,9 @@ def _reasons(rules: Rules, state: TableState) -> tuple[str, ...]:
 def _summary(spec: RedirectSpec) -> str:
     if not rules_for(spec):
         return "nothing to redirect"
+    count = len(spec.outbound_networks)
     outbound = {
-        Outbound.MESH: f"outbound to {len(spec.outbound_networks)} networks → {spec.outbound_port}",
+        Outbound.MESH: f"outbound to {count} network{'' if count == 1 else 's'} → {spec.outbound_port}",
         Outbound.ALL: f"all outbound → {spec.outbound_port}",
         Outbound.OFF: "outbound not redirected",
     }

@@ -200,11 +200,12 @@ class Routes:
             return Condition("Routes", Truth.FALSE, f"{len(missing)} of {len(desired)} routes are missing", problems.ROUTE_FAILED)
         if said:
             return said[0]
+        in_place = f"{len(desired)} route{'' if len(desired) == 1 else 's'} in place"
         nodes = {node for route in desired if route.spares for node in observed.candidates(route)}
         if silent := sorted(map(str, nodes & observed.silent)):
-            text = f"{len(desired)} routes in place; no answer from {', '.join(silent)}"
+            text = f"{in_place}; no answer from {', '.join(silent)}"
             return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
         if nodes and observed.deaf:
-            text = f"{len(desired)} routes in place; the nodes cannot be asked: {observed.deaf}"
+            text = f"{in_place}; the nodes cannot be asked: {observed.deaf}"
             return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
-        return Condition("Routes", Truth.TRUE, f"{len(desired)} routes in place" if desired else "no routes configured")
+        return Condition("Routes", Truth.TRUE, in_place if desired else "no routes configured")

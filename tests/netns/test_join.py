@@ -230,7 +230,7 @@ def test_a_join_that_the_controller_refuses_is_taken_back(vm: Mesh) -> None:
 
 @pytest.mark.parametrize("ended", ["by its own time", "by a signal"])
 def test_a_join_that_does_not_end_well_is_taken_back(vm: Mesh, ended: str) -> None:
-    file = invite(vm)  # and no controller: a warning only, it may come any time
+    file = invite(vm)  # and no controller: it may come any time
     host_state.dump(vm.vm.enter)
     host, before = host_state.dump(vm.vm.enter), files(vm)
     with waiting(vm):

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import dataclasses
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from controller import checks
 from harness import check_problems as problems
 from harness import decode
-from harness.check import firewall, machine, membership, network, proxy, report, run
+from harness.check import control_plane, firewall, machine, membership, network, proxy, report, run
 from harness.check.context import Context
 from harness.check.report import Judge, Outcome, Result, Untried
 from harness.check.run import CATEGORIES, Category
@@ -22,6 +23,8 @@ from harness.config import schema
 from harness.errors import HarnessError, UnavailableError
 from harness.messages import Registration
 from harness.paths import Paths
+from harness.system.tls_look import Seen, look
+from harness.values import HostPort
 from tests.builders import registration
 
 WHY = "a reason of this test"
@@ -75,6 +78,37 @@ def test_a_look_that_fails(category: Category[Any], error: HarnessError | OSErro
     broken = dataclasses.replace(category, gather=fails)
     (only,) = asyncio.run(broken.look(context(tmp_path)))
     assert only.outcome is Outcome.SKIPPED and WHY in only.reason
+
+
+def test_nobody_joins_without_the_controller_and_a_member_goes_on(tmp_path: Path) -> None:
+    """But routes to a controller inside the cluster's networks come with the joining."""
+    silent = Seen(HostPort("192.0.2.1", 8081), "controller", refused="Connection refused")
+
+    def unreached(behind: bool, running: bool) -> Outcome:
+        found = control_plane.judge(context(tmp_path, running), control_plane.Facts(silent, behind=behind))
+        return next(r.outcome for r in found if r.problem is not None and r.problem.code == "controller-unreachable")
+
+    assert unreached(behind=False, running=False) is Outcome.FAILED
+    assert unreached(behind=True, running=False) is Outcome.WARNING
+    assert unreached(behind=False, running=True) is Outcome.WARNING
+
+
+@pytest.mark.parametrize(("network", "behind"), [("192.0.2.0/24", True), ("198.51.100.0/24", False)])
+def test_a_controller_behind_routes_that_are_not_set_yet(network: str, behind: bool, tmp_path: Path) -> None:
+    values = {
+        "workload": {"group": "face", "namespace": "faces"},
+        "controller": {"address": "192.0.2.1:8081"},
+        "network": {"service_cidrs": [network]},
+    }
+    there = dataclasses.replace(context(tmp_path), config=decode.decode(schema.Config, values, source="configuration"))
+    assert asyncio.run(control_plane._behind(there)) is behind
+
+
+def test_a_refused_connection_is_told_in_the_system_s_words() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and it does not listen
+        seen = asyncio.run(look(HostPort("127.0.0.1", bound.getsockname()[1]), "nobody", "", 5, None, None))
+    assert seen.refused == "Connection refused"
 
 
 def test_the_cluster_s_side() -> None:

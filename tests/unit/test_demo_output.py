@@ -52,11 +52,11 @@ def test_a_machine_that_joins_is_one_line_and_so_is_each_fault() -> None:
     news, told = News(), []
     for seen in (
         status("Starting", "probe-failed", "refused"),
-        status("Ready", None, "1 probes pass"),
-        status("Ready", None, "1 probes pass"),
+        status("Ready", None, "the probe passes"),
+        status("Ready", None, "the probe passes"),
         status("Degraded", "probe-failed", "503"),
         status("Degraded", "probe-failed", "503 again"),
-        status("Ready", None, "1 probes pass"),
+        status("Ready", None, "the probe passes"),
         status("Draining"),
         status("Draining"),
     ):
@@ -64,7 +64,7 @@ def test_a_machine_that_joins_is_one_line_and_so_is_each_fault() -> None:
     assert told == [
         "Ready after 2.0 s as spiffe://x/face, ExternalWorkload face-abc",
         "Application: 503 [probe-failed]",
-        "Application: 1 probes pass",
+        "Application: the probe passes",
         "drains: no new requests, and those that are under way are finished",
     ]
 
