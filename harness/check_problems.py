@@ -10,7 +10,7 @@ CONFIG_INVALID = register(
     "config-invalid",
     Where.MACHINE,
     "the configuration is wrong",
-    "`meshexp config check` names every fault with its place; mend the file",
+    "`meshexp config check` names every fault with its place; correct the file",
 )
 NOT_CONFIGURED = register(
     "not-configured",

@@ -31,7 +31,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     root.add_argument("--version", action="version", version=f"meshexp-harness {__version__}")
     run = _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
-    text = "a stop leaves the redirect in place, for whoever removes it later: a container, when its workload has ended"
+    text = "a stop leaves the redirect in place; a container removes it after its workload has ended"
     run.add_argument("--keep-redirect", action="store_true", help=text)
     plan = _verb(verbs, "plan", "print what would be changed on this machine, and change nothing", _plan)
     plan.add_argument("-o", "--output", choices=("text", "json"), default="text")

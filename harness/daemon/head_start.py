@@ -67,7 +67,7 @@ class HeadStart:
     in_force: InForce | None = None
     """None for a look that starts nothing."""
     keep_redirect: bool = False
-    """A stop leaves the rules: whoever started the daemon removes them."""
+    """A stop leaves the rules; the program that started the daemon removes them."""
 
 
 def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
