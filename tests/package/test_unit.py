@@ -209,6 +209,7 @@ def test_a_pulled_plug_and_a_boot_while_the_control_plane_is_away(vm: Machine) -
 def test_a_further_workload_has_a_unit_of_its_own(vm: Machine) -> None:
     add_api(vm)
     assert vm.run("systemd-analyze", "verify", API) == ""
+    vm.wait_ready()  # the first one's proxy is started again, since it has a neighbour now
     assert "others     api (Ready)" in vm.run("meshexp", "status")
     proxies = vm.pid(PROXY), vm.pid(API_PROXY)
     with vm.traffic():
