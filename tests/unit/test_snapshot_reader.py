@@ -59,7 +59,7 @@ def take_out(where: Any, key: Any) -> None:
     del where[key]
 
 
-@pytest.mark.parametrize("path", places(snapshot()), ids=str)
+@pytest.mark.parametrize("path", list(places(snapshot())), ids=str)
 def test_what_is_of_another_kind_or_missing_is_named(tmp_path: Path, path: tuple[Any, ...]) -> None:
     file = tmp_path / "status.json"
     nonsense: tuple[Any, ...] = ([[]], {"x": {"y": 1}}, True, -1e999, "\ud800", None)
