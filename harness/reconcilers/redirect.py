@@ -100,7 +100,7 @@ class Redirect:
         return Observed(tables, await asyncio.to_thread(redirect_exclusions.ssh_ports))
 
     async def in_place(self) -> bool:
-        """Whether rules of ours are there, whoever put them there."""
+        """Whether rules of ours are there, also those of an earlier daemon."""
         return any(state.present for state in (await self.observe()).tables.values())
 
     def diff(self, desired: RedirectSpec | None, observed: Observed) -> tuple[Action, ...]:

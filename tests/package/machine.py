@@ -230,7 +230,7 @@ class Machine:
             # nsenter into a process namespace is the parent of what it runs, else it becomes it.
             children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
             os.kill(int(children[0]) if children else caller.pid, signal.SIGINT)
-            result[way] = json.loads(caller.communicate(timeout=60)[0])
+            result[way] = json.loads(caller.communicate(timeout=60)[0].splitlines()[-1])
         assert begun == ["begun\n"] * len(callers)
         assert [outcome["failed"] for outcome in result.values()] == [[]] * len(callers), result
 

@@ -1,6 +1,6 @@
 """`traffic.py serve ADDRESS` answers on port 8000, at /slow after 12 s; `call ADDRESS FROM` calls it until SIGINT.
 
-The caller prints a line when the first answers are there, and what came of all requests at the end.
+The caller prints a line after every ten requests, and what came of all requests at the end, in the last line.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def call(address: str, source: str) -> dict[str, object]:
             except (OSError, http.client.HTTPException) as error:
                 failed.append(f"{time.strftime('%T')} {error!r}")
             requests += 1
-            if requests == SOME:
+            if requests % SOME == 0:
                 print("begun", flush=True)
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(PAUSE)
