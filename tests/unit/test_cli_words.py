@@ -76,8 +76,12 @@ def test_who_waits_says_the_command_that_goes_on(
 
 
 @pytest.mark.parametrize(
-    "script", ["packaging/deb/build", "packaging/rpm/build", "packaging/release", "deploy/playground/walk", "docker/build"]
-)
+    "script",
+    [
+        "packaging/deb/build", "packaging/rpm/build", "packaging/release", "deploy/playground/certs", "deploy/playground/walk",
+        "docker/build",
+    ],
+)  # fmt: skip
 def test_a_script_does_not_begin_its_work_at_a_word_that_it_does_not_know(script: str) -> None:
     def run(word: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([ROOT / script, word], capture_output=True, text=True, check=False, timeout=60)
