@@ -97,8 +97,8 @@ def cluster() -> Cluster:
     return made
 
 
-def start(folder: pathlib.Path) -> Cluster:
-    """etcd and an API server with everything in `folder`."""
+def start(folder: pathlib.Path, *flags: str) -> Cluster:
+    """etcd and an API server with everything in `folder`, and with these flags."""
     authority = Authority(folder, "ca")
     serving = authority.issue("api", dns=("kubernetes",), ends=_EVER)
     authority.issue("admin", ends=_EVER, organization="system:masters")
@@ -116,7 +116,7 @@ def start(folder: pathlib.Path) -> Cluster:
         f"--client-ca-file={authority.anchors}", "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={accounts[0]}", f"--service-account-signing-key-file={accounts[1]}",
         "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--disable-admission-plugins=ServiceAccount",
-        "--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", "--v=0",
+        "--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", "--v=0", *flags,
     )  # fmt: skip
     made = Cluster(folder, authority, f"https://127.0.0.1:{port}", command, {"etcd": store})
     made.start_apiserver()

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import yaml
 
+from harness import __version__
 from tests.kubernetes_build import helm
 from tests.kubernetes_support import ROOT, cluster
 
 MANIFEST = ROOT / "deploy" / "manifests" / "meshexp-controller.yaml"
 CHART = ROOT / "deploy" / "chart"
 ACCOUNT = "system:serviceaccount:meshexp:meshexp-controller"
+IMAGE = "--set=image.repository=meshexp-controller"
 
 
 def render(*flags: str, check: bool = True) -> str:
-    command = [helm(), "template", "meshexp-controller", str(CHART), "--namespace=meshexp", "--kube-version=1.34.0", *flags]
+    words = ("meshexp-controller", str(CHART), "--namespace=meshexp", "--kube-version=1.34.0", IMAGE)
+    command = [helm(), "template", *words, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done.stdout if done.returncode == 0 else done.stderr
@@ -104,7 +107,6 @@ def test_a_namespace_that_enforces_the_restricted_standard_takes_the_pod() -> No
     made.kubectl("label", "namespace", "strict", "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
     template = deployment["spec"]["template"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "strict"}, "spec": template["spec"]}
-    pod["spec"].pop("priorityClassName", None)
     said = made.kubectl("apply", "--dry-run=server", "-f", "-", given=yaml.safe_dump(pod), check=False)
     assert "created" in said, said
 
@@ -123,6 +125,28 @@ def test_its_configuration_is_what_the_controller_reads(tmp_path: Any) -> None:
 def test_the_plain_manifests_are_what_the_chart_renders() -> None:
     namespace, *rest = manifest()
     assert namespace["kind"] == "Namespace" and rest == documents(render())
+
+
+@pytest.mark.parametrize("flag", ["--set=image.repository=", "--set=image.repository=,image.tag=latest"])
+def test_without_a_repository_it_says_how_to_get_one(flag: str) -> None:
+    """No default could be pulled: without this, the pods would wait for an image, and `helm install --wait` for the pods."""
+    said = render(flag, check=False)
+    assert "image.repository is not set" in said and "docker/build meshexp-controller" in said
+    assert (ROOT / "docker/build").exists() and "docker push" in (CHART / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "image"),
+    [
+        ("--set=image.repository=registry.example.com:5000/team/meshexp-controller", f"{{}}:{__version__}"),
+        ("--set=image.repository=meshexp-controller", f"{{}}:{__version__}"),
+        ("--set=image.tag=latest,image.repository=r.example.com/c", "{}:latest"),
+    ],
+)
+def test_the_image_is_the_repository_with_the_charts_version_or_the_tag(flag: str, image: str) -> None:
+    (deployment,) = (document for document in documents(render(flag)) if document["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == image.format(flag.rpartition("=")[2])
 
 
 def test_the_charts_values() -> None:
@@ -154,8 +178,11 @@ def test_the_service_has_an_address_of_each_family_that_the_cluster_has() -> Non
 
 @pytest.mark.parametrize(
     "flag",
-    ["replicaz=1", "replicas=0", "service.type=External", "service.ipFamilyPolicy=Both", "times.lease=soon", "image.tagg=x"],
-)
+    [
+        "replicaz=1", "replicas=0", "service.type=External", "service.ipFamilyPolicy=Both", "times.lease=soon", "image.tagg=x",
+        "image.repository=r.example.com/c:0.1.0", "image.repository=r.example.com/c@sha256:00",
+    ],
+)  # fmt: skip
 def test_the_schema_refuses(flag: str) -> None:
     assert "values don't meet the specifications of the schema" in render(f"--set={flag}", check=False)
 

@@ -16,11 +16,25 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kubernetes.test_deploy import CHART, IMAGE, documents, render
 from tests.kubernetes_build import helm, kube_scheduler
-from tests.kubernetes_support import CRDS, ROOT, Cluster, end, spawn, start
+from tests.kubernetes_support import CRDS, Cluster, end, spawn, start
 from tests.waiting import wait
 
-CHART = ROOT / "deploy" / "chart"
+# What GKE has: pods of these classes only where a quota allows them, which is in kube-system.
+ADMISSION = """
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+  - name: ResourceQuota
+    configuration:
+      apiVersion: apiserver.config.k8s.io/v1
+      kind: ResourceQuotaConfiguration
+      limitedResources:
+        - resource: pods
+          matchScopes:
+            - {scopeName: PriorityClass, operator: In, values: [system-cluster-critical, system-node-critical]}
+"""
 # Of two nodes with as many pods the emptier one is taken: without a reason against it, always the big one.
 NODES = {"big": ("8", "linux"), "small": ("4", "linux"), "windows": ("64", "windows")}
 
@@ -39,7 +53,7 @@ class Helmed:
 
     def install(self, *flags: str, check: bool = True) -> str:
         words = ("install", "meshexp-controller", str(CHART), "--namespace=meshexp", "--create-namespace")
-        return self.helm(*words, *flags, check=check)
+        return self.helm(*words, IMAGE, *flags, check=check)
 
     def get(self, *words: str) -> Any:
         return json.loads(self.cluster.kubectl("get", *words, "-o", "json"))
@@ -56,7 +70,8 @@ class Helmed:
 def fresh() -> Iterator[Helmed]:
     """With nothing in it but Linkerd's CRD."""
     with tempfile.TemporaryDirectory(prefix="meshexp-helm-") as folder:
-        made = start(Path(folder))
+        (Path(folder) / "admission.yaml").write_text(ADMISSION)
+        made = start(Path(folder), f"--admission-control-config-file={folder}/admission.yaml")
         try:
             made.apply(CRDS[0])
             yield Helmed(made)
@@ -81,10 +96,26 @@ def test_without_linkerds_namespace_it_says_so_and_leaves_nothing(fresh: Helmed)
     assert fresh.helm("list", "--all-namespaces", "-q") == ""
 
 
+def test_without_an_image_it_says_so_and_leaves_nothing(fresh: Helmed) -> None:
+    fresh.cluster.kubectl("create", "namespace", "linkerd", check=False)
+    assert "image.repository is not set" in fresh.install("--set=image.repository=", check=False)
+    assert fresh.helm("list", "--all-namespaces", "-q") == ""
+    assert fresh.get("serviceaccounts,deployments", "-n", "meshexp")["items"] == []
+
+
+@pytest.mark.parametrize("flags", [(), ("--set=priorityClassName=system-cluster-critical",)], ids=["the chart", "critical"])
+def test_the_pod_is_taken_where_critical_pods_are_for_kube_system_alone(installed: Helmed, flags: tuple[str, ...]) -> None:
+    """As on GKE. With the class its pods are refused: so this test would see it."""
+    (template,) = (one["spec"]["template"] for one in documents(render(*flags)) if one["kind"] == "Deployment")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "namespace": "meshexp"}, "spec": template["spec"]}
+    said = installed.cluster.kubectl("apply", "--dry-run=server", "-f", "-", given=json.dumps(pod), check=False)
+    assert ("insufficient quota" if flags else "created") in said, said
+
+
 def test_it_installs_upgrades_and_uninstalls(installed: Helmed) -> None:
     assert installed.helm("list", "--all-namespaces", "-q").split() == ["meshexp-controller"]
     words = ("meshexp-controller", str(CHART), "--namespace=meshexp")
-    installed.helm("upgrade", *words, "--set=service.type=NodePort")
+    installed.helm("upgrade", *words, IMAGE, "--set=service.type=NodePort")
     assert installed.get("service", "meshexp-controller", "-n", "meshexp")["spec"]["type"] == "NodePort"
     installed.helm("uninstall", "meshexp-controller", "--namespace=meshexp")
     assert installed.get("deployments,roles", "--all-namespaces", "-l", "app.kubernetes.io/part-of=meshexp")["items"] == []
