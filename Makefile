@@ -35,8 +35,8 @@ rpm: .setup-package
 release: .setup-package
 	packaging/release
 
-# ARGS: docker/build's, such as --programs FOLDER, or --k3d CLUSTER
-images: deb
+# Docker alone is enough: nothing is installed. ARGS: docker/build's, such as --programs FOLDER, or --k3d CLUSTER
+images:
 	docker/build $(ARGS)
 
 # What docs/playground.md needs and, where it is all here, the whole of it; ARGS=--check only looks.

@@ -15,8 +15,6 @@ from tests.container import playground as playground_module
 from tests.container.playground import NETWORK, Mesh, Playground, root_folder
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import NODE
-from tests.mesh import ROOT
-from tests.package.root import sh
 
 GROUPS = ("face", "smiley", "smiley2", "color", "gui")
 PROGRAMS = {
@@ -40,11 +38,10 @@ def playground(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     if os.geteuid() != 0 or engine.MISSING:
         pytest.skip(engine.WHY if engine.MISSING else "containers need root")
     real = not linkerd_lab.MISSING
-    package = ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1]
     with contextlib.ExitStack() as stack:
         mesh: Mesh = stack.enter_context(linkerd_lab.lab()) if real else stack.enter_context(standin.stand_in())
         docker = stack.enter_context(engine.engine(mesh.cluster.node.pid))
-        images.build_all(docker, mesh.cluster.node, package, str(programs), stand_ins=not real)
+        images.build_all(docker, mesh.cluster.node, str(programs), stand_ins=not real)
         bridge = "com.docker.network.bridge.name=br0"
         ours = ("--subnet=10.77.0.0/24", "--ip-range=10.77.0.128/25", f"--gateway={NODE}", "-o", bridge)
         docker.do("network", "create", *ours, NETWORK)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from harness import __version__
 from tests.container.conftest import PROGRAMS
-from tests.container.images import BASE, FACES, PLAIN, build
+from tests.container.images import BASE, CONTROLLER, FACES, MINIMAL, PLAIN, build, with_busybox
 from tests.container.playground import Playground
 from tests.linkerd_lab_cluster import TRUST_DOMAIN
 from tests.mesh import ROOT, certificates
+from tests.package.root import sh
 from tests.waiting import wait
 
 
@@ -34,7 +36,7 @@ def test_a_base_that_has_what_is_needed_builds_without_a_network(playground: Pla
     """And without a package that was left over: apt installs ours alone."""
     (tmp_path / "Dockerfile").write_text(f"FROM {PLAIN}\nRUN apt-get remove -q=2 -y meshexp-harness && userdel workload\n")
     playground.engine.do("build", "--network=none", "--tag", "debian-prepared", str(tmp_path))
-    package = max((ROOT / "dist").glob("meshexp-harness_*_all.deb"), key=lambda path: path.stat().st_mtime)
+    package = ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1]
     given = ("--base", "debian-prepared", "--programs", str(programs), "--package", str(package), "--flags", "--network=none")
     playground.engine.do("tag", BASE, "kept")
     try:
@@ -42,6 +44,82 @@ def test_a_base_that_has_what_is_needed_builds_without_a_network(playground: Pla
         assert alone(playground, BASE, "--entrypoint=meshexp", command=("version",)) == (0, f"meshexp-harness {__version__}\n")
     finally:
         playground.engine.do("tag", "kept", BASE)
+
+
+def described(package: Path) -> str:
+    """What a package says of itself, its scripts, and its files with their modes and sums; not when it was built."""
+    control = sh("sh", "-ec", 'cd "$(mktemp -d)"; dpkg-deb -e "$0" .; tail -n +1 *; rm -r "$PWD"', str(package))
+    listed = [line.split(maxsplit=5) for line in sh("dpkg-deb", "-c", str(package)).splitlines()]
+    return control + "\n".join(f"{mode} {owner} {size} {name}" for mode, owner, size, _, _, name in listed)
+
+
+def test_the_package_out_of_the_container_is_that_of_make_deb(playground: Playground, tmp_path: Path) -> None:
+    made = tmp_path / "meshexp-harness.deb"
+    name = playground.engine.do("create", "meshexp-package", "nothing").strip()
+    playground.engine.do("cp", f"{name}:/{made.name}", str(made))
+    playground.engine.do("rm", name)
+    package = ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1]
+    assert "./usr/lib/meshexp-harness/harness/cli.py" in described(made)
+    assert described(made) == described(package)
+
+
+def test_there_is_no_tool_of_debian_or_gnu_where_images_are_built(playground: Playground) -> None:
+    """What the images of these tests are built with."""
+    names = "bash apt-get dpkg dpkg-deb dh debuild install-info python3 perl make git"
+    assert with_busybox(playground.engine, "-c", f"command -v {names}") == (127, "")
+    for name in ("cp", "find", "sed", "mktemp"):
+        assert "BusyBox" in with_busybox(playground.engine, "-c", f"{name} --help")[1].splitlines()[0]
+
+
+def test_only_sources_are_sent_to_the_engine(playground: Playground, tmp_path: Path) -> None:
+    """Neither keys, nor history, nor what was built: an engine may be on another machine, and keeps what it got."""
+    checkout = tmp_path / "checkout"
+    sources = {
+        "harness/cli.py",
+        "harness/system/a.py",
+        "controller/page/fleet.js",
+        "demo/faces/page.html",
+        "docs/join.md",
+        "README.md",
+    }
+    others = {
+        "certs/ca.key", "mesh.env", ".git/config", ".venv/bin/python", "build/deb/log", "dist/a.deb", "id_rsa", "demo/proxy/a.py",
+        "harness/__pycache__/a.pyc", "controller/kubernetes/__pycache__/a.pyc", "docker/programs/digests",
+        "deploy/chart/values.yaml",
+    }  # fmt: skip
+    for name in sources | others:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text(name)
+    shutil.copy(ROOT / ".dockerignore", checkout)
+    (tmp_path / "Dockerfile").write_text(f"FROM {MINIMAL}\nCOPY . /sent/\n")
+    playground.engine.do("build", "--tag", "sent", "--file", str(tmp_path / "Dockerfile"), str(checkout))
+    sent = alone(playground, "sent", command=("find", "/sent", "-type", "f", "-printf", "%P\n"))[1]
+    playground.engine.do("rmi", "sent")
+    assert set(sent.splitlines()) == sources
+
+
+def test_who_checked_out_does_not_decide_who_may_read(playground: Playground, programs: Path, tmp_path: Path) -> None:
+    """With umask 077: the controller and the workload still have users of their own."""
+    names = ("controller", "demo/faces", "docker", "harness", ".dockerignore")
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    sh("chmod", "-R", "go=", str(tmp_path))
+    kept = [CONTROLLER, FACES]
+    for image in kept:
+        playground.engine.do("tag", image, f"{image}-kept")
+    given = ("--controller-base", f"{CONTROLLER}-kept", "--flags", "--network=none", *kept)
+    try:
+        code, output = with_busybox(playground.engine, str(tmp_path / "docker/build"), *given)
+        assert code == 0, output
+        assert alone(playground, CONTROLLER, command=("version",)) == (0, f"{__version__}\n")
+        words = ("--user=workload", "--entrypoint=/workload/start")
+        assert "FACES_SERVICE must be" in alone(playground, FACES, *words, env={"FACES_SERVICE": "nose"})[1]
+        python = ("--user=workload", "--entrypoint=python3", "--env=PYTHONPATH=/usr/lib/faces")
+        assert alone(playground, FACES, *python, command=("-m", "demo.faces", "--help"))[0] == 0
+    finally:
+        for image in kept:
+            playground.engine.do("tag", f"{image}-kept", image)
 
 
 def test_programs_come_from_the_folder_that_the_build_was_given(playground: Playground) -> None:

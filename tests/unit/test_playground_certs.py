@@ -17,9 +17,11 @@ COMMON = {
     "ecparam": "-genkey -name -noout -out -param_enc",
     "pkey": "-in -out -pubout -noout",
     "rand": "-hex",
-    "req": "-batch -config -in -key -keyout -new -newkey -nodes -noout -out -sha256 -subj -x509 -days -set_serial -extensions -reqexts",
+    "req": "-batch -config -days -extensions -in -key -keyout -new -newkey -nodes -noout -out -reqexts -set_serial -sha256 -subj"
+    " -x509",
     "verify": "-CAfile",
-    "x509": "-CA -CAkey -CAcreateserial -CAserial -days -extensions -extfile -in -noout -out -pubkey -req -set_serial -sha256 -signkey",
+    "x509": "-CA -CAcreateserial -CAkey -CAserial -days -extensions -extfile -in -noout -out -pubkey -req -set_serial -sha256"
+    " -signkey",
 }
 OLDER = "\n".join([
     "case $1 in",
@@ -142,13 +144,13 @@ def test_an_issuer_of_another_anchor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pages", range(1, 7))
 def test_a_full_disk_leaves_nothing_and_is_told(tmp_path: Path, pages: int) -> None:
     """Each file takes a page: four of them, the configuration and the request."""
-    script = f'''
+    script = f"""
         mount -t tmpfs -o size={pages * 4}k tmpfs "$0"
         "$1" "$0/certs"
         code=$?
         ls -A "$0/certs"
         exit $code
-    '''
+    """
     words = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), str(ROOT / "deploy/playground/certs")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if pages == 6:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import __version__
 from tests.mesh import ROOT
 
 TEXT = (ROOT / "docs/playground.md").read_text()
@@ -89,8 +90,8 @@ def test_the_cluster_gets_the_controllers_image_once_it_is_built(tmp_path: Path)
     build = [str(ROOT / "docker/build"), "--k3d", "mesh-exp", "meshexp-controller"]
     subprocess.run(build, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
     built, imported = (tmp_path / "calls").read_text().splitlines()
-    assert built.startswith("docker build --tag meshexp-controller ")
-    assert imported == "k3d image import --cluster mesh-exp meshexp-controller"
+    assert built.startswith(f"docker build --tag meshexp-controller --tag meshexp-controller:{__version__} ")
+    assert imported == f"k3d image import --cluster mesh-exp meshexp-controller:{__version__}"
 
 
 @pytest.mark.parametrize("name", ["issuer", "ca"])

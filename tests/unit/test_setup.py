@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,15 @@ def test_what_it_does_not_know_is_an_error_and_nothing_is_done(words: tuple[str,
     done = run(ROOT / "setup", *words)
     assert (done.returncode, done.stdout) == (64, "")
     assert all(word in done.stderr for word in (*WORDS, *words))
+
+
+def test_what_the_package_is_built_with_is_installed_by_its_word() -> None:
+    """Else `make deb` fails where nothing else has brought it."""
+    installed = run("bash", "-c", 'source ./setup; echo "${package[@]}"').stdout.split()
+    control = (ROOT / "packaging/deb/debian/control").read_text()
+    source = control.partition("\nPackage:")[0]
+    needed = re.findall(r"^ (python3-[\w-]+)", source, re.MULTILINE)
+    assert "python3-yaml" in needed and set(needed) <= set(installed)
 
 
 @pytest.fixture
