@@ -45,7 +45,7 @@ def build(engine: Engine, *words: str) -> None:
     assert code == 0, output[-4000:]
 
 
-def with_busybox(engine: Engine, *words: str) -> tuple[int, str]:
+def with_busybox(engine: Engine, *words: str, buildkit: bool = False) -> tuple[int, str]:
     """A script and its words, run by busybox: exit code and all output. On PATH are busybox' programs, and `docker`."""
     with tempfile.TemporaryDirectory(prefix="meshexp-busybox-") as name:
         folder = Path(name)
@@ -54,7 +54,7 @@ def with_busybox(engine: Engine, *words: str) -> tuple[int, str]:
             (folder / applet).symlink_to(busybox)
         (folder / "docker").write_text(f'#!{name}/sh\nexec {shlex.join(engine.command)} "$@"\n')
         (folder / "docker").chmod(0o755)
-        environment = {"PATH": name, "HOME": name, "DOCKER_BUILDKIT": "0"}
+        environment = {"PATH": name, "HOME": name, "DOCKER_BUILDKIT": str(int(buildkit))}
         done = subprocess.run(
             [f"{name}/sh", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )

@@ -98,7 +98,8 @@ def test_only_sources_are_sent_to_the_engine(playground: Playground, tmp_path: P
     assert set(sent.splitlines()) == sources
 
 
-def test_who_checked_out_does_not_decide_who_may_read(playground: Playground, programs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("buildkit", [False, True], ids=["the classic builder", "BuildKit"])
+def test_who_checked_out_does_not_decide_who_may_read(playground: Playground, tmp_path: Path, buildkit: bool) -> None:
     """With umask 077: the controller and the workload still have users of their own."""
     names = ("controller", "demo/faces", "docker", "harness", ".dockerignore")
     for name in names:
@@ -110,7 +111,7 @@ def test_who_checked_out_does_not_decide_who_may_read(playground: Playground, pr
         playground.engine.do("tag", image, f"{image}-kept")
     given = ("--controller-base", f"{CONTROLLER}-kept", "--flags", "--network=none", *kept)
     try:
-        code, output = with_busybox(playground.engine, str(tmp_path / "docker/build"), *given)
+        code, output = with_busybox(playground.engine, str(tmp_path / "docker/build"), *given, buildkit=buildkit)
         assert code == 0, output
         assert alone(playground, CONTROLLER, command=("version",)) == (0, f"{__version__}\n")
         words = ("--user=workload", "--entrypoint=/workload/start")
