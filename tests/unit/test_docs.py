@@ -132,3 +132,21 @@ TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILIN
 def test_every_make_target_that_is_named_exists(page: Path) -> None:
     for target in re.findall(r"(?:`|^    )make ([a-z]+)", page.read_text(), re.MULTILINE):
         assert target in TARGETS, target
+
+
+GUIDES = [pytest.param(ROOT / name, id=name) for name in ("README.md", "docs/join.md", "docs/install.md", "docs/trust-anchor.md")]
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_what_is_to_be_put_in_is_explained_on_the_same_page(page: Path) -> None:
+    """`NODE:PORT` in a command, for example."""
+    lines = page.read_text().splitlines()
+    typed = " ".join(line.split(" # ")[0] for line in lines if line.startswith("    "))
+    prose = " ".join(line for line in lines if not line.startswith("    "))
+    for word in set(re.findall(r"(?<![\w$=-])[A-Z]{3,}(?![\w=-])", typed)) - {"ARGS", "PATH"}:
+        assert re.search(rf"\b{word}\b", prose), word
+
+
+def test_the_plugin_is_installed_before_it_is_used() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert page.index("pip install '.[controller]'") < page.index("\n    kubectl meshexp")
