@@ -266,7 +266,8 @@ class News:
     def _gone(self, there: set[str]) -> Iterator[str]:
         """Some conditions exist only while something is wrong: a cordon, an unread configuration."""
         for name in [name for name, problem in self._faults.items() if problem and name not in there]:
-            yield f"{name}: no longer [{self._faults.pop(name)}]"
+            del self._faults[name]
+            yield f"{name}: no longer"
 
     def _condition(self, condition: Mapping[str, Any]) -> Iterator[str]:
         name, problem = condition["name"], condition["problem"] or ""

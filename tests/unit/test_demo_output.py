@@ -75,7 +75,7 @@ def test_what_is_only_there_while_it_is_wrong_is_told_when_it_goes_too() -> None
     news, told = News(), []
     for seen in (status("Ready"), cordoned, cordoned, status("Ready"), status("Ready"), cordoned):
         told += list(news.of(seen, 2.0))
-    assert told[1:] == ["Cordoned: new disks [cordoned]", "Cordoned: no longer [cordoned]", "Cordoned: new disks [cordoned]"]
+    assert told[1:] == ["Cordoned: new disks [cordoned]", "Cordoned: no longer", "Cordoned: new disks [cordoned]"]
 
 
 def test_answers_are_counted_and_told_in_words() -> None:
