@@ -88,7 +88,9 @@ def help_of(program: str, words: list[str], capsys: pytest.CaptureFixture[str]) 
 
 def unknown(program: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The verbs and flags that the program does not know."""
-    said, verbs, everywhere = help_of(program, [], capsys), [], set(re.findall(FLAG, help_of(program, [], capsys) or ""))
+    verbs: list[str] = []
+    said = help_of(program, verbs, capsys)
+    everywhere = set(re.findall(FLAG, said or ""))
     for word in words:
         if said is None or not re.fullmatch(r"[a-z][a-z-]*", word):
             break
@@ -97,7 +99,8 @@ def unknown(program: str, words: list[str], capsys: pytest.CaptureFixture[str]) 
             return [word]
         if further == said:  # an argument of the verb before it
             break
-        said, verbs = further, [*verbs, word]
+        said = further
+        verbs.append(word)
     known = everywhere | set(re.findall(FLAG, said or ""))
     return [word for word in words if word.startswith("-") and word.partition("=")[0] not in known | {"-", "--help"}]
 
