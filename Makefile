@@ -1,49 +1,57 @@
 # Two commands do all: `make demo` runs the main job, `make test` passes the tests. Both install what they need.
+# `make` alone prints what there is: what follows ## in this file.
 SHELL := /bin/bash
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # The demo and the VM side run on the distribution's own interpreter and python3-* packages; .venv holds the newest PyPI releases.
 PYTHON := /usr/bin/python3
 VENV := .venv
 ARGS ?=
+.DEFAULT_GOAL := help
 
-.PHONY: demo test check bench docs format clean deb rpm release images playground
+.PHONY: help demo test check bench docs format clean deb rpm release images playground
 
-demo: .setup-demo
+help: ## print this
+	@awk -F ' *:.*## ' '/^[a-z]+:.*## /{printf "make %-12s%s\n", $$1, $$2} /^## /{sub(/^## ?/, ""); printf "%17s%s\n", "", $$0}' Makefile
+
+demo: .setup-demo ## the playground on this machine; Ctrl-C takes everything down
+## ARGS='--port 8080': another port for the page
+## ARGS=--once: check the whole scenario, print one line of JSON, and end
+## ARGS=--real: on SPIRE, linkerd2-proxy and Linkerd's control plane, from PATH; with --once or without
 	$(SUDO) $(PYTHON) -m demo $(ARGS)
 
-test: .setup-test
-	$(SUDO) tests/run
+test: .setup-test ## all tests; ARGS='tests/unit -x': some of them, with pytest's options
+	$(SUDO) tests/run $(ARGS)
 
-check: .setup-dev
+check: .setup-dev ## ruff, mypy, and the shape of the code
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(PYTHON) -m pytest tests/test_layout.py
 
-bench: .setup-test
+bench: .setup-test ## figures, as a table and in build/bench.json; ARGS='check redirect': two of them
 	$(SUDO) $(PYTHON) -m bench $(ARGS)
 
-docs:
+docs: ## the reference pages in docs/, from the program's own tables
 	$(PYTHON) -m harness.reference docs
 
-deb: .setup-package
+deb: .setup-package ## dist/*.deb
 	packaging/deb/build --lint
 
-rpm: .setup-package
+rpm: .setup-package ## dist/*.rpm
 	packaging/rpm/build --lint
 
-release: .setup-package
+release: .setup-package ## all that a release has, in dist/
 	packaging/release
 
-# Docker alone is enough: nothing is installed. ARGS: docker/build's, such as --programs FOLDER, or --k3d CLUSTER
-images:
+images: ## container images, with Docker alone
+## ARGS: docker/build's, such as --programs FOLDER, or --k3d CLUSTER
 	docker/build $(ARGS)
 
-# What docs/playground.md needs and, where it is all here, the whole of it; ARGS=--check only looks.
-playground:
+playground: ## the walk-through of docs/playground.md, where all that it needs is here
+## ARGS=--check: only look whether it is
 	@deploy/playground/walk $(ARGS)
 
-format: .setup-dev
+format: .setup-dev ## format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
@@ -57,5 +65,5 @@ format: .setup-dev
 .setup-package:
 	@$(SUDO) ./setup package
 
-clean:
+clean: ## remove what was built here
 	rm -rf build dist .venv .mypy_cache .ruff_cache

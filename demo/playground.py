@@ -258,8 +258,16 @@ class News:
             self._joined = True
             workload = status["workload"]
             yield f"Ready after {seconds:.1f} s as {workload['identity']}, ExternalWorkload {workload['name']}"
-        for condition in status["conditions"] if self._joined else ():
-            yield from self._condition(condition)
+        if self._joined:
+            yield from self._gone({condition["name"] for condition in status["conditions"]})
+            for condition in status["conditions"]:
+                yield from self._condition(condition)
+
+    def _gone(self, there: set[str]) -> Iterator[str]:
+        """Some conditions exist only while something is wrong: a cordon, an unread configuration."""
+        for name in [name for name, problem in self._faults.items() if problem and name not in there]:
+            del self._faults[name]
+            yield f"{name}: no longer"
 
     def _condition(self, condition: Mapping[str, Any]) -> Iterator[str]:
         name, problem = condition["name"], condition["problem"] or ""

@@ -33,7 +33,8 @@ class Report:
         """The end of the start. The page's address is its last line."""
         self.heading("The playground is up")
         self.line(f"{summary}\n\n{table(('machine', 'a shell in it, to paste into another terminal'), shells)}")
-        self.line("Try there: meshexp status, meshexp check, meshexp plan, meshexp diff, meshexp logs")
+        self.line("Try there: meshexp status, meshexp check, meshexp plan, meshexp diff, meshexp logs,")
+        self.line("           meshexp cordon, meshexp uncordon")
         self.line("\nBlue comes from color's pod, green from color-1. One smiley in five is from smiley2-1, with heart eyes.")
         self.line(f"Ctrl-C takes everything down.\n\nThe page: http://{page[0]}:{page[1]}/")
 

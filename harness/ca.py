@@ -22,6 +22,10 @@ BACKDATE = datetime.timedelta(minutes=5)  # for the machine's clock
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _PEM = serialization.Encoding.PEM
+_WHERE = (
+    "after a plain `linkerd install` the anchor's key is in the Secret linkerd-identity-issuer; docs/trust-anchor.md has the"
+    " commands, and what to do when nobody has the key"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,11 @@ def load_anchor(certificate: Path, key: Path) -> Anchor:
         raise _fault(
             certificate,
             f"has path length {constraints.path_length}, but two CAs must fit below it: the machine's and SPIRE's own",
-            "`step` sets 1 by default. Linkerd takes several anchors: add one without a path length to its bundle, for machines",
+            "`step` sets 1 by default. Linkerd takes several anchors: add one for machines, as docs/trust-anchor.md shows",
         )
     if found.subject != found.issuer:
         raise _fault(
-            certificate, "is no root: the chain of what it signs would be incomplete", "give Linkerd's trust anchor itself"
+            certificate, "is no root: the chain of what it signs would be incomplete", f"give Linkerd's trust anchor. {_WHERE}"
         )
     return Anchor(found, signer)
 
@@ -109,7 +113,7 @@ def _load_key(path: Path) -> Key:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
-        raise _fault(path, f"cannot be read: {error.strerror}") from None
+        raise _fault(path, f"cannot be read: {error.strerror}", _WHERE) from None
     except TypeError:
         raise _fault(path, "has a passphrase", "decrypt it for this command: `openssl pkey -in FILE -out OTHER`") from None
     except (ValueError, UnsupportedAlgorithm) as error:

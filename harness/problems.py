@@ -202,7 +202,7 @@ PROXY_BAD_RELEASE = register(
     "proxy-bad-release",
     Where.MACHINE,
     "this linkerd2-proxy release cannot work with SPIRE",
-    "use 2.331.0 or newer, or one before 2.329.0",
+    "use 2.331.0 or newer: Linkerd edge-25.11.3 or newer has it",
 )
 REDIRECT_FAILED = register(
     "redirect-failed", Where.MACHINE, "the redirect rules could not be applied", "the message carries the kernel's reason"

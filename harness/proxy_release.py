@@ -10,6 +10,8 @@ from harness.errors import UnavailableError
 
 # They call a method that no Workload API has (linkerd2#14730): a VM's proxy would wait for its certificate for ever.
 BAD_WITH_SPIRE = frozenset({(2, 329, 0), (2, 330, 0)})
+# The first that reads LINKERD2_PROXY_IDENTITY_SPIRE_WORKLOAD_API_ADDRESS; one before it refuses its environment and ends.
+FIRST_FOR_MACHINES = (2, 304, 0)
 
 _VERSION = r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:-([0-9A-Za-z][0-9A-Za-z.-]{0,63}))?"
 _FIRST_LINE = re.compile(rf"\b(?:release|debug) v?({_VERSION}) \([^)]*\) by ")
@@ -46,7 +48,10 @@ def from_output(text: str) -> Release | None:
 
 def problem(release: Release | None) -> problems.Problem | None:
     """What is known against a release; nothing against one that is not known."""
-    return problems.PROXY_BAD_RELEASE if release is not None and release.numbers in BAD_WITH_SPIRE else None
+    if release is None or release.numbers[0] == 0:  # somebody's own build, which does not say what it was built from
+        return None
+    bad = release.numbers in BAD_WITH_SPIRE or release.numbers < FIRST_FOR_MACHINES
+    return problems.PROXY_BAD_RELEASE if bad else None
 
 
 def check(release: Release) -> None:

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from harness.system import files
+
 SYSTEM_CACHE = Path("/var/cache/meshexp")  # only root can make it
 
 
@@ -43,7 +45,7 @@ def once_a_file(file: Path, make: Callable[[Path], Path]) -> Path:
 def _locked(path: Path) -> Iterator[bool]:
     """Whether it is missing, while no other process makes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
+    with files.open_lock(path.with_name(f"{path.name}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield not path.exists()
 

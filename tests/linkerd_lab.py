@@ -34,8 +34,11 @@ class Lab:
     stack: contextlib.ExitStack
     vms: dict[str, Vm] = field(default_factory=dict)
 
-    def vm(self, name: str, group: str, **sections: Any) -> Vm:
-        """A machine with an application and everything that its owner sets up; the harness is not started."""
+    def vm(self, name: str, group: str, anchor: str = "ta", **sections: Any) -> Vm:
+        """A machine with an application and everything that its owner sets up; the harness is not started.
+
+        `anchor`: what its intermediate is made under, .crt and .key in the folder of keys.
+        """
         made = Vm(
             self.stack.enter_context(box(name, self.cluster.folder / name, NODE)),
             self.cluster,
@@ -43,7 +46,7 @@ class Lab:
             f"10.77.0.{FIRST_MACHINE + len(self.vms)}",
         )
         self.vms[name] = made
-        made.set_up(**sections)
+        made.set_up(anchor, **sections)
         return made
 
     def start_controller(self, where: Box | None = None, *flags: str) -> None:
@@ -103,11 +106,12 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab() -> Iterator[Lab]:
+def lab(by_the_cli: bool = False) -> Iterator[Lab]:
+    """`by_the_cli`: see cluster()."""
     with tempfile.TemporaryDirectory(prefix="meshexp-lab-", ignore_cleanup_errors=True) as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
-        made = Lab(stack.enter_context(cluster(folder)), stack)
+        made = Lab(stack.enter_context(cluster(folder, by_the_cli)), stack)
         try:
             linkerd_lab_control.start(made.cluster)
             _install_ours(made)

@@ -10,6 +10,7 @@ leads somewhere only through a proxy; that of the cluster's DNS leads to dnsmasq
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import subprocess
@@ -67,7 +68,7 @@ table ip lab {{
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`folder`/pki has ta.crt and ta.key: the mesh's trust anchor."""
+    """`folder`/pki has ta.crt: the mesh's trust anchor; and ta.key, unless Linkerd's own CLI made it, which prints it nowhere."""
 
     folder: Path
     node: Box
@@ -117,8 +118,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """With the objects of Linkerd's control plane; its programs are started by linkerd_lab_control."""
+def cluster(folder: Path, by_the_cli: bool = False) -> Iterator[Cluster]:
+    """With the objects of Linkerd's control plane; its programs are started by linkerd_lab_control.
+
+    `by_the_cli`: anchor and issuer are what a plain `linkerd install` makes.
+    """
     for name in ("pki", "dns"):
         (folder / name).mkdir()
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
@@ -128,7 +132,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         made = Cluster(folder, node, pods)
         _network(made)
         pki_made.result()
-        manifests = pool.submit(_linkerd_manifests, made.pki)
+        manifests = pool.submit(_linkerd_manifests, made.pki, by_the_cli)
         start_kubernetes(made)
         start_dns(made)
         _install(made, manifests)
@@ -146,7 +150,7 @@ def certificates(folder: Path) -> None:
         path.chmod(0o644)
 
 
-def _linkerd_manifests(folder: Path) -> tuple[str, str]:
+def _linkerd_manifests(folder: Path, by_the_cli: bool) -> tuple[str, str]:
     """Of the CRDs and of the rest, as the CLI renders them."""
 
     def render(*words: str) -> str:
@@ -155,9 +159,22 @@ def _linkerd_manifests(folder: Path) -> tuple[str, str]:
 
     crds = render("--crds", "--set", "installGatewayAPI=true")
     issuer = ("--identity-issuer-certificate-file", f"{folder}/issuer.crt", "--identity-issuer-key-file", f"{folder}/issuer.key")
-    rest = render("--identity-trust-anchors-file", f"{folder}/ta.crt", *issuer, "--set", "disableHeartBeat=true")
+    certificates = () if by_the_cli else ("--identity-trust-anchors-file", f"{folder}/ta.crt", *issuer)
+    rest = render(*certificates, "--set", "disableHeartBeat=true")
     served = [document for document in yaml.load_all(rest, yaml.CSafeLoader) if document and document["kind"] not in UNSERVED]
+    if by_the_cli:
+        _take_certificates(folder, served)
     return crds, yaml.dump_all(served, Dumper=yaml.CSafeDumper)
+
+
+def _take_certificates(folder: Path, objects: list[dict[str, Any]]) -> None:
+    """For the controllers, which have no kubelet that would mount them."""
+    there = {(item["kind"], item["metadata"]["name"]): item.get("data", {}) for item in objects}
+    (folder / "ta.crt").write_text(there["ConfigMap", "linkerd-identity-trust-roots"]["ca-bundle.crt"])
+    (folder / "ta.key").unlink()
+    secret = there["Secret", "linkerd-identity-issuer"]
+    for name, key in (("issuer.crt", "crt.pem"), ("issuer.key", "key.pem")):
+        (folder / name).write_bytes(base64.b64decode(secret[key]))
 
 
 def _network(made: Cluster) -> None:

@@ -37,6 +37,11 @@ def new_issuers(lab: Lab) -> None:
     keys = lab.cluster.pki
     shutil.copy(keys / "new.key", keys / "ta.key")
     pki.intermediate(keys, "issuer", "new", "identity.linkerd.cluster.local")
+    restart_control_plane(lab)
+
+
+def restart_control_plane(lab: Lab) -> None:
+    """Linkerd's, with the anchors and the issuer that are there now, and our controller, which is certified by it."""
     for pod in lab.cluster.pods.values():
         for program in tuple(pod.processes):
             pod.stop(program, signal.SIGKILL)

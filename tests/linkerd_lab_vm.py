@@ -53,9 +53,9 @@ class Vm:
     def environment(self) -> dict[str, str]:
         return {**ENVIRONMENT, "MESHEXP_CONFIG_DIR": f"{self.folder}/etc", "MESHEXP_STATE_DIR": f"{self.folder}/state"}
 
-    def set_up(self, **sections: Any) -> None:
+    def set_up(self, anchor: str, **sections: Any) -> None:
         self.box.link(self.cluster.node, "br0", f"{self.address}/24")
-        pki.for_machine(self.folder / "ca", self.cluster.pki / "ta", self.name)
+        pki.for_machine(self.folder / "ca", self.cluster.pki / anchor, self.name)
         self.configure(**sections)
         self.box.start("app", PYTHON, str(TRAFFIC), "serve", self.name, str(APP_PORT), f"{self.folder}/unready", uid=APP_UID)
 

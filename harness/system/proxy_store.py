@@ -191,7 +191,7 @@ class Store:
     @contextlib.contextmanager
     def _lock(self, name: str, seconds: float, refusal: str) -> Iterator[None]:
         deadline = time.monotonic() + seconds
-        with (self._root / f".{name}.lock").open("a") as file:
+        with files.open_lock(self._root / f".{name}.lock") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,6 +28,7 @@ def test_two_builds_are_the_same_to_the_bit_and_lintian_finds_nothing(debs: Debs
     script = f"umask 077; {ROOT}/packaging/deb/build --lint"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=before)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout, done.stderr) == (f"dist/{built.name}\n", ""), "where the package is, and nothing else"
     assert digest(built) == digest(debs.present), "whoever builds, wherever, whenever"
 
 

@@ -19,7 +19,8 @@ RPM = ROOT / "dist" / f"meshexp-harness-{__version__}-1.noarch.rpm"
 
 @pytest.fixture(scope="module")
 def rpm() -> Path:
-    sh(str(ROOT / "packaging/rpm/build"), "--lint")
+    said = sh(str(ROOT / "packaging/rpm/build"), "--lint")
+    assert said == f"dist/{RPM.name}\n", "where the package is, and nothing else"
     return RPM
 
 

@@ -109,7 +109,7 @@ def test_what_was_there_stays_as_it_is(vm: Machine) -> None:
 
 HELD = f"""
 . {CHECKOUT}/setup
-exec 9</var/lib/dpkg; flock 9
+close_to_others $lock; exec 9<$lock; flock 9
 hold_services
 invoke-rc.d docker-registry restart && deb-systemd-invoke restart docker-registry.service
 apt-get install -q=2 -y etcd-server >/dev/null
@@ -145,6 +145,22 @@ def test_the_next_run_completes_one_that_was_killed(vm: Machine) -> None:
     install(vm, *SOME)
     assert not vm.file(POLICY).is_symlink()
     assert look(vm) == before
+
+
+HELD_BY_ANOTHER = f"""
+. {CHECKOUT}/setup
+close_to_others $lock  # as an earlier run has left it
+for file in $lock /var/lib/dpkg {CHECKOUT}/setup; do
+  setpriv --reuid=65534 --regid=65534 --clear-groups -- flock $file sleep 600 >/dev/null 2>&1 &
+done
+sleep 1
+timeout 200 bash -c '{INSTALL}' bash etcd-server
+"""
+
+
+def test_another_user_cannot_hold_it_up(vm: Machine) -> None:
+    vm.run("bash", "-c", HELD_BY_ANOTHER, timeout=300)
+    assert is_installed(vm, "etcd-server")
 
 
 UNIT = re.compile(r"/systemd/system/[^/]+\.(service|socket|timer|path)$|^/etc/init\.d/", re.MULTILINE)

@@ -69,6 +69,15 @@ def test_a_machine_that_joins_is_one_line_and_so_is_each_fault() -> None:
     ]
 
 
+def test_what_is_only_there_while_it_is_wrong_is_told_when_it_goes_too() -> None:
+    cordoned = status("Degraded")
+    cordoned["conditions"].append({"name": "Cordoned", "message": "new disks", "problem": "cordoned"})
+    news, told = News(), []
+    for seen in (status("Ready"), cordoned, cordoned, status("Ready"), status("Ready"), cordoned):
+        told += list(news.of(seen, 2.0))
+    assert told[1:] == ["Cordoned: new disks [cordoned]", "Cordoned: no longer", "Cordoned: new disks [cordoned]"]
+
+
 def test_answers_are_counted_and_told_in_words() -> None:
     calls = Calls.read(
         '200 face-1 {"smiley": "&#x1F603;", "color": "#66CCEE"}\n'

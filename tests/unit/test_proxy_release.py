@@ -1,4 +1,4 @@
-"""Versions of linkerd2-proxy, and the two that cannot work with a Workload API."""
+"""Versions of linkerd2-proxy, those that cannot work with a Workload API, and the table of Linkerd's releases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness import problems, proxy_release
 from harness.errors import UnavailableError
 from harness.proxy_release import Release
+from tests.mesh import ROOT
 
 
 @pytest.mark.parametrize("text", ["2.366.0", "v2.366.0", "release/v2.366.0"])
@@ -68,7 +69,7 @@ def test_the_version_is_in_the_first_line_of_the_log(line: str, version: str | N
     assert (str(found) if found else None) == version
 
 
-@pytest.mark.parametrize("text", ["2.329.0", "2.330.0"])
+@pytest.mark.parametrize("text", ["2.329.0", "2.330.0", "2.303.0", "2.221.0", "1.0.0"])
 def test_known_bad_releases_are_refused_with_a_hint(text: str) -> None:
     release = proxy_release.parse(text)
     assert proxy_release.problem(release) is problems.PROXY_BAD_RELEASE
@@ -77,9 +78,26 @@ def test_known_bad_releases_are_refused_with_a_hint(text: str) -> None:
     assert "2.331.0" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["2.328.0", "2.331.0", "2.366.0", "0.0.0-dev.29637b64f"])
+@pytest.mark.parametrize("text", ["2.304.0", "2.328.0", "2.331.0", "2.366.0", "0.0.0-dev.29637b64f"])
 def test_their_neighbours_are_not(text: str) -> None:
     release = proxy_release.parse(text)
     assert proxy_release.problem(release) is None
     proxy_release.check(release)
     assert proxy_release.problem(None) is None
+
+
+def releases_of_linkerd() -> list[tuple[str, Release, bool]]:
+    """Of docs/proxy.md: edge release, its proxy, and whether the page says that machines can have it."""
+    text = (ROOT / "docs" / "proxy.md").read_text().partition("## Which Linkerd has which proxy")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")][1:]
+    return [(edge, proxy_release.parse(proxy), machines.startswith("yes")) for _, edge, proxy, machines in cells]
+
+
+def test_the_table_of_linkerds_releases_says_what_the_code_refuses() -> None:
+    table = releases_of_linkerd()
+    assert len(table) > 8
+    assert [release for _, release, _ in table] == sorted((release for _, release, _ in table), reverse=True)
+    for edge, release, machines in table:
+        assert machines == (proxy_release.problem(release) is None), edge
+    assert any(release.numbers in proxy_release.BAD_WITH_SPIRE for _, release, _ in table)
+    assert any(release.numbers == proxy_release.FIRST_FOR_MACHINES for _, release, _ in table)

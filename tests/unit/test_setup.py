@@ -88,6 +88,13 @@ def test_bare_says_what_it_does() -> None:
     assert "--cache FOLDER" in done.stdout and "set -" not in done.stdout
 
 
+@pytest.mark.parametrize("words", [("foo",), ("demo",), ("--hlep",), ("-x",), ("tests/unit", "foo"), ("tests/no.py::x",)])
+def test_bare_begins_nothing_at_a_word_that_it_does_not_know(words: tuple[str, ...]) -> None:
+    done = run(ROOT / "tests" / "bare", *words)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert f'"{words[-1]}"' in done.stderr
+
+
 @pytest.mark.parametrize("words", [("--cache",), ("--cache", "/nonexistent"), ("--run",)])
 def test_bare_wants_what_its_options_need(words: tuple[str, ...]) -> None:
     done = run(ROOT / "tests" / "bare", *words)
