@@ -1,19 +1,31 @@
-"""`python3 -m controller` and the `meshexp-controller` command."""
+"""`python3 -m controller` and the commands `meshexp-controller`, `kubectl-meshexp` and `linkerd-meshexp`."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+
+from harness import lean_imports, missing
 
 
 def main() -> None:
-    from harness import lean_imports
+    _run("controller.cli")
 
+
+def kubectl() -> None:
+    _run("controller.admin")
+
+
+def linkerd() -> None:
+    _run("controller.extension")
+
+
+def _run(module: str) -> None:
     lean_imports.apply()
-
-    from controller import cli
-
-    lean_imports.done()
-    sys.exit(cli.main())
+    with missing.told("controller"):
+        program = importlib.import_module(module)
+        lean_imports.done()
+        sys.exit(program.main())
 
 
 if __name__ == "__main__":

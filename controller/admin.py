@@ -6,17 +6,17 @@ import argparse
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import structlog
 
 from controller import invite, model, roll
-from controller.kubernetes import access
+from controller.kubernetes import flags
 from controller.kubernetes.client import Client
 from controller.kubernetes.store import KubernetesCollection
 from controller.model import ExternalWorkload, Lease
 from controller.roll import Machine
+from controller.store import NotFoundError, RefusedCallError
 from harness.decode import encode
 from harness.errors import HarnessError, TemporaryError
 
@@ -25,16 +25,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     parser = argparse.ArgumentParser(prog="kubectl meshexp", description="machines outside the cluster as members of its mesh")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    get = verbs.add_parser("get", help="every machine: what it is, whether it is ready and why not, when it was heard last")
-    get.add_argument("-n", "--namespace", default="", help="of the machines' groups; all if unset")
-    get.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    get.add_argument("--kubeconfig", default="")
-    get.add_argument("--controller-namespace", default="meshexp")
+    _add_get(verbs.add_parser("get", help="every machine: what it is, whether it is ready and why not, when it was heard last"))
     invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file"))
     parsed = parser.parse_args(arguments)
     if parsed.verb == "invite":
         return report(lambda: print(invite.run(parsed)))
     return report(lambda: _get(parsed))
+
+
+def _add_get(get: argparse.ArgumentParser) -> None:
+    get.add_argument("names", nargs="*", metavar="NAME", help="of an ExternalWorkload, or a host name; every machine if unset")
+    get.add_argument("-n", "--namespace", default="", help="of the machines' groups; all if unset")
+    get.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces, whatever -n says")
+    get.add_argument("-l", "--selector", default="", help="only ExternalWorkloads with these labels, such as service=face")
+    get.add_argument("-o", "--output", choices=("table", "wide", "json"), default="table")
+    get.add_argument("--controller-namespace", default="meshexp", help="where the controller's leases are")
+    flags.add_arguments(get)
 
 
 def report(work: Callable[[], None]) -> int:
@@ -48,32 +54,54 @@ def report(work: Callable[[], None]) -> int:
 
 
 def _get(options: argparse.Namespace) -> None:
-    found, now = asyncio.run(_machines(options)), time.time()
+    found, wall = asyncio.run(_machines(options))
+    wanted = _named(found, options.names) if options.names else found
     if options.output == "json":
-        print(json.dumps([encode(machine) for machine in found], indent=2))
+        # encode() leaves out what is None; here null has a meaning of its own.
+        print(json.dumps([encode(machine) | {"ready": machine.ready} for machine in wanted], indent=2))
+    elif not wanted:
+        print("no machine has these labels" if options.selector else "no machine has joined")
     else:
-        print(roll.table(found, now) if found else "no machine has joined")
+        print(roll.table(wanted, wall, wide=options.output == "wide"))
 
 
-async def _machines(options: argparse.Namespace) -> tuple[Machine, ...]:
-    async with Client(access.find(options.kubeconfig)) as client:
+def _named(found: tuple[Machine, ...], names: Sequence[str]) -> tuple[Machine, ...]:
+    """Raises NotFoundError when a name is no machine's."""
+    for name in names:
+        if not any(name in (machine.name, machine.hostname) for machine in found):
+            raise NotFoundError(f"no machine has the name {name!r}", "`kubectl meshexp get -A` shows all")
+    return tuple(machine for machine in found if machine.name in names or machine.hostname in names)
+
+
+async def _machines(options: argparse.Namespace) -> tuple[tuple[Machine, ...], float]:
+    """With the time of the API server's clock, which ages are counted by."""
+    namespace = "" if options.all_namespaces else options.namespace
+    selected = {"labelSelector": options.selector} if options.selector else {}
+    async with Client(flags.find(options)) as client:
         workloads: KubernetesCollection[ExternalWorkload] = KubernetesCollection(
-            client, model.WORKLOAD_API, "externalworkloads", model.workload_from_object, namespace=options.namespace
+            client, model.WORKLOAD_API, "externalworkloads", model.workload_from_object, namespace=namespace, selected=selected
         )
         leases: KubernetesCollection[Lease] = KubernetesCollection(
             client, model.LEASE_API, "leases", model.lease_from_object, namespace=options.controller_namespace
         )
-        items, owners = (await workloads.list()).items, await _leases(leases)
-    return roll.machines(items, owners, time.time())
+        try:
+            items = (await workloads.list()).items
+        except RefusedCallError:
+            raise
+        except TemporaryError as error:
+            hint = f"is the selector {options.selector!r} as `kubectl get -l` takes it?" if options.selector else error.hint
+            raise TemporaryError(error.message, hint) from None
+        owners = await _leases(leases)
+        return roll.machines(items, owners, client.server_wall), client.server_wall
 
 
-async def _leases(leases: KubernetesCollection[Lease]) -> tuple[Lease, ...]:
-    """Without the right to read them, the rest is worth showing all the same."""
+async def _leases(leases: KubernetesCollection[Lease]) -> tuple[Lease, ...] | None:
+    """None without the right to read them: the rest is worth showing all the same."""
     try:
         return (await leases.list()).items
     except TemporaryError as error:
-        print(f"versions and times are not shown: {error.message}", file=sys.stderr)
-        return ()
+        print("whether machines are ready, versions and times are not known:", error.message, file=sys.stderr)
+        return None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ log = structlog.get_logger()
 T = TypeVar("T", bound=Stored)
 BACKOFF = Backoff(first=1.0, most=5.0)
 """Between calls to an API server that fails. Short, because the machines' reports wait for it."""
-UNKNOWN_SECONDS = 15.0
+UNKNOWN_SECONDS = 5.0
+"""A kind that the server does not know may be defined later: one small call so often, by each replica."""
 
 
 async def _list(collection: Collection[T]) -> Listing[T] | None:
@@ -33,7 +34,10 @@ async def follow(
     replace: Callable[[Listing[T]], Awaitable[None]],
     apply: Callable[[Change[T]], Awaitable[None]],
 ) -> None:
-    """Without end. Errors of the store, also those that `replace` and `apply` meet, lead to a new list."""
+    """Without end. Errors of the store, also those that `replace` and `apply` meet, lead to a new list.
+
+    So does the end of a kind: somebody has deleted its definition.
+    """
     failures = 0
     while True:
         try:
@@ -46,7 +50,7 @@ async def follow(
             async for change in collection.watch(listing.resource_version):
                 failures = 0
                 await apply(change)
-        except TemporaryError as error:
+        except (TemporaryError, NotFoundError) as error:
             log.warning("store lost", error=error.message, hint=error.hint)
         failures += 1
         await clock.sleep(BACKOFF.pause(failures))

@@ -12,7 +12,7 @@ import secrets
 import time
 
 from controller import tickets
-from controller.kubernetes import access
+from controller.kubernetes import flags
 from controller.kubernetes.client import Client
 from controller.kubernetes.cluster import Cluster
 from controller.kubernetes.store import KubernetesCollection, KubernetesStore
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--join-token", default="", help="one of that server's join tokens")
     parser.add_argument("--controller", metavar="HOST:PORT", default="", help="where the machine reaches the controller")
-    parser.add_argument("--kubeconfig", default="")
+    flags.add_arguments(parser)
     parser.add_argument("--controller-namespace", default="meshexp")
     parser.add_argument(
         "--service-account", default="meshexp-controller", help="the controller's, which its name in the mesh is made of"
@@ -82,7 +82,7 @@ async def _invite(options: argparse.Namespace) -> tuple[Invitation, tickets.Tick
         address = parse_host_port(options.controller) if options.controller else None
     except ValueError as error:
         raise ConfigError((Fault("", str(error)),), "invite") from None
-    async with Client(access.find(options.kubeconfig)) as client:
+    async with Client(flags.find(options)) as client:
         groups, group = await _find(KubernetesStore(client), key)
         facts = await _facts(client, options.linkerd_namespace)
         token = secrets.token_urlsafe(32)

@@ -26,6 +26,9 @@ log = structlog.get_logger()
 LEASE_SECONDS = 8.0
 """A replica that has not renewed for so long is taken for dead: a failover takes as long, and a renewal interval."""
 RENEW_SECONDS = 2.0
+READER_SECONDS = 30.0
+"""How far the stamp on a replica's Lease may be from a reader's time. The lease itself lasts 8 s. Replicas watch one another
+renew, each on its own clock. A reader looks only once, so it has to compare two clocks: the rest is for their difference."""
 _LEADER, REPLICA, _USED = "leader", "replica.", "used."
 _SHARE = "workload.meshexp.io/share"
 _CLOCKS_SECONDS = 3600.0
@@ -221,6 +224,15 @@ class Replicas:
         known = self._stored.get(name)
         if known is None or version_of(known) < version_of(lease):
             self._stored[name], self._seen[name] = lease, self._clock.now()
+
+
+def is_alive(lease: Lease, wall: float) -> bool:
+    """Of a replica's Lease, by what it says itself. `wall`: the API server's clock, which a reader's own need not follow.
+
+    A stamp far in the future tells as little as an old one: with its clock an hour ahead, a replica would seem alive for an hour
+    after its end.
+    """
+    return abs(wall - lease.renewed) < READER_SECONDS
 
 
 def _share(lease: Lease) -> Share:

@@ -8,18 +8,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from controller import model, rendering
-from controller.model import READY, ExternalWorkload, Lease
+from controller.model import READY, Condition, ExternalWorkload, Lease
 from controller.owners import MACHINE, VERSIONS
-from controller.replicas import REPLICA
+from controller.replicas import REPLICA, is_alive
+from harness.status import harmless
 
+NOT_HEARD = "NotHeard"
 _SILENCE = re.compile(r"no report for (\d+) s")
-_FRESH_SECONDS = 30.0
-"""A replica renews every 2 s; the rest is for this clock being another than the cluster's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`last_seen`: RFC 3339; of one that is heard, when its replica last said that it is alive itself. Empty: nobody can tell."""
+    """`ready`: None when nobody can tell; `reason` is NotHeard then, and the message has what the ExternalWorkload says.
+
+    `last_seen`: RFC 3339; of one that is heard, when its replica last said that it is alive itself; of one whose replica is gone,
+    when that was last alive. Empty: nobody can tell. `since`: RFC 3339; when what the ExternalWorkload says was written.
+    """
 
     namespace: str
     name: str
@@ -28,58 +32,100 @@ class Machine:
     address: str
     hostname: str
     versions: dict[str, str]
-    ready: bool
+    ready: bool | None
     reason: str
     message: str
     last_seen: str
     heard_by: str
+    since: str
 
 
-def machines(workloads: Iterable[ExternalWorkload], leases: Iterable[Lease], wall: float) -> tuple[Machine, ...]:
-    """By namespace and name; only those that the controller made."""
-    by_name = {lease.metadata.name: lease for lease in leases}
-    found = (_machine(workload, by_name, wall) for workload in workloads)
+@dataclass(frozen=True, slots=True)
+class _Replicas:
+    """`stamps`: of each replica that has a Lease, when it renewed it. `alive`: those of which it was lately."""
+
+    stamps: dict[str, float]
+    alive: frozenset[str]
+
+
+def machines(workloads: Iterable[ExternalWorkload], leases: Iterable[Lease] | None, wall: float) -> tuple[Machine, ...]:
+    """By namespace and name; only those that the controller made. `leases`: None when they could not be read.
+
+    An ExternalWorkload keeps its Ready condition for as long as nobody writes another, also when the controller is gone. So the
+    condition counts only while a replica is alive that would change it.
+    """
+    by_name = {lease.metadata.name: lease for lease in leases or ()}
+    owners = {name: lease for name, lease in by_name.items() if name.startswith(MACHINE)}
+    own = [lease for name, lease in by_name.items() if name.startswith(REPLICA)]
+    alive = frozenset(lease.holder for lease in own if is_alive(lease, wall))
+    replicas = None if leases is None else _Replicas({lease.holder: lease.renewed for lease in own}, alive)
+    found = (_machine(workload, owners, replicas) for workload in workloads)
     return tuple(sorted((one for one in found if one), key=lambda one: (one.namespace, one.name)))
 
 
-def _machine(workload: ExternalWorkload, leases: dict[str, Lease], wall: float) -> Machine | None:
+def _machine(workload: ExternalWorkload, owners: dict[str, Lease], replicas: _Replicas | None) -> Machine | None:
     member, metadata = rendering.membership(workload), workload.metadata
     if member is None:
         return None
-    owner = leases.get(f"{MACHINE}{metadata.namespace}.{metadata.name}")
-    replica = leases.get(f"{REPLICA}{owner.holder}") if owner else None
-    heard = replica is not None and wall - replica.renewed < _FRESH_SECONDS
-    condition = workload.status.condition(READY)
-    reason, message = (condition.reason, condition.message) if condition else ("Starting", "")
-    last_seen = ""
-    silence = _SILENCE.match(message) if reason == rendering.UNREACHABLE else None
-    if condition and silence:
-        marked = datetime.datetime.fromisoformat(condition.last_transition_time).timestamp()
-        last_seen, heard = model.time(marked - float(silence[1])), False
-    elif replica is not None and heard:
-        last_seen = model.time(replica.renewed)
+    owner = owners.get(f"{MACHINE}{metadata.namespace}.{metadata.name}")
+    holder = owner.holder if owner else ""
+    condition = workload.status.condition(READY) or Condition(READY, "False", "Starting")
+    unheard = _unheard(condition, holder, replicas)
+    heard = not unheard and condition.reason != rendering.UNREACHABLE and holder != ""
     said = owner.metadata.annotations.get(VERSIONS, "") if owner else ""
     return Machine(
         metadata.namespace, metadata.name, member.group, str(member.identity), ", ".join(map(str, member.addresses)),
-        member.hostname, dict(pair.split("=", 1) for pair in said.split(",") if "=" in pair), workload.ready, reason, message,
-        last_seen, owner.holder if owner and heard else "",
+        member.hostname, dict(pair.split("=", 1) for pair in said.split(",") if "=" in pair),
+        None if unheard else workload.ready,
+        NOT_HEARD if unheard else condition.reason,
+        unheard or condition.message,
+        _last_seen(condition, replicas.stamps.get(holder) if replicas else None),
+        holder if heard else "",
+        condition.last_transition_time,
     )  # fmt: skip
 
 
-_HEAD = ("NAMESPACE", "NAME", "GROUP", "IDENTITY", "ADDRESS", "VERSION", "READY", "REASON", "LAST SEEN")
+def _unheard(condition: Condition, holder: str, replicas: _Replicas | None) -> str:
+    """Why nobody can tell whether the machine is ready; empty when the condition counts."""
+    said = f"the ExternalWorkload still says {condition.reason}"
+    if replicas is None:
+        return f"the controller's leases cannot be read; {said}"
+    if not replicas.alive:
+        return f"no replica of the controller is alive; {said}"
+    # What a replica has written of a silent machine, or of one that has just come, counts while any replica is alive.
+    if holder in replicas.alive or condition.reason == rendering.UNREACHABLE or not (holder or condition.last_transition_time):
+        return ""
+    return f"the replica that heard it is not alive; {said}" if holder else f"no replica hears it; {said}"
 
 
-def table(found: Iterable[Machine], wall: float) -> str:
-    rows = [_HEAD, *(_row(machine, wall) for machine in found)]
+def _last_seen(condition: Condition, stamp: float | None) -> str:
+    silence = _SILENCE.match(condition.message) if condition.reason == rendering.UNREACHABLE else None
+    if silence:
+        marked = datetime.datetime.fromisoformat(condition.last_transition_time).timestamp()
+        return model.time(marked - float(silence[1]))
+    return "" if stamp is None else model.time(stamp)
+
+
+_HEAD = ("NAMESPACE", "NAME", "HOSTNAME", "GROUP", "IDENTITY", "ADDRESS", "VERSION", "READY", "REASON", "LAST SEEN")
+_WIDE = ("SINCE", "HEARD BY")
+
+
+def table(found: Iterable[Machine], wall: float, *, wide: bool = False) -> str:
+    rows = [_HEAD + _WIDE if wide else _HEAD, *(_row(machine, wall, wide) for machine in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _row(one: Machine, wall: float) -> tuple[str, ...]:
+def _row(one: Machine, wall: float, wide: bool) -> tuple[str, ...]:
     why = f"{one.reason}: {one.message}" if one.message else one.reason
     version = one.versions.get("harness", "?")
-    state = (str(one.ready), why, _age(one.last_seen, wall))
-    return (one.namespace, one.name, one.group, one.identity, one.address, version, *state)
+    ready = "Unknown" if one.ready is None else str(one.ready)
+    cells = [one.namespace, one.name, one.hostname, one.group, one.identity, one.address]
+    cells += [version, ready, why, _age(one.last_seen, wall)]
+    if wide:
+        cells += [_age(one.since, wall), one.heard_by or "-"]
+    # What a machine says of itself must not command the terminal, nor begin a line of its own.
+    return tuple(" ".join(harmless(cell).split()) or "-" for cell in cells)
 
 
 def _age(when: str, wall: float) -> str:

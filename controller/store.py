@@ -20,6 +20,10 @@ class ConflictError(HarnessError):
     """It exists already, or it is not any more what the caller read."""
 
 
+class RefusedCallError(TemporaryError):
+    """The store does not know these credentials, or they may not do this. Asking again at once is of no use."""
+
+
 class GoneError(TemporaryError):
     """The watch cannot go on from that version: list again."""
 

@@ -1,4 +1,4 @@
-"""What a group's status says of its workloads, for `kubectl get externalgroups`. Pure."""
+"""What a group's status says of its workloads, for `kubectl get externalgroups.workload.meshexp.io`. Pure."""
 
 from __future__ import annotations
 

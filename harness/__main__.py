@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from harness import missing
+
 
 def main() -> None:
     from harness import cli, lean_imports
 
     lean_imports.apply()
-    sys.exit(cli.main())
+    with missing.told():
+        sys.exit(cli.main())
 
 
 if __name__ == "__main__":

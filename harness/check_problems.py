@@ -200,11 +200,19 @@ LEASE_STALE = register(
     "another replica takes over its machines; if it does not come back, see its pod's log",
     Severity.WARNING,
 )
+MACHINE_NOT_HEARD = register(
+    "machine-not-heard",
+    Where.CLUSTER,
+    "no replica of the controller hears a machine: its ExternalWorkload stays as it is, also when the machine is gone",
+    "`kubectl -n meshexp get pods,leases` shows which replicas there are; when none is to come back,"
+    " docs/uninstall.md says what to delete",
+)
 GROUP_INVALID = register(
     "group-invalid",
     Where.CLUSTER,
     "an ExternalGroup is not accepted",
-    "`kubectl describe externalgroup` has the reason; mend the manifest and apply it again",
+    "`kubectl describe externalgroups.workload.meshexp.io` has the reason (externalgroups.workload.buoyant.io for that kind);"
+    " correct the manifest and apply it again",
 )
 GROUP_NOT_READY = register(
     "group-not-ready",

@@ -156,7 +156,7 @@ REGISTRATION_REFUSED = register(
     "registration-refused",
     Where.EITHER,
     "the controller refused the registration",
-    "the message carries the controller's reason; `kubectl describe externalgroup` shows the same",
+    "the message carries the controller's reason; `kubectl describe externalgroups.workload.meshexp.io` shows the same",
 )
 PROXY_MISSING = register(
     "proxy-missing",

@@ -23,19 +23,21 @@ class Codec:
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MOST_SECONDS = 10 * 365 * 86400
+_DURATION = re.compile(r"\d+(\.\d+)?|(\d+(\.\d+)?(ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `1500ms`, `10s`, `2m`, `1h`, `7d` or a bare number of seconds."""
+    """Seconds from `1500ms`, `10s`, `2m`, `1h`, `7d`, from several such as `1m30s`, or from a bare number of seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("not a duration such as 500ms, 10s or 2m")
     if isinstance(value, int | float):
         seconds = float(value) if abs(value) < _MOST_SECONDS else float("inf")  # float() refuses large whole numbers
     else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(ms|s|m|h|d)?\s*", value)
-        if match is None:
-            raise ValueError(f"{value!r} is not a duration such as 500ms, 10s or 2m")
-        seconds = float(match[1]) * _UNITS[match[2] or "s"]
+        text = value.strip()
+        if not _DURATION.fullmatch(text):
+            raise ValueError(f"{value!r:.60} is not a duration such as 500ms, 10s or 2m")
+        seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in _DURATION_PART.findall(text))
     if not 0 <= seconds < _MOST_SECONDS:
         raise ValueError(f"{value!r:.60} is not between 0 and 10 years")
     return seconds

@@ -12,7 +12,7 @@ from tests.kubernetes_build import MODULES, kept
 
 FOLDER = "TEST_COMPONENTS_FOLDER"
 """The environment variable that names where each process of the run writes what it has started. MESHEXP_… is configuration."""
-IN_NO_REGISTRY = ("linkerd2-proxy", "spire-server", "spire-agent", "linkerd-controller", "linkerd-policy-controller")
+IN_NO_REGISTRY = ("linkerd2-proxy", "spire-server", "spire-agent", "linkerd-controller", "linkerd-policy-controller", "linkerd")
 BUILT = tuple(MODULES)
 INSTALLED = (
     "etcd",

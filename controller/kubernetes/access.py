@@ -11,18 +11,25 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from controller import tls
+from controller.kubernetes import kubeconfig as files
 from harness.errors import ConfigError, Fault, UnavailableError
 
 ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_SECONDS = 60.0
 """The kubelet renews a projected token at four fifths of its life, which is 10 minutes at least."""
 _PLUGIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Impersonated:
+    """Who the API server takes the calls for; ourselves without a user."""
+
+    user: str = ""
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +40,21 @@ class Access:
     context: ssl.SSLContext
     token: Callable[[], str | None]
     namespace: str
+    impersonated: Impersonated = Impersonated()
 
 
-def find(kubeconfig: str = "") -> Access:
-    """A given kubeconfig, else the pod's service account, else the user's own kubeconfig. Raises ConfigError."""
+def find(kubeconfig: str = "", context: str = "", impersonated: Impersonated = Impersonated()) -> Access:
+    """A given kubeconfig, else the pod's service account, else the user's own kubeconfig. Raises ConfigError.
+
+    A `context` is one of a kubeconfig: with it no service account is used.
+    """
     if kubeconfig:
-        return from_kubeconfig(kubeconfig)
-    if (ACCOUNT / "token").exists():
-        return from_service_account(os.environ, ACCOUNT)
-    return from_kubeconfig(os.environ.get("KUBECONFIG") or str(pathlib.Path.home() / ".kube" / "config"))
+        found = from_kubeconfig(kubeconfig, context)
+    elif not context and (ACCOUNT / "token").exists():
+        found = from_service_account(os.environ, ACCOUNT)
+    else:
+        found = _from_files(files.usual(), context)
+    return replace(found, impersonated=impersonated) if impersonated.user else found
 
 
 def from_service_account(environment: Mapping[str, str], folder: pathlib.Path) -> Access:
@@ -54,23 +67,28 @@ def from_service_account(environment: Mapping[str, str], folder: pathlib.Path) -
     return Access(server, context, _Cached(lambda: _read(folder / "token").strip()), namespace)
 
 
-def from_kubeconfig(path: str) -> Access:
-    """The current context. Raises ConfigError."""
+def from_kubeconfig(path: str, context: str = "") -> Access:
+    """The current context, if no other is named. Raises ConfigError."""
+    return _from_files((pathlib.Path(path),), context)
+
+
+def _from_files(paths: tuple[pathlib.Path, ...], context: str) -> Access:
+    chosen = files.choose(paths, context)
+    cluster, user = chosen.cluster.values, chosen.user.values
+    folder = chosen.user.folder
     try:
-        data = yaml.safe_load(_read(pathlib.Path(path)))
-        context = _named(data, "contexts", data["current-context"])["context"]
-        cluster = _named(data, "clusters", context["cluster"])["cluster"]
-        user = _named(data, "users", context["user"])["user"]
-        folder = pathlib.Path(path).parent
-        verified = _context(_file(cluster, "certificate-authority", folder), _data(cluster, "certificate-authority"))
+        authority = _file(cluster, "certificate-authority", chosen.cluster.folder)
+        verified = _context(authority, _data(cluster, "certificate-authority"))
         if cluster.get("insecure-skip-tls-verify"):
-            raise ConfigError((Fault("insecure-skip-tls-verify", "not supported: the API server must be verified"),), path)
+            fault = Fault("insecure-skip-tls-verify", "not supported: the API server must be verified")
+            raise ConfigError((fault,), chosen.source)
         certificate = _data(user, "client-certificate") or _text(_file(user, "client-certificate", folder))
         if certificate:
             tls.load_pair(verified, certificate, _data(user, "client-key") or _text(_file(user, "client-key", folder)))
-        return Access(cluster["server"].rstrip("/"), verified, _token(user, folder), context.get("namespace", "default"))
-    except (KeyError, StopIteration, TypeError, AttributeError, yaml.YAMLError, ssl.SSLError, binascii.Error) as error:
-        raise ConfigError((Fault("", f"not a kubeconfig that can be used: {error!r}"),), path) from None
+        who = Impersonated(str(user.get("as") or ""), tuple(map(str, user.get("as-groups") or ())))
+        return Access(cluster["server"].rstrip("/"), verified, _token(user, folder), chosen.namespace, who)
+    except (KeyError, TypeError, AttributeError, ssl.SSLError, binascii.Error) as error:
+        raise ConfigError((Fault("", f"not a kubeconfig that can be used: {error!r}"),), chosen.source) from None
 
 
 def _token(user: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], str | None]:
@@ -106,11 +124,6 @@ class _Cached:
         if now >= self._until:
             self._value, self._until = self._ask(), now + _TOKEN_SECONDS
         return self._value
-
-
-def _named(data: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(entry for entry in data[kind] if entry["name"] == name)
-    return found
 
 
 def _file(entry: Mapping[str, Any], key: str, folder: pathlib.Path) -> str:

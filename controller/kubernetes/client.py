@@ -6,6 +6,7 @@ On aiohttp, which serves the machines too: a call costs a quarter of the process
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -13,9 +14,10 @@ from types import TracebackType
 from typing import Any
 
 import aiohttp
+from multidict import CIMultiDict
 
 from controller.kubernetes.access import Access
-from controller.store import ConflictError, GoneError, NotFoundError
+from controller.store import ConflictError, GoneError, NotFoundError, RefusedCallError
 from harness.errors import HarnessError, TemporaryError
 
 MANAGER = "meshexp-controller"
@@ -28,6 +30,10 @@ _CLOSE_SECONDS = 0.25
 _ATTEMPTS = 3
 _AT_ONCE = 32
 """Calls under way; more only queue, here or in the server (whose own limit for a client is about as much)."""
+_REFUSED = {
+    401: "it does not know these credentials: `kubectl auth whoami` shows who they are for",
+    403: "`kubectl auth can-i --list` shows what this user may do; the controller's rights are its role and bindings",
+}
 _FAILURES = (aiohttp.ClientError, OSError, ValueError)  # a timeout is an OSError
 
 
@@ -36,6 +42,7 @@ class Client:
         self.access = access
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._ahead = 0.0
         self._pace = _Pace(writes_per_second)
 
     async def close(self) -> None:
@@ -48,6 +55,11 @@ class Client:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    @property
+    def server_wall(self) -> float:
+        """Seconds since the epoch by the API server's clock, as its last answer told it; by our own before that."""
+        return time.time() + self._ahead
 
     async def get(self, path: str, **query: str) -> Any:
         """Raises NotFoundError, GoneError or TemporaryError."""
@@ -79,10 +91,13 @@ class Client:
 
     async def _call(self, method: str, path: str, query: Mapping[str, str], data: bytes | None = None, form: str = "") -> Any:
         for attempt in range(_ATTEMPTS):
-            headers = self._headers() | ({"Content-Type": form} if form else {})
+            headers = self._headers()
+            if form:
+                headers["Content-Type"] = form
             try:
                 async with self._slots, self._http.request(method, path, params=query, data=data, headers=headers) as response:
                     answer = await response.read()
+                self._compare_clocks(response.headers.get("Date", ""))
                 if response.ok:
                     return json.loads(answer)
             except _FAILURES as error:
@@ -105,9 +120,22 @@ class Client:
             )
         return self._session
 
-    def _headers(self) -> dict[str, str]:
-        token = self.access.token()
-        return {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    def _headers(self) -> CIMultiDict[str]:
+        token, impersonated = self.access.token(), self.access.impersonated
+        headers = CIMultiDict({"Accept": "application/json"})
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if impersonated.user:
+            headers["Impersonate-User"] = impersonated.user
+        for group in impersonated.groups:
+            headers.add("Impersonate-Group", group)
+        return headers
+
+    def _compare_clocks(self, date: str) -> None:
+        try:
+            self._ahead = email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+        except ValueError:
+            return  # none, or one that is no date: what was known stays
 
 
 class _Pace:
@@ -140,5 +168,5 @@ def _failure(code: int, message: str) -> HarnessError:
     kinds = {404: NotFoundError, 409: ConflictError, 410: GoneError}
     if code in kinds:
         return kinds[code](message)
-    hint = "are the controller's role and its bindings applied?" if code in (401, 403) else ""
-    return TemporaryError(f"the API server answers {code}: {message}", hint)
+    text = f"the API server answers {code}: {message}"
+    return RefusedCallError(text, _REFUSED[code]) if code in _REFUSED else TemporaryError(text)

@@ -1,6 +1,7 @@
 "use strict";
 // What machines say of themselves only ever becomes text (textContent); the page's policy allows no other way.
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
+const READY = new Map([[true, "yes"], [false, "no"]]);
 const COLUMNS = [
   { name: "Namespace", text: (m) => m.namespace },
   { name: "Name", text: (m) => m.name },
@@ -9,7 +10,7 @@ const COLUMNS = [
   { name: "Identity", text: (m) => m.identity },
   { name: "Address", text: (m) => m.address },
   { name: "Version", text: (m) => m.versions.harness || "?" },
-  { name: "Ready", text: (m) => (m.ready ? "yes" : "no"), kind: "ready" },
+  { name: "Ready", text: (m) => ready(m), kind: "ready" },
   { name: "Reason", text: (m) => (m.message ? `${m.reason}: ${m.message}` : m.reason) },
   { name: "Last seen", text: (m) => seen(m), order: (m) => (m.heard_by ? Infinity : Date.parse(m.last_seen) || 0), title: (m) => m.last_seen || m.heard_by },
   { name: "Certificate left", text: (m) => left(m), order: (m) => Date.parse(m.certificate_until) || Infinity, title: (m) => m.certificate_until || "known to the replica that hears the machine" },
@@ -24,6 +25,7 @@ function span(ms) {
   return `${Math.max(0, Math.floor(ms / SECOND))}s`;
 }
 const seen = (m) => (m.heard_by ? "now" : m.last_seen ? `${span(now() - Date.parse(m.last_seen))} ago` : "?");
+const ready = (m) => READY.get(m.ready) || "unknown"; // of null: no replica hears it
 function left(m) {
   if (!m.certificate_until) return "?";
   const ms = Date.parse(m.certificate_until) - now();
@@ -36,7 +38,7 @@ function set(node, text) {
 
 function fill(machine) {
   const { data, row } = machine;
-  row.dataset.ready = data.ready ? "yes" : "no";
+  row.dataset.ready = ready(data);
   COLUMNS.forEach((column, i) => {
     set(row.cells[i], column.text(data));
     if (column.title) row.cells[i].title = column.title(data);
@@ -71,17 +73,17 @@ function draw() {
   const focused = body.contains(document.activeElement) ? document.activeElement : null;
   const sorted = [...machines.values()].sort(compare), words = filter.value.toLowerCase().split(/\s+/);
   let place = body.firstChild;
-  let shown = 0, ready = 0;
+  let shown = 0, good = 0;
   for (const machine of sorted) {
     const hit = words.every((word) => machine.words.includes(word));
     machine.row.hidden = !hit;
     shown += hit;
-    ready += hit && machine.data.ready;
+    good += hit && machine.data.ready === true;
     if (machine.row === place) place = place.nextSibling;
     else body.insertBefore(machine.row, place);
   }
   table.setAttribute("aria-rowcount", shown + 1);
-  set(document.getElementById("count"), `${shown} of ${machines.size} machines, ${ready} ready`);
+  set(document.getElementById("count"), `${shown} of ${machines.size} machines, ${good} ready`);
   if (focused && focused.isConnected && !focused.hidden && document.activeElement !== focused) focused.focus({ preventScroll: true });
   if (!current || !current.isConnected || current.hidden) reach(visible()[0]);
 }

@@ -268,6 +268,25 @@ def test_each_replica_shows_all_and_who_is_silent(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_machine_whose_replica_is_gone_is_neither_ready_nor_not(tmp_path: Path) -> None:
+    async def main() -> None:
+        authority, clock = Authority(tmp_path), SystemClock()
+        store = EmbeddedStore(clock)
+        await store.buoyant_groups.create(group("face"))
+        settings = [config(authority, replica=name, lease=600.0, expiry=900.0) for name in ("a", "b")]
+        async with Controller(settings[1], store, clock) as b, asyncio.timeout(60):
+            page = FleetPage(b.fleet, b.replicas)
+            async with Controller(settings[0], store, clock) as a:
+                context = authority.client(authority.issue("face", FACE))
+                async with await Client.connect(a.address, context) as client:
+                    await joined(client, 1, "host-0001")
+                    await row(page, lambda r: r["ready"] is True and r["heard_by"] == "a")
+            found = await row(page, lambda r: r["ready"] is None)
+            assert found["reason"] == "NotHeard" and found["message"].endswith("still says Ready") and found["heard_by"] == ""
+
+    asyncio.run(main())
+
+
 async def row(shown: FleetPage, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Of the only machine, once it is as `wanted`."""
     while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.waiting import wait
 
 CRDS = ROOT / "deploy" / "crds"
 COMPATIBLE = CRDS / "compatible"
+COMPATIBLE_NAME = f"externalgroups.{BUOYANT_GROUP_API.partition('/')[0]}"
 
 
 def apply(*objects: Any) -> str:
@@ -98,26 +100,34 @@ def test_the_playgrounds_manifests_apply() -> None:
         cluster().kubectl("-n", namespace, "delete", f"externalgroups.{document['apiVersion'].partition('/')[0]}", "--all")
 
 
-def test_what_kubectl_shows() -> None:
-    made = cluster()
+@pytest.mark.parametrize("api", [GROUP_API, BUOYANT_GROUP_API])
+def test_what_kubectl_shows(api: str) -> None:
+    made, full_name = cluster(), f"externalgroups.{api.partition('/')[0]}"
 
     async def main() -> None:
         async with made.client() as client:
             store = KubernetesStore(client)
-            for item in (await store.groups.list()).items:
-                await store.groups.delete(item.key)
-            face = await store.groups.create(group(api=GROUP_API))
+            groups = store.groups if api == GROUP_API else store.buoyant_groups
+            for item in (await groups.list()).items:
+                await groups.delete(item.key)
+            face = await groups.create(group(api=api))
             conditions = (Condition("Accepted", "True", "Valid", "", "2026-01-01T00:00:00Z", 1),)
             status = GroupStatus(1, "3/4", 3, 4, "http :8000/ready", conditions)
-            assert (await store.groups.patch_status(dataclasses.replace(face, status=status))).status == status
+            assert (await groups.patch_status(dataclasses.replace(face, status=status))).status == status
 
     asyncio.run(main())
-    header, line = made.kubectl("-n", "faces", "get", "eg").splitlines()
-    assert header.split() == ["NAME", "READY", "WORKLOADS", "PROBE", "AGE"]
-    assert line.split()[:5] == ["face", "3/4", "4", "http", ":8000/ready"]
-    wide = made.kubectl("-n", "faces", "get", "eg", "-o", "wide").splitlines()[1]
-    assert "True" in wide and "8000" in wide
-    assert "externalgroup.workload.meshexp.io/face" in made.kubectl("-n", "faces", "get", "external", "-o", "name")
+    header, line = made.kubectl("-n", "faces", "get", full_name).splitlines()
+    assert header.split() == ["NAME", "READY", "WORKLOADS", "ACCEPTED", "PROBE", "AGE"]
+    assert line.split()[:6] == ["face", "3/4", "4", "True", "http", ":8000/ready"]
+    assert "8000" in made.kubectl("-n", "faces", "get", full_name, "-o", "wide").splitlines()[1]
+    assert f"externalgroup.{api.partition('/')[0]}/face" in made.kubectl("-n", "faces", "get", "external", "-o", "name")
+    made.kubectl("-n", "faces", "delete", full_name, "face")
+
+
+def test_the_short_name_and_what_explain_says() -> None:
+    made = cluster()
+    assert "applied" in apply(group_object("face", api=GROUP_API))
+    assert made.kubectl("-n", "faces", "get", "eg").splitlines()[1].startswith("face ")
     assert "spiffeIDs" in made.kubectl("explain", "externalgroup.spec.admission", "--api-version=workload.meshexp.io/v1alpha1")
 
 
@@ -128,9 +138,45 @@ def test_the_two_kinds_have_one_schema() -> None:
     assert ours["spec"]["versions"] == theirs["spec"]["versions"]
 
 
+@pytest.fixture
+def without_the_compatible_kind() -> Iterator[None]:
+    """As the chart leaves a cluster."""
+    kubectl = cluster().kubectl
+    kubectl("delete", "crd", COMPATIBLE_NAME)
+    try:
+        yield
+    finally:
+        kubectl("delete", "crd", COMPATIBLE_NAME, "--ignore-not-found")
+        assert "created" in kubectl("create", f"--filename={COMPATIBLE}")
+        kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", COMPATIBLE_NAME)
+
+
+@pytest.mark.usefixtures("without_the_compatible_kind")
+def test_the_compatible_kind_may_come_after_the_controller_and_go_again(site: Site) -> None:
+    kubectl = site.cluster.kubectl
+    conditions = "jsonpath={.items[*].status.conditions[*].status}"
+    replica = site.start("a")
+    assert "created" in kubectl("create", f"--filename={COMPATIBLE}")
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", COMPATIBLE_NAME)
+    apply(group_object(api=BUOYANT_GROUP_API))
+    accepted = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}"
+    wait(lambda: kubectl("-n", "faces", "get", COMPATIBLE_NAME, "face", "-o", accepted) == "True", 30)
+    site.fleet("a")("join", count=1)
+    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
+    # With the definition its groups are deleted; the controller and the other kind's groups go on.
+    kubectl("delete", "crd", COMPATIBLE_NAME)
+    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", "name") == "", 30)
+    site.group("face", template={"ports": [{"port": 8000}]})
+    wait(lambda: kubectl("-n", "faces", "get", "externalgroups.workload.meshexp.io", "face", "-o", accepted) == "True", 30)
+    site.fleet("a")("join", count=1)
+    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
+    assert replica.process.poll() is None and len(replica.lines("controller ready")) == 1
+
+
+@pytest.mark.usefixtures("without_the_compatible_kind")
 def test_the_compatible_kind_is_installed_only_where_it_is_absent(site: Site) -> None:
     """One that another product left stays as it is, and its groups are served, poorer as they are."""
-    name, kubectl = f"externalgroups.{BUOYANT_GROUP_API.partition('/')[0]}", site.cluster.kubectl
+    name, kubectl = COMPATIBLE_NAME, site.cluster.kubectl
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     version = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
     names = {"kind": "ExternalGroup", "plural": "externalgroups", "singular": "externalgroup"}
@@ -139,23 +185,17 @@ def test_the_compatible_kind_is_installed_only_where_it_is_absent(site: Site) ->
         "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "another-product"}},
         "spec": {"group": name.partition(".")[2], "scope": "Namespaced", "names": names, "versions": [version]},
     }  # fmt: skip
-    kubectl("delete", "crd", name)
-    try:
-        kubectl("apply", "--server-side", f"--filename={CRDS}")
-        assert "NotFound" in kubectl("get", "crd", name, check=False)
-        kubectl("create", "-f", "-", given=yaml.safe_dump(foreign))
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", name)
-        before = kubectl("get", "crd", name, "-o", "json")
-        kubectl("apply", "--server-side", f"--filename={CRDS}")
-        assert "already exists" in kubectl("create", f"--filename={COMPATIBLE}", check=False)
-        assert kubectl("get", "crd", name, "-o", "json") == before
-        site.start("a")
-        apply(group_object(api=BUOYANT_GROUP_API))
-        site.fleet("a")("join", count=1)
-        conditions = "jsonpath={.items[*].status.conditions[*].status}"
-        wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
-        assert not site.replicas["a"].lines("status of the group not written")
-    finally:
-        kubectl("delete", "crd", name, check=False)
-        assert "created" in kubectl("create", f"--filename={COMPATIBLE}")
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", name)
+    kubectl("apply", "--server-side", f"--filename={CRDS}")
+    assert "NotFound" in kubectl("get", "crd", name, check=False)
+    kubectl("create", "-f", "-", given=yaml.safe_dump(foreign))
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", name)
+    before = kubectl("get", "crd", name, "-o", "json")
+    kubectl("apply", "--server-side", f"--filename={CRDS}")
+    assert "already exists" in kubectl("create", f"--filename={COMPATIBLE}", check=False)
+    assert kubectl("get", "crd", name, "-o", "json") == before
+    site.start("a")
+    apply(group_object(api=BUOYANT_GROUP_API))
+    site.fleet("a")("join", count=1)
+    conditions = "jsonpath={.items[*].status.conditions[*].status}"
+    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
+    assert not site.replicas["a"].lines("status of the group not written")

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.manifest import BUOYANT_GROUP_API, GROUP_API
+from tests.controller_support import group_object
 from tests.kubernetes.test_deploy import CHART, IMAGE, documents, render
 from tests.kubernetes_build import helm, kube_scheduler
-from tests.kubernetes_support import CRDS, Cluster, end, spawn, start
+from tests.kubernetes_support import CRDS, ROOT, Cluster, end, spawn, start
 from tests.waiting import wait
 
 # What GKE has: pods of these classes only where a quota allows them, which is in kube-system.
@@ -35,6 +38,8 @@ plugins:
           matchScopes:
             - {scopeName: PriorityClass, operator: In, values: [system-cluster-critical, system-node-critical]}
 """
+OURS = "externalgroups.workload.meshexp.io"
+COMPATIBLE = ROOT / "deploy" / "crds" / "compatible" / "externalgroups.workload.buoyant.io.yaml"
 # Of two nodes with as many pods the emptier one is taken: without a reason against it, always the big one.
 NODES = {"big": ("8", "linux"), "small": ("4", "linux"), "windows": ("64", "windows")}
 
@@ -120,6 +125,43 @@ def test_it_installs_upgrades_and_uninstalls(installed: Helmed) -> None:
     installed.helm("uninstall", "meshexp-controller", "--namespace=meshexp")
     assert installed.get("deployments,roles", "--all-namespaces", "-l", "app.kubernetes.io/part-of=meshexp")["items"] == []
     installed.install()
+
+
+def definitions(made: Helmed) -> dict[str, str]:
+    """The uid of each of ours."""
+    found = made.get("crd", "-l", "app.kubernetes.io/part-of=meshexp")["items"]
+    return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found}
+
+
+def test_it_brings_one_definition_and_so_the_plain_name_shows_our_groups(installed: Helmed) -> None:
+    assert definitions(installed).keys() == {OURS}
+    installed.cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", OURS)
+    installed.apply(group_object("face", "default", GROUP_API))
+    assert " face " in installed.cluster.kubectl("get", "externalgroups", "-A")
+    assert " face " in installed.cluster.kubectl("get", OURS, "-A")
+
+
+def test_no_upgrade_deletes_a_definition(installed: Helmed, tmp_path: Path) -> None:
+    """Charts of before had the compatible definition in their folder too."""
+    words = ("meshexp-controller", "--namespace=meshexp")
+    installed.helm("uninstall", *words)
+    before = tmp_path / "chart"
+    shutil.copytree(CHART, before)
+    shutil.copy(COMPATIBLE, before / "crds")
+    installed.helm("install", words[0], str(before), words[1], IMAGE)
+    had = definitions(installed)
+    assert had.keys() == {OURS, "externalgroups.workload.buoyant.io"}
+    installed.cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *had)
+    installed.apply(group_object("old", "default", BUOYANT_GROUP_API))
+    try:
+        installed.helm("upgrade", words[0], str(CHART), words[1], "--reset-then-reuse-values")
+        assert definitions(installed) == had
+        installed.helm("uninstall", *words)
+        assert definitions(installed) == had
+        assert " old " in installed.cluster.kubectl("get", "externalgroups.workload.buoyant.io", "-A")
+    finally:
+        installed.cluster.kubectl("delete", "crd", "externalgroups.workload.buoyant.io")
+        installed.install()
 
 
 @contextlib.contextmanager

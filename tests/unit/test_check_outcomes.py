@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from controller import checks
+from controller.model import Lease, Metadata
 from harness import check_problems as problems
 from harness import decode
 from harness.check import control_plane, firewall, machine, membership, network, proxy, report, run
@@ -112,15 +113,18 @@ def test_a_refused_connection_is_told_in_the_system_s_words() -> None:
 
 
 def test_the_cluster_s_side() -> None:
-    assert Outcome.PASSED not in outcomes(tuple(checks.judge(checks.Facts(), "meshexp", 1.0))).values()
-    found = outcomes(tuple(checks.judge(checks.Facts(error=""), "meshexp", 1.0)))
+    assert Outcome.PASSED not in outcomes(tuple(checks.judge(checks.Facts(), "meshexp"))).values()
+    found = outcomes(tuple(checks.judge(checks.Facts(error=""), "meshexp")))
     assert [text for text, outcome in found.items() if outcome is Outcome.PASSED] == ["can query the Kubernetes API"]
     group = {
         "metadata": {"namespace": "faces", "name": "face"},
         "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]},
     }
-    silent = tuple(checks.judge(checks.Facts(error="", groups=(group,)), "meshexp", 1.0))
+    alive = Lease(Metadata("replica.a", "meshexp"), "a", 1.0, 8.0)
+    silent = tuple(checks.judge(checks.Facts(error="", wall=1.0, leases=(alive,), groups=(group,)), "meshexp"))
     assert [r.outcome for r in silent[-2:]] == [Outcome.SKIPPED] * 2 and "faces/face" in silent[-1].reason
+    unheard = tuple(checks.judge(checks.Facts(error="", machines=Untried(WHY)), "meshexp"))
+    assert [r.reason for r in unheard if r.description == "a replica of the controller hears each machine"] == [WHY]
 
 
 def test_a_fault_that_was_found_is_said_though_not_all_was_looked_at(tmp_path: Path) -> None:

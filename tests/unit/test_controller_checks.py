@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from controller import checks
 from controller.checks import CRDS, Facts
 from controller.model import Lease, Metadata
 from controller.replicas import REPLICA
+from controller.roll import NOT_HEARD, Machine
 
 WALL = 1_000_000.0
 
 
 def codes(facts: Facts) -> dict[str, str]:
-    results = checks.judge(facts, "meshexp", WALL)
+    results = checks.judge(facts, "meshexp")
     return {result.problem.code: result.reason for result in results if result.problem is not None}
 
 
@@ -23,6 +25,7 @@ def cluster(**changes: Any) -> Facts:
     deployment = {"spec": {"replicas": 2}, "status": {"readyReplicas": 2}}
     well: dict[str, Any] = {
         "error": "",
+        "wall": WALL,
         "served": served,
         "deployment": deployment,
         "leases": (lease("a", 2.0),),
@@ -43,6 +46,26 @@ def group(**conditions: tuple[str, str]) -> dict[str, Any]:
 def test_all_is_well() -> None:
     assert codes(cluster()) == {}
     assert codes(cluster(groups=(group(Ready=("NoWorkloads", "no machine has joined")),))) == {}
+
+
+def outcomes(facts: Facts) -> dict[str, str]:
+    return {result.description: result.outcome.name for result in checks.judge(facts, "meshexp")}
+
+
+def test_what_groups_say_counts_only_while_somebody_would_change_it() -> None:
+    text = "the groups' machines are ready"
+    ready = {"metadata": group()["metadata"], "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    assert outcomes(cluster(groups=(ready,)))[text] == "PASSED"
+    for leases in ((), (lease("a", 31.0),), (lease("a", -31.0),)):
+        assert outcomes(cluster(groups=(ready,), leases=leases))[text] == "SKIPPED", leases
+    assert codes(cluster(leases=(lease("a", -90.0),)))["lease-stale"].startswith(f"{REPLICA}a, stamped 90 s in the future")
+
+
+def test_a_machine_that_no_replica_hears() -> None:
+    known = Machine("faces", "face-1", "face", "", "", "vm1", {}, True, "Ready", "", "", "a", "")
+    unheard = dataclasses.replace(known, name="face-2", ready=None, reason=NOT_HEARD, message="nobody")
+    assert codes(cluster(machines=(known,))) == {}
+    assert codes(cluster(machines=(known, unheard))) == {"machine-not-heard": "faces/face-2: nobody"}
 
 
 def test_each_thing_that_is_wrong() -> None:

@@ -10,13 +10,25 @@ from harness import values
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("2m", 120), ("1h", 3600), ("7d", 604800), (3, 3), ("1.5s", 1.5), ("0", 0)]
+    ("text", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("10s", 10),
+        ("2m", 120),
+        ("1h", 3600),
+        ("7d", 604800),
+        (3, 3),
+        ("1.5s", 1.5),
+        ("0", 0),
+        ("5m0s", 300),
+        ("1h2m3.5s", 3723.5),
+    ],
 )
 def test_durations(text: object, seconds: float) -> None:
     assert values.parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["10 sec", "-1s", "", "s", True, None, "1e3s", "20y", [], float("inf")])
+@pytest.mark.parametrize("text", ["10 sec", "-1s", "", "s", True, None, "1e3s", "20y", "5m 0s", "5m0", [], float("inf")])
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError):
         values.parse_duration(text)
