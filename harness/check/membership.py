@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import check_problems as problems
-from harness.check.context import Context
+from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
+from harness.denied import is_denied
 from harness.problems import LEASE_LAPSED, REGISTRY
 from harness.status import Phase
 
@@ -24,6 +25,8 @@ class Facts:
 
 
 async def gather(context: Context) -> Facts:
+    if not context.root and is_denied(context.paths.status):
+        return Facts(needs_root(f"{context.paths.status} cannot be read by this user"))
     return Facts(context.status)
 
 

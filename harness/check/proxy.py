@@ -9,9 +9,10 @@ from pathlib import Path
 
 from harness import check_problems as problems
 from harness import proxy_release
-from harness.check.context import Context
+from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.daemon.machine import proxy_in_use
+from harness.denied import is_denied
 from harness.errors import ConfigError, HarnessError
 from harness.problems import (
     PROXY_CRASH_LOOP,
@@ -46,7 +47,7 @@ class Facts:
 async def gather(context: Context) -> Facts:
     config = context.config.proxy
     path = Path(config.path) if config.path else await asyncio.to_thread(proxy_in_use, context.paths)
-    there = _is_there(path)
+    there = _is_there(context, path)
     release, error = await _release(context, path) if there is True else (NOT_LOOKED, "")
     try:
         uid = process.find_user(config.user).uid
@@ -59,7 +60,9 @@ async def gather(context: Context) -> Facts:
     return Facts(str(path), there, release, error, taken, expires)
 
 
-def _is_there(path: Path) -> bool | Untried:
+def _is_there(context: Context, path: Path) -> bool | Untried:
+    if not context.root and is_denied(path):
+        return needs_root(f"{path} cannot be looked at by this user")
     try:
         return path.is_file()
     except OSError as found:
@@ -68,7 +71,7 @@ def _is_there(path: Path) -> bool | Untried:
 
 async def _release(context: Context, path: Path) -> tuple[Problem | Untried | None, str]:
     if not context.root:
-        return Untried("the program is asked as nobody, which needs root: run it with sudo"), ""
+        return needs_root("the program is run under another user"), ""
     try:
         release = await asyncio.to_thread(proxy_binary.asked, path)
     except HarnessError as found:

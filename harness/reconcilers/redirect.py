@@ -157,7 +157,7 @@ class Redirect:
             return Condition(name, Truth.FALSE, "the redirect is not as it should be yet")
         if desired is None:
             return Condition(name, Truth.UNKNOWN, "comes last, when the proxy has its certificate")
-        return Condition(name, Truth.TRUE, f"{_summary(desired)}, by {self._detected.reason}{self._verified()}")
+        return Condition(name, Truth.TRUE, f"{summary(desired)}, by {self._detected.reason}{self._verified()}")
 
     def _verified(self) -> str:
         unverified = self._report.having(Outcome.UNVERIFIED)
@@ -194,7 +194,7 @@ def _reasons(rules: Rules, state: TableState) -> tuple[str, ...]:
     return trial + state.strange + differences(rules, state.rules)
 
 
-def _summary(spec: RedirectSpec) -> str:
+def summary(spec: RedirectSpec) -> str:
     if not rules_for(spec):
         return "nothing to redirect"
     count = len(spec.outbound_networks)
