@@ -112,6 +112,9 @@ def _judge_release(to: Judge, facts: Facts) -> Result:
 def _judge_running(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
     child = context.status.get("children", {}).get("proxy", {})
     text = "it has a certificate"
+    if waits := _waits_for(context):
+        yield to.skipped(text, f"the proxy does not run yet: {waits}")
+        return
     if not facts.expires and int(child.get("exits", 0)) >= CRASH_LOOP_EXITS:
         yield to.failed("it runs", PROXY_CRASH_LOOP, f"it has exited {child['exits']} times")
     elif not facts.expires:
@@ -121,3 +124,11 @@ def _judge_running(to: Judge, context: Context, facts: Facts) -> Iterator[Result
         yield to.failed(text, problems.PROXY_CERTIFICATE_EXPIRING, reason)
     else:
         yield to.passed(f"{text}, valid for {(facts.expires - context.wall) / 3600:.1f} h")
+
+
+def _waits_for(context: Context) -> str:
+    """What must be there before the daemon starts the proxy; empty when nothing is missing, or that is wrong in itself."""
+    said = next((one for one in context.status.get("conditions", ()) if one["name"] == "Proxy"), None)
+    undecided = said is not None and said["status"] == "Unknown" and said["problem"] is None
+    running = context.status.get("children", {}).get("proxy", {}).get("pid")
+    return str(said["message"]) if said is not None and undecided and not running else ""

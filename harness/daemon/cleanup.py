@@ -51,10 +51,17 @@ def everyone(paths: Paths) -> tuple[Paths, ...]:
     first = paths.first
     names = {where.instance for where in configured(first)}
     names |= {lock.parent.name.removeprefix(f"{first.run.name}-") for lock in first.run.parent.glob(f"{first.run.name}-*/*.lock")}
+    names |= instances_with_rules()
+    return (*(first.of(name) for name in sorted(names) if is_name(name)), first)
+
+
+def instances_with_rules() -> set[str]:
+    """The workloads of this machine that have rules in the kernel, of either backend; empty is the first's name."""
+    names = set()
     for backend in (Nftables(), Iptables()):
         with contextlib.suppress(HarnessError):
             names |= {marks.instance for marks in backend.marks()}
-    return (*(first.of(name) for name in sorted(names) if is_name(name)), first)
+    return names
 
 
 def stays(environ: Mapping[str, str], job: str) -> bool:
