@@ -119,6 +119,10 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
 }  # fmt: skip
 """Not in here is what would take the state away that the next verb is to meet."""
 OPEN_TO_ALL = ("status", "check", "check --pre", "config show -o json", "proxy list", "version")
+BY_NOBODY = [
+    (words, state) for words in BY_ROOT for state in STATES if words in OPEN_TO_ALL or state in (NEVER, RUNNING)
+]
+"""What is refused without a look at the machine is refused in every state."""
 ELSEWHERE = {
     "run": "the daemon", "join": "tests/netns/test_join.py", "container": "tests/container", "ca": "on the admin's machine",
 }  # fmt: skip
@@ -142,7 +146,8 @@ def said() -> Iterator[Said]:
 
     def ask(state: str) -> None:
         for words, by_state in BY_ROOT.items():
-            found[state, "nobody", words] = meshexp(vm, words, NOBODY)
+            if (words, state) in BY_NOBODY:
+                found[state, "nobody", words] = meshexp(vm, words, NOBODY)
             if state in by_state:
                 found[state, "root", words] = meshexp(vm, words)
 
@@ -208,8 +213,7 @@ def says_what_went_wrong(done: subprocess.CompletedProcess[str]) -> None:
         assert done.stderr.startswith("meshexp: ") and "\n  hint: " in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("words", BY_ROOT)
+@pytest.mark.parametrize(("words", "state"), BY_NOBODY)
 def test_by_another_user(said: Said, words: str, state: str) -> None:
     """What only root may see or do is told as that, and is taken neither for absent nor for wrong."""
     done = said[state, "nobody", words]
