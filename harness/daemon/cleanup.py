@@ -88,7 +88,7 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
         return 0
     redirect = Redirect(await asyncio.to_thread(redirect_backend.detect, marks=Marks(paths.instance)), paths.redirect_lock)
     if not after_exit:
-        await _warn(redirect, proxy is not None, paths.instance)
+        await _warn(redirect, proxy is not None, paths)
     # The redirect first: from then on the proxy holds no traffic. What follows is the machine's.
     reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect,)
     if not paths.instance:
@@ -124,11 +124,12 @@ def _dns(paths: Paths) -> Dns:
     return names.dns(paths, runners, "", clock, lambda reason: None)
 
 
-async def _warn(redirect: Redirect, proxy: bool, instance: str) -> None:
-    """What this does to traffic, before it is done; nothing where there is neither a rule nor a proxy."""
-    ways = snapshot_reader.start(instance)
+async def _warn(redirect: Redirect, proxy: bool, paths: Paths) -> None:
+    """What this does to traffic, before it is done; nothing where no member is: a daemon that was stopped has taken its status
+    with it, and a container's first process removes the rules as the last thing."""
+    ways = snapshot_reader.start(paths.instance)
     with contextlib.suppress(HarnessError):  # the step that removes the rules meets the same, and says so
-        if await redirect.in_place() or proxy:
+        if proxy or (paths.status.exists() and await redirect.in_place()):
             effect = "open connections through the proxy break, and what programs send to the cluster is no longer encrypted"
             text = f"‼ this takes the machine out of the mesh: {effect}; to go on as a member instead: {ways}"
             print(text, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -39,6 +39,12 @@ PLAN_BEFORE = (
     "the networks are 10.42.0.0/24, 10.43.0.0/16",
 )
 TAKEN_OVER = "what it had set is left for the next one, which takes it over: `meshexp run`"
+
+
+def always(states: Iterable[str], expected: Expected) -> dict[str, Expected]:
+    return dict.fromkeys(states, expected)
+
+
 GONE: Expected = (0, ("no meshexp-harness runs here; it counts from the next start on",))
 BY_ROOT: dict[str, dict[str, Expected]] = {
     "status": {
@@ -83,19 +89,19 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
     "logs -n 3": {
         NEVER: NO_LOG, CONFIGURED: NO_LOG, WAITS: (0, ("{",)), RUNNING: (0, ("{",)), CORDONED: (0, ("{",)), KILLED: NO_LOG,
     },
-    "config check": dict.fromkeys(STATES, (0, ("the configuration is right",))) | {NEVER: NO_GROUP},
-    "config show -o json": dict.fromkeys(STATES, (0, ("workload.group",))) | {NEVER: NO_GROUP},
-    "redirect show": dict.fromkeys(STATES, (0, ("redirect-ipv4",)))
-    | dict.fromkeys((NEVER, CONFIGURED, WAITS), (1, ("no redirect rules of ours",))),
-    "redirect test": dict.fromkeys(STATES, (0, ("√ outbound IPv4 passed", "√ inbound IPv4 passed")))
-    | dict.fromkeys((NEVER, CONFIGURED, WAITS), NO_RULES),
+    "config check": always(STATES, (0, ("the configuration is right",))) | {NEVER: NO_GROUP},
+    "config show -o json": always(STATES, (0, ("workload.group",))) | {NEVER: NO_GROUP},
+    "redirect show": always(STATES, (0, ("redirect-ipv4",)))
+    | always((NEVER, CONFIGURED, WAITS), (1, ("no redirect rules of ours",))),
+    "redirect test": always(STATES, (0, ("√ outbound IPv4 passed", "√ inbound IPv4 passed")))
+    | always((NEVER, CONFIGURED, WAITS), NO_RULES),
     "redirect apply": {
         NEVER: NO_GROUP,
         CONFIGURED: NOT_REGISTERED,
         WAITS: (69, ("this machine is not registered", "hint: `meshexp status` says what the registration waits for")),
         RUNNING: (0, ("# nothing to do",)),
     },
-    "proxy list": dict.fromkeys(STATES, (0, ("none is installed",))),
+    "proxy list": always(STATES, (0, ("none is installed",))),
     "proxy restart": {
         NEVER: (69, ("no meshexp-harness runs here",)),
         CONFIGURED: (69, ("no meshexp-harness runs here",)),
@@ -115,13 +121,11 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
         CONFIGURED: (0, ()),
         KILLED: (0, ("- remove the redirect", "- delete route 10.42.0.0/24", "to go on as a member instead: `meshexp run`")),
     },
-    "version": dict.fromkeys(STATES, (0, ("meshexp-harness ",))),
+    "version": always(STATES, (0, ("meshexp-harness ",))),
 }  # fmt: skip
 """Not in here is what would take the state away that the next verb is to meet."""
 OPEN_TO_ALL = ("status", "check", "check --pre", "config show -o json", "proxy list", "version")
-BY_NOBODY = [
-    (words, state) for words in BY_ROOT for state in STATES if words in OPEN_TO_ALL or state in (NEVER, RUNNING)
-]
+BY_NOBODY = [(words, state) for words in BY_ROOT for state in STATES if words in OPEN_TO_ALL or state in (NEVER, RUNNING)]
 """What is refused without a look at the machine is refused in every state."""
 ELSEWHERE = {
     "run": "the daemon", "join": "tests/netns/test_join.py", "container": "tests/container", "ca": "on the admin's machine",

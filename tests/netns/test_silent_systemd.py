@@ -42,7 +42,9 @@ print(json.dumps(said))
 
 def asked(*through: str, path: str = os.environ["PATH"]) -> dict[str, str]:
     argv = [*through, sys.executable, "-s", "-c", ASKS]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, env={**ENVIRONMENT, "PATH": path}, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env={**ENVIRONMENT, "PATH": path}, cwd=ROOT, timeout=60
+    )
     return dict(json.loads(done.stdout))
 
 
