@@ -1,4 +1,4 @@
-"""`meshexp check`: what is wrong with this machine, or would be, and what mends it; in the manner of `linkerd check`."""
+"""`meshexp check`: what is wrong with this machine, or would be, and how to fix it; in the manner of `linkerd check`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from harness import paths, status_cli
@@ -18,7 +19,7 @@ POLL_SECONDS = 1.0
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = subparsers.add_parser(
         "check",
-        help="what is wrong with this machine and what mends it; exit code 1 when a check fails",
+        help="what is wrong with this machine and how to fix it; exit code 1 when a check fails",
         description="Looks at everything that the mesh needs of this machine, and changes nothing. Warnings are no failure.",
     )
     scope = verb.add_mutually_exclusive_group()
@@ -39,21 +40,62 @@ def run(options: argparse.Namespace) -> int:
 
     scope = Scope.PRE if options.pre else Scope.PROXY if options.proxy else Scope.ALL
     deadline = time.monotonic() + options.wait
-    while True:
-        results = look(paths.from_environment(), scope)
-        if report.success(results) or time.monotonic() >= deadline:
-            break
-        time.sleep(POLL_SECONDS)
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(printable(report.render(results, options.output, colour=colour)))
+    where = paths.from_environment()
+    if options.output == "json" or options.wait:
+        results = _waited(where, scope, deadline)
+        print(printable(report.render(results, options.output, colour=_coloured())))
+    else:
+        results = asyncio.run(_shown(where, scope, report.Table(_coloured(), options.output == "short")))
     return 0 if report.success(results) else 1
 
 
+def _coloured() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+async def _shown(where: Paths, scope: Any, table: Any) -> Any:
+    """Prints each result as it comes."""
+    found = []
+    async for result in _stream(where, scope):
+        found.append(result)
+        _print(table.lines(result))
+    _print(table.end(tuple(found)))
+    return tuple(found)
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(printable(line), flush=True)
+
+
+def _waited(where: Paths, scope: Any, deadline: float) -> Any:
+    """The results of the last look. Those of the looks before it are summed up on standard error, where that changes."""
+    from harness.check import report
+
+    said = ""
+    while True:
+        results = look(where, scope)
+        left = deadline - time.monotonic()
+        if report.success(results) or left <= 0:
+            return results
+        if said != (wrong := report.codes(results)):
+            print(f"not well yet: {wrong}; looking again for {left:.0f} s at most", file=sys.stderr, flush=True)
+            said = wrong
+        time.sleep(POLL_SECONDS)
+
+
 def look(where: Paths, scope: Any) -> Any:
-    from harness.check.run import look as once
+    async def all_of_it() -> Any:
+        return tuple([result async for result in _stream(where, scope)])
+
+    return asyncio.run(all_of_it())
+
+
+def _stream(where: Paths, scope: Any) -> Any:
+    from harness.check.run import stream
     from harness.clock import SystemClock
 
-    return asyncio.run(once(where, os.environ, status_cli.read(where), scope, SystemClock()))
+    return stream(where, os.environ, status_cli.read(where), scope, SystemClock())
 
 
 def printable(text: str) -> str:

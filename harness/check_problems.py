@@ -22,7 +22,8 @@ SECRETS_EXPOSED = register(
     "secrets-exposed",
     Where.MACHINE,
     "a secret of this machine can be read by others than root",
-    "`chmod 600` the files that the message names; if others use this machine, ask for a new invitation or CA too",
+    "`chown root:` and `chmod 600` the files that the message names; if others use this machine, ask for a new invitation or CA"
+    " too",
 )
 PRIVILEGES_MISSING = register(
     "privileges-missing",

@@ -48,12 +48,13 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     _verb(verbs, "uncordon", "traffic again, when the machine is ready", _uncordon)
     drain = _verb(verbs, "drain", "cordon, and wait until no request is open; exit code 1 when some still are", _drain)
     for verb in (cordon, drain):
-        text = "shown in status and in the ExternalWorkload"
-        verb.add_argument("--reason", default="cordoned by an operator", metavar="TEXT", help=text)
+        text = "shown in status and in the ExternalWorkload; without it the reason of an earlier cordon stays"
+        verb.add_argument("--reason", metavar="TEXT", help=text)
     drain.add_argument("--timeout", type=float, metavar="SECONDS", help="wait at most so long (drain.deadline if unset)")
-    text = "remove everything that the harness ever set on this machine; needs no configuration"
+    text = "remove everything that the harness ever set on this machine, also under traffic; needs no configuration"
     cleanup = _verb(verbs, "cleanup", text, _cleanup)
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
+    cleanup.add_argument("-n", "--dry-run", action="store_true", help="say what would be removed, and change nothing")
     logs = _verb(verbs, "logs", "what the harness and the proxy have logged", _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="and what they log from now on")
     logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="the last N lines (default %(default)s)")
@@ -185,7 +186,7 @@ def _drain(options: argparse.Namespace) -> int:
 def _cleanup(options: argparse.Namespace) -> int:
     from harness.daemon import cleanup
 
-    return cleanup.run(paths.from_environment(), options.after_exit)
+    return cleanup.run(paths.from_environment(), options.after_exit, options.dry_run)
 
 
 def _diff(_: argparse.Namespace) -> int:

@@ -38,12 +38,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(where: paths.Paths, options: argparse.Namespace) -> int:
-    """As a reload does, which takes no other."""
+    """As a reload does, which takes no other. Of files that only root may read, a user is told that they were not looked at."""
     from harness.daemon import needs
-    from harness.errors import ConfigError
+    from harness.errors import ConfigError, PermissionError_
 
     try:
-        needs.configuration(where, os.environ, new=True)
+        config, _ = needs.configuration(where, os.environ, new=True)
+        if denied := needs.denied_to_us(config):
+            files = ", ".join(f"{key} ({path})" for key, path in denied)
+            text = f"not looked at, since only root may read them: {files}; the rest is right"
+            raise PermissionError_(text, "run it with sudo")
     except ConfigError as error:
         if options.quiet:
             return error.exit_code

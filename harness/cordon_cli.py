@@ -10,64 +10,117 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from harness import status_cli, values
-from harness.errors import TemporaryError
+from harness import status_cli
+from harness.errors import ConfigError, TemporaryError
 from harness.paths import Paths
 from harness.status import Phase
+from harness.system import privileges
+
+if TYPE_CHECKING:
+    from harness.config import schema
 
 POLL_SECONDS, TOLD_SECONDS = 0.05, 10.0
+DEFAULT_REASON = "cordoned by an operator"
+UNKNOWN_SPREAD_SECONDS = 2.0
+"""Before the controller has told how long an endpoint change takes."""
 
 
-def cordon(paths: Paths, reason: str) -> int:
-    _set(paths, reason)
+@dataclass(frozen=True, slots=True)
+class Cordon:
+    """`since`: epoch seconds, 0 when that is not known."""
+
+    reason: str
+    since: float
+
+
+def cordon(paths: Paths, reason: str | None) -> int:
+    """Without a reason the one that is there stays."""
+    privileges.check("cordon")
+    made = _set(paths, reason)
     if _told(paths, lambda reported: reported.get("reason") == "Cordoned"):
-        print(f"cordoned: {reason}; the controller has taken this machine out of its endpoints")
+        print(f"cordoned: {made.reason}; the controller has taken this machine out of its endpoints")
     return 0
 
 
 def uncordon(paths: Paths) -> int:
-    from harness.system import privileges
-
-    if not paths.cordon.exists():
+    privileges.check("uncordon")
+    before = kept(paths)
+    if before is None:
         print("not cordoned")
         return 0
-    privileges.check()
     paths.cordon.unlink()
+    since = f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(before.since))}" if before.since else ""
+    print(f"it was cordoned: {before.reason}{since}")
     if _told(paths, lambda reported: reported.get("reason") != "Cordoned"):
         print("uncordoned; traffic comes again when the machine is ready")
     return 0
 
 
-def drain(paths: Paths, reason: str, timeout: float | None) -> int:
+def drain(paths: Paths, reason: str | None, timeout: float | None) -> int:
     """Cordons, waits until peers have heard, then until the connections that are open have ended; 1 when some have not."""
-    from harness.config import load
-    from harness.system import files, tcp_sockets
+    from harness.daemon import head_start
+    from harness.system import tcp_sockets
 
-    config = load.load(paths, os.environ)
+    privileges.check("drain")
+    config = _config(paths)
     deadline = time.monotonic() + (config.drain.deadline if timeout is None else timeout)
-    _set(paths, reason)
-    if not _told(paths, lambda reported: reported.get("reason") == "Cordoned"):
-        return 0
-    spread = values.parse_duration(files.read_json(paths.known_registration).get("drain_seconds", 2.0))
-    print(f"cordoned: {reason}; {spread:g} s for the endpoint change to spread", flush=True)
-    time.sleep(max(0.0, min(spread, deadline - time.monotonic())))
+    made = _set(paths, reason)
+    if _told(paths, lambda reported: reported.get("reason") == "Cordoned"):
+        known = head_start.known_registration(paths)
+        spread = known.drain_seconds if known else UNKNOWN_SPREAD_SECONDS
+        print(f"cordoned: {made.reason}; {spread:g} s for the endpoint change to spread", flush=True)
+        time.sleep(max(0.0, min(spread, deadline - time.monotonic())))
     port, said = config.proxy.inbound_port, -1
     while (number := tcp_sockets.open_connections(port)) and time.monotonic() < deadline:
         if number != said:
-            print(f"{number} connections are open", flush=True)
+            print(f"{_connections(number)} open", flush=True)
             said = number
         time.sleep(POLL_SECONDS)
-    print(f"{number} connections are still open" if number else "drained: no connection is open")
+    print(f"{_connections(number)} still open" if number else "drained: no connection is open")
     return 1 if number else 0
 
 
-def _set(paths: Paths, reason: str) -> None:
-    from harness.system import files, privileges
+def _connections(number: int) -> str:
+    return "1 connection is" if number == 1 else f"{number} connections are"
 
-    privileges.check()
-    files.write_json(paths.cordon, {"reason": reason, "since": time.time()}, mode=0o644)
+
+def _config(paths: Paths) -> schema.Config:
+    """Of the files; while they are wrong, what the member has in force. Raises ConfigError."""
+    from harness.config import load
+    from harness.daemon import in_force
+
+    try:
+        return load.load(paths, os.environ)
+    except ConfigError as error:
+        before = in_force.kept(paths, error.message)
+        if before is None:
+            raise
+        return before.config
+
+
+def kept(paths: Paths) -> Cordon | None:
+    """The cordon that is there."""
+    from harness.system import files
+
+    if not paths.cordon.exists():
+        return None
+    data = files.read_json(paths.cordon)
+    since = data.get("since")
+    return Cordon(str(data.get("reason") or DEFAULT_REASON), since if isinstance(since, float | int) else 0.0)
+
+
+def _set(paths: Paths, reason: str | None) -> Cordon:
+    """Another reason takes the place of the one that is there only when it is given: a drain is no reason of its own."""
+    from harness.system import files
+
+    before = kept(paths)
+    made = Cordon(reason or (before.reason if before else DEFAULT_REASON), before.since if before else time.time())
+    if made != before:
+        files.write_json(paths.cordon, {"reason": made.reason, "since": made.since}, mode=0o644)
+    return made
 
 
 def _told(paths: Paths, done: Callable[[dict[str, Any]], bool]) -> bool:

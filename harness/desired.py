@@ -112,7 +112,7 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
         registration=_registration(config, machine, progress),
         probes=_probes(config, machine, known) if known else None,
         proxy=_proxy(config, machine, known, progress) if known else None,
-        redirect=_redirect(config, machine, known) if known and may_redirect(config, progress) else None,
+        redirect=redirect(config, machine, known) if known and may_redirect(config, progress) else None,
     )
 
 
@@ -267,17 +267,18 @@ def _probes(config: schema.Config, machine: Machine, known: Registration) -> tup
     return tuple(Check(probe, allowed.get(probe.exec_.name), user) if probe.exec_ else Check(probe) for probe in known.probes)
 
 
-def _redirect(config: schema.Config, machine: Machine, known: Registration) -> rules.RedirectSpec:
+def redirect(config: schema.Config, machine: Machine, known: Registration | None) -> rules.RedirectSpec:
+    """Before the registration, as far as the configuration says it: without what the controller tells."""
     section, proxy, others = config.redirect, config.proxy, machine.others
-    ports = {PortRange(p.port, p.port) for p in known.template.ports if p.protocol == "TCP"} | set(section.ports)
+    ports = {PortRange(p.port, p.port) for p in known.template.ports if p.protocol == "TCP"} if known else set()
     return rules.RedirectSpec(
         proxy_uid=machine.user.uid,
         inbound_port=proxy.inbound_port,
         outbound_port=proxy.outbound_port,
         outbound=section.outbound,
         inbound=section.inbound,
-        outbound_networks=proxy_environment.cluster_networks(config, known.facts),
-        inbound_ports=tuple(sorted(ports)),
+        outbound_networks=proxy_environment.cluster_networks(config, known.facts if known else ClusterFacts()),
+        inbound_ports=tuple(sorted({*ports, *section.ports})),
         ignore_inbound_ports=rules.merge_ports((*section.ignore_inbound_ports, *machine.never_inbound)),
         ignore_outbound_ports=rules.merge_ports((*section.ignore_outbound_ports, *machine.never_outbound)),
         ignore_subnets=section.ignore_subnets,

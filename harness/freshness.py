@@ -35,22 +35,31 @@ def beat_seconds(lease_seconds: float | None) -> float:
     return min(valid_seconds(lease_seconds) / 3, BEAT_MOST)
 
 
-def judged(data: Mapping[str, Any], process: Process | None, uptime: float, restart: Callable[[], str]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """Each says how to get another daemon: in the place of one that has ended, or of one that hangs."""
+
+    start: Callable[[], str]
+    restart: Callable[[], str]
+
+
+def judged(data: Mapping[str, Any], process: Process | None, uptime: float, ways: Ways) -> dict[str, Any]:
     """The snapshot if it still counts; otherwise another with the phase Stopped, or Unknown with what was last known.
 
-    `process`: what has the snapshot's pid now. `uptime`: Clock.boot(). `restart`: says how to get another daemon.
+    `process`: what has the snapshot's pid now. `uptime`: Clock.boot().
     """
     written = data.get("written")
     age = uptime - float(written["uptime"]) if written else 0.0
     if process is None or process.state in GONE or _is_another(process, data.get("pid_started")) or age < -ROUNDED:
-        return stopped("the daemon is gone without a clean stop; run `meshexp cleanup`")
+        left = f"the daemon (pid {data['pid']}) has ended without a clean stop; what it had set is left for the next one"
+        return stopped(f"{left}, which takes it over: {ways.start()}")
     if process.state in STOPPED:
         text = f"the daemon (pid {data['pid']}) is stopped (state {process.state}) and has not written for {age:.0f} s"
         return _unknown(data, age, f"{text}; `kill -CONT {data['pid']}` lets it go on")
     if written and age > float(written["valid_seconds"]):
         why = f"it hangs (state {process.state})" if process.state else "it hangs or is stopped"
         text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s: {why}"
-        return _unknown(data, age, f"{text}; {restart()}")
+        return _unknown(data, age, f"{text}; {ways.restart()}")
     return dict(data)
 
 

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from harness.steps import Steps
 
     if os.geteuid() != 0:
-        raise PermissionError_("`meshexp join` must run as root", "run it with sudo")
+        raise PermissionError_("`meshexp join` needs root", "run it with sudo")
     steps, undo, join = Steps(options.output), Undo(), Join(paths.from_environment(), options)
     with _interruptible():
         try:

@@ -8,9 +8,10 @@ import os
 import shutil
 from typing import Any
 
-from harness import paths
-from harness.errors import HarnessError, PermissionError_, TemporaryError
+from harness import paths, status_cli
+from harness.errors import HarnessError, TemporaryError
 from harness.paths import Paths
+from harness.status import Phase
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -26,12 +27,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     from harness.steps import Steps
+    from harness.system import privileges
 
-    if os.geteuid() != 0:
-        raise PermissionError_("`meshexp leave` must run as root", "run it with sudo")
+    privileges.root("leave")
     where, steps = paths.from_environment(), Steps(options.output)
     try:
-        for one in _meant(where):
+        meant = [one for one in _meant(where) if _is_something(one)]
+        if not meant:
+            return _nothing(steps)
+        for one in meant:
             _leave(one, steps, options.purge)
     except HarnessError as error:
         steps.finish(error, left=False)
@@ -47,6 +51,27 @@ def _meant(where: Paths) -> tuple[Paths, ...]:
     from harness.daemon import cleanup
 
     return (where,) if where.instance else cleanup.everyone(where)
+
+
+def _is_something(where: Paths) -> bool:
+    """Whether there is anything to leave: a configuration, right or wrong, a member without one, or what one has left behind."""
+    from harness.config import load
+    from harness.daemon import cleanup
+    from harness.join_start import running
+
+    left = where.joined, where.invitation, where.registration, where.known_registration, where.in_force, where.proxy
+    if any(path.exists() for path in left) or not load.is_unconfigured(where, os.environ):
+        return True
+    waits = status_cli.read(where)["phase"] == Phase.WAITING.text
+    return bool(running(where) and not waits) or where.instance in cleanup.instances_with_rules()
+
+
+def _nothing(steps: Any) -> int:
+    from harness.steps import Step
+
+    steps.add(Step("nothing is configured here", message="this machine is no member of a mesh, and nothing was changed"))
+    steps.finish(left=False, purged=False)
+    return 0
 
 
 def _leave(where: Paths, steps: Any, purge: bool) -> None:

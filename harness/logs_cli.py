@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from harness import paths, status_cli
-from harness.errors import UnavailableError
+from harness.errors import PermissionError_, UnavailableError
 from harness.system import units
 
 
@@ -32,7 +33,12 @@ def _standard_error() -> Path | None:
     """The running daemon's, where that is a file. By this path the kernel opens it, also when its name has been removed."""
     pid = status_cli.read(paths.from_environment()).get("pid")
     file = Path(f"/proc/{pid}/fd/2")
-    return file if pid is not None and file.is_file() else None
+    try:
+        return file if pid is not None and stat.S_ISREG(file.stat().st_mode) else None
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise PermissionError_(f"what the daemon (pid {pid}) has logged can be read by root only", "run it with sudo") from None
 
 
 def _become(*argv: str) -> None:

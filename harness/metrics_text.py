@@ -57,6 +57,11 @@ def render(data: Mapping[str, Any]) -> str:
     return "".join(_family(name, lines) for name, lines in by_family.items() if lines)
 
 
+def is_of(text: str, data: Mapping[str, Any]) -> bool:
+    """Whether the metrics are those of the daemon whose snapshot `data` is."""
+    return f"meshexp_start_time_seconds {_number(_epoch(data['started']))}\n" in text
+
+
 def _family(name: str, lines: Iterable[str]) -> str:
     kind, text = FAMILIES[name]
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n{''.join(lines)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import paths, proxy_release
-from harness.errors import PermissionError_, UnavailableError, UsageError
+from harness.errors import UnavailableError, UsageError
 
 RESTART_SECONDS = 90.0
 
@@ -44,15 +44,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
+    from harness.system import privileges
     from harness.system.proxy_store import Store
 
-    if options.what == "restart":
-        return _restart(paths.from_environment())
     store = Store(paths.from_environment().proxy_versions)
     if options.what == "list":
         return _list(store, options)
-    if os.geteuid() != 0:
-        raise PermissionError_(f"`meshexp proxy {options.what}` must run as root", "the proxy's binary belongs to root")
+    privileges.root(f"proxy {options.what}")
+    if options.what == "restart":
+        return _restart(paths.from_environment())
     verbs = {"install": _install, "use": _use, "rollback": _rollback, "remove": _remove}
     return verbs[options.what](store, options)
 

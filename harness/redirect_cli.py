@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
     from harness.system import privileges
 
-    privileges.check()
+    privileges.check(f"redirect {options.what}")
     verbs = {"show": _show, "apply": _apply, "remove": _remove, "test": _test}
     return asyncio.run(verbs[options.what](options))
 
@@ -61,23 +61,21 @@ async def _show(options: argparse.Namespace) -> int:
 async def _apply(_: argparse.Namespace) -> int:
     import asyncio
 
-    from harness import decode
     from harness.config import load
-    from harness.daemon import machine
+    from harness.daemon import head_start, machine
     from harness.desired import Progress, desired
-    from harness.messages import Registration
     from harness.reconcilers.redirect import Redirect
-    from harness.system import files, redirect_backend
+    from harness.system import redirect_backend
     from harness.system.redirect_table import Marks
 
     where = paths.from_environment()
     config = load.load(where, os.environ)
-    known = files.read_json(where.known_registration)
-    if known is None:
+    registration = head_start.known_registration(where)
+    if registration is None:
         raise UnavailableError(
-            "the controller has not yet told this machine which networks and ports there are", "start meshexp-harness first"
+            "this machine is not registered, so nobody has told it which ports and networks the redirect is for",
+            f"{_next_step(where)}; `meshexp plan` shows what is known already",
         )
-    registration = decode.decode(Registration, known, source="registration", lenient=True)
     found = await machine.look(config, where)
     wanted = desired(config, found, Progress(registration=registration, proxy_certified=True)).redirect
     choice = redirect_backend.Choice(config.redirect.backend.value)
@@ -90,6 +88,15 @@ async def _apply(_: argparse.Namespace) -> int:
     condition = redirect.condition(wanted, await redirect.observe())
     print(f"# {condition.message}" if actions else "# nothing to do")
     return 0
+
+
+def _next_step(where: paths.Paths) -> str:
+    """For a machine that is not registered."""
+    from harness.system import files, snapshot_reader
+
+    if files.is_locked(where.lock):
+        return "`meshexp status` says what the registration waits for"
+    return f"start the harness, which registers it: {snapshot_reader.start(where.instance)}"
 
 
 async def _remove(_: argparse.Namespace) -> int:

@@ -23,14 +23,17 @@ class Condition:
     truth: Truth
     message: str
     problem: Problem | None = None
+    applies: bool = True
+    """False where there is nothing to bring about, so that nothing was tried: nobody has configured it, or told of it."""
 
 
-def encoded(condition: Condition, *, identity_made_here: bool = False) -> dict[str, str | None]:
+def encoded(condition: Condition, *, identity_made_here: bool = False) -> dict[str, str | bool | None]:
     """As `meshexp status -o json` has it."""
     problem = condition.problem
     return {
         "name": condition.name,
         "status": condition.truth.value,
+        "applies": condition.applies,
         "message": condition.message,
         "problem": problem.code if problem else None,
         "severity": problem.severity.value if problem else None,

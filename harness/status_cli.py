@@ -109,6 +109,8 @@ def text(data: dict[str, Any]) -> str:
 def _sign(condition: dict[str, Any]) -> str:
     if condition["problem"] and condition["status"] != Truth.FALSE.value:
         return "‼"
+    if not condition.get("applies", True):
+        return "-"
     return _SIGNS.get(condition["status"], "?")
 
 

@@ -48,6 +48,7 @@ FIELDS = {
     "instances.NAME": ("text", "of the machine's first workload, where there are others: their phases"),
     "conditions[].name": ("text", "the part: Routes, Identity, Registration, Application, Proxy, Redirected, …"),
     "conditions[].status": ("text", "True, False or Unknown"),
+    "conditions[].applies": ("yes or no", "no where there is nothing to bring about, and so nothing was tried"),
     "conditions[].message": ("text", "how it stands, in a sentence"),
     "conditions[].problem": ("text or null", "the code of a known problem: an anchor in troubleshooting.md"),
     "conditions[].severity": ("text or null", "error or warning"),
@@ -82,7 +83,7 @@ FIELDS = {
     "counters.failures.PART": ("number", "changes that failed, since then"),
 }
 """Dotted; `[]` is each of a list, a word in capitals any name."""
-LATER = ("pid_started", "written", "looked", "conditions[].where", "instances")
+LATER = ("pid_started", "written", "looked", "conditions[].where", "conditions[].applies", "instances")
 """What a daemon of version 0.1 does not write, as a whole; `instances` is the reader's."""
 NULLABLE = ("reported", "neighbours")
 """What may be null as a whole."""

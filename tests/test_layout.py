@@ -39,6 +39,7 @@ PURE = {
     "backoff",
     "tasks",
     "paths",
+    "denied",
     "clock",
     "spire",
 }

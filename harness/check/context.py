@@ -18,6 +18,11 @@ NEEDS_ROOT = Untried("needs root: run it with sudo")
 UNCONFIGURED = Untried("not configured yet")
 
 
+def needs_root(why: str) -> Untried:
+    """For what only root may look at: that this process may not says nothing about the machine."""
+    return Untried(f"needs root ({why}): run it with sudo")
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """`status`: what `meshexp status` reads. `anchors_pem` is empty when the file cannot be read.

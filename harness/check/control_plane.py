@@ -59,8 +59,8 @@ async def _behind(context: Context) -> bool | Untried:
 
 def _proxy_uid(context: Context) -> int | None:
     """None where there is no redirect that could take our connection: without such a user, or, for a check without root, before
-    the machine joins."""
-    if not context.root and not context.running:
+    the machine joins. A daemon that was killed leaves its rules, and its status."""
+    if not context.root and not context.running and not context.paths.status.exists():
         return None
     try:
         return process.find_user(context.config.proxy.user).uid
@@ -101,4 +101,5 @@ def _clock(to: Judge, seen: list[Seen]) -> Iterator[Result]:
     ]
     how = "no clock skew" if skews else "no clock skew that certificates show"
     tried = bool(skews) or any(one.good for one in seen)
-    yield to.found(how, problems.CLOCK_SKEW, early + wrong, tried=tried, why="no certificate of the control plane was seen")
+    why = next((one.untried for one in seen if one.untried), "no certificate of the control plane was seen")
+    yield to.found(how, problems.CLOCK_SKEW, early + wrong, tried=tried, why=why)

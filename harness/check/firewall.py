@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import check_problems as problems
 from harness.check import iptables_listing, nft_listing, packet_filter
-from harness.check.context import NEEDS_ROOT, Context
+from harness.check.context import NEEDS_ROOT, Context, needs_root
 from harness.check.packet_filter import Packet
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.errors import HarnessError
@@ -42,7 +42,9 @@ _PROGRAMS = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`filter` and `nat`: legacy iptables' tables, as iptables-save has them; `nat_entries`: how many rules its nat table has.
+    """`filter` and `nat`, for IPv6 `filter6` and `nat6`: legacy iptables' tables, as iptables-save has them.
+
+    `nat_entries`: how many rules its nat tables have.
 
     `programs`: names of what runs, as the kernel has them. `ways`: the mesh's networks that packets can come from.
     """
@@ -50,6 +52,8 @@ class Facts:
     nft: Listing | Untried = NOT_LOOKED
     filter: str | Untried = NOT_LOOKED
     nat: str | Untried = NOT_LOOKED
+    filter6: str | Untried = NOT_LOOKED
+    nat6: str | Untried = NOT_LOOKED
     nat_entries: int | Untried = NOT_LOOKED
     programs: frozenset[str] | Untried = NOT_LOOKED
     managers: tuple[str, ...] = ()
@@ -60,15 +64,33 @@ class Facts:
         """What is known of nftables."""
         return [] if isinstance(self.nft, Untried) else self.nft
 
+    @property
+    def nats(self) -> tuple[str | Untried, str | Untried]:
+        return self.nat, self.nat6
+
+    @property
+    def legacy(self) -> tuple[str | Untried, ...]:
+        return self.filter, self.filter6, *self.nats
+
 
 async def gather(context: Context) -> Facts:
-    programs = frozenset(_programs())
+    programs: frozenset[str] | Untried
+    try:
+        programs = frozenset(_programs())
+    except PermissionError as error:  # others' processes are hidden from this user
+        programs = needs_root(str(error))
     managers = _managers()
     if not context.root:
-        return Facts(NEEDS_ROOT, NEEDS_ROOT, NEEDS_ROOT, NEEDS_ROOT, programs, managers)
-    nft, filter_, nat = await asyncio.gather(_nftables(), _table("filter"), _table("nat"))
+        return Facts(*(NEEDS_ROOT,) * 6, programs=programs, managers=managers)
+    nft, filter_, nat, filter6, nat6 = await asyncio.gather(
+        _nftables(),
+        _table("filter", Family.IPV4),
+        _table("nat", Family.IPV4),
+        _table("filter", Family.IPV6),
+        _table("nat", Family.IPV6),
+    )
     ways = tuple(network for network in context.networks if _way(network))
-    return Facts(nft, filter_, nat, _legacy_entries(), programs, managers, ways)
+    return Facts(nft, filter_, nat, filter6, nat6, _legacy_entries(), programs, managers, ways)
 
 
 def _way(network: IPNetwork) -> bool:
@@ -85,9 +107,9 @@ async def _nftables() -> Listing | Untried:
         return Untried(f"the rules of nftables cannot be listed: {error.message}")
 
 
-async def _table(name: str) -> str | Untried:
+async def _table(name: str, family: Family) -> str | Untried:
     try:
-        return await legacy_rules.table(name)
+        return await legacy_rules.table(name, family)
     except HarnessError as error:
         return Untried(f"the rules of legacy iptables cannot be listed: {error.message}")
 
@@ -124,29 +146,35 @@ def _managers() -> tuple[str, ...]:
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
     to = Judge(NAME)
     yield _judge_peers(to, context, facts)
-    # Two sources tell how many rules the legacy nat table has; one that is known is enough.
-    entries = facts.nat_entries if facts.nat == "" or isinstance(facts.nat, Untried) else facts.nat
-    why = reasons_untried(facts.nft, entries)
+    # Two sources tell how many rules the legacy nat tables have; one that is known is enough.
+    why = reasons_untried(facts.nft, *((facts.nat_entries,) if reasons_untried(*facts.nats) or "" in facts.nats else ()))
     yield to.found("one firewall backend is in use", problems.FIREWALL_MIXED, mixed(facts), tried=not why, why=why)
     yield _judge_published(to, context, facts)
-    why = reasons_untried(facts.nft, facts.filter, facts.nat, facts.programs)
+    why = reasons_untried(facts.nft, *facts.legacy, facts.programs)
     yield to.found("no other mesh is on this machine", problems.OTHER_MESH, other_meshes(facts), tried=not why, why=why)
 
 
 def _judge_peers(to: Judge, context: Context, facts: Facts) -> Result:
     """Skipped without a way to the peers: no packet of theirs can arrive, so nothing shows that these rules let one in."""
     port = context.config.proxy.inbound_port
-    packet = Packet(port, context.networks)
-    chains = nft_listing.chains(facts.rules, packet), iptables_listing.chains(_text(facts.filter), packet, "iptables filter")
-    dropped = [drop for drop in map(packet_filter.dropped_by, chains) if drop]
+    versions = sorted({network.version for network in context.networks}) or [4]
+    dropped = [drop for version in versions for drop in _dropped(facts, port, context.networks, version)]
     by = f" (this machine's firewall is {', '.join(facts.managers)})" if facts.managers else ""
-    why = reasons_untried(facts.nft, facts.filter)
+    why = reasons_untried(facts.nft, *(facts.filter6 if version == 6 else facts.filter for version in versions))
     if not why and not context.networks:
         why = "no rule drops it for everybody, but nobody has told yet which networks peers are in"
     if not why and not facts.ways:
         why = f"this machine has no way to {', '.join(map(str, context.networks[:4]))}{' …' if len(context.networks) > 4 else ''}"
     reasons = [f"{drop}{by}" for drop in dropped]
     return to.found(f"peers reach port {port}", problems.FIREWALL_DROPS, reasons, tried=not why, why=why)
+
+
+def _dropped(facts: Facts, port: int, networks: tuple[IPNetwork, ...], version: int) -> Iterator[str]:
+    """What drops a peer's packet of that version of IP."""
+    packet = Packet(port, tuple(network for network in networks if network.version == version), version)
+    label, legacy = ("ip6tables filter", facts.filter6) if version == 6 else ("iptables filter", facts.filter)
+    chains = nft_listing.chains(facts.rules, packet), iptables_listing.chains(_text(legacy), packet, label)
+    yield from filter(None, map(packet_filter.dropped_by, chains))
 
 
 def _text(table: str | Untried) -> str:
@@ -157,19 +185,22 @@ def _text(table: str | Untried) -> str:
 def mixed(facts: Facts) -> Iterable[str]:
     nat = [chain for chain in _chains(facts.rules) if chain.get("type") == "nat"]
     tables = {f"{c['family']} {c['table']}" for c in nat if marks_of_table(c["table"]) is None}
-    legacy = [line for line in _text(facts.nat).splitlines() if line.startswith("-A ") and CHAIN not in line]
+    texts = [text for text in map(_text, facts.nats) if text]
+    legacy = [line for text in texts for line in text.splitlines() if line.startswith("-A ") and CHAIN not in line]
     counted = 0 if isinstance(facts.nat_entries, Untried) else facts.nat_entries
-    entries = len(legacy) if _text(facts.nat) else counted
+    entries = len(legacy) if texts else counted
     if tables and entries:
-        yield f"the legacy nat table has {entries} rules, and nftables has nat in {', '.join(sorted(tables))}"
+        rules = "1 rule" if entries == 1 else f"{entries} rules"
+        yield f"legacy iptables has {rules} in its nat tables, and nftables has nat in {', '.join(sorted(tables))}"
 
 
 def _judge_published(to: Judge, context: Context, facts: Facts) -> Result:
     template = context.registration.template.ports if context.registration else ()
     ports = frozenset(port.port for port in template if port.protocol == "TCP")
-    found = set(nft_listing.published(facts.rules, ports)) | set(iptables_listing.published(_text(facts.nat), ports))
+    found = set(nft_listing.published(facts.rules, ports))
+    found |= {port for table in facts.nats for port in iptables_listing.published(_text(table), ports)}
     reasons = [f"port {port} goes to a container by a DNAT rule" for port in sorted(found)]
-    why = reasons_untried(facts.nft, facts.nat)
+    why = reasons_untried(facts.nft, *facts.nats)
     if not ports:
         why = "the group has no TCP port"
     if context.registration is None:
@@ -181,8 +212,7 @@ def _judge_published(to: Judge, context: Context, facts: Facts) -> Result:
 def other_meshes(facts: Facts) -> Iterator[str]:
     names = [chain["name"] for chain in _chains(facts.rules)]
     names += [table["name"] for item in facts.rules if (table := item.get("table"))]
-    tables = _text(facts.filter), _text(facts.nat)
-    names += [line[1:].split()[0] for text in tables for line in text.splitlines() if line.startswith(":")]
+    names += [line[1:].split()[0] for text in map(_text, facts.legacy) for line in text.splitlines() if line.startswith(":")]
     for mesh, pattern in _MESHES.items():
         if chains := sorted({name for name in names if pattern.match(name)}):
             yield f"rules of {mesh}: {', '.join(chains[:4])}{' …' if len(chains) > 4 else ''}"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import check_problems as problems
-from harness.check.context import UNCONFIGURED, Context
+from harness.check.context import UNCONFIGURED, Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.config import schema
+from harness.denied import is_denied
 from harness.errors import HarnessError, UnavailableError
 from harness.problems import (
     IDENTITY_CA_EXPIRING,
@@ -41,17 +42,20 @@ class Facts:
     anchors_error: str = ""
     signing: Certificate | Untried | None = NOT_LOOKED
     signing_error: str = ""
-    programs_missing: tuple[str, ...] | Untried = NOT_LOOKED
+    programs_missing: tuple[str | Untried, ...] | Untried = NOT_LOOKED
+    """Why each of them that cannot be used is not; Untried when this process may not look."""
 
 
 async def gather(context: Context) -> Facts:
     anchors, anchors_error = _anchors(context)
-    signing, signing_error = await _signing(context, anchors)
-    return Facts(anchors, anchors_error, signing, signing_error, _missing(context.config))
+    signing, signing_error = await _signing(context, () if isinstance(anchors, Untried) else anchors)
+    return Facts(anchors, anchors_error, signing, signing_error, _missing(context))
 
 
-def _anchors(context: Context) -> tuple[tuple[Certificate, ...], str]:
+def _anchors(context: Context) -> tuple[tuple[Certificate, ...] | Untried, str]:
     path = context.config.controller.trust_anchors
+    if not context.root and is_denied(path):
+        return needs_root(f"{path} cannot be read by this user"), ""
     try:
         return certificates.read_pem(certificates.read_file(path, "the trust anchors")), ""
     except (UnavailableError, ValueError) as error:
@@ -63,7 +67,7 @@ async def _signing(context: Context, anchors: tuple[Certificate, ...]) -> tuple[
     if identity.mode is not schema.IdentityMode.LOCAL:
         return None, ""
     if not context.root:
-        return Untried("its key is root's alone: run it with sudo"), ""
+        return needs_root("its key is root's alone"), ""
     local = identity.local
     try:
         chain = certificates.read_pem(certificates.read_file(local.ca_cert, "the signing certificate"))
@@ -76,18 +80,20 @@ async def _signing(context: Context, anchors: tuple[Certificate, ...]) -> tuple[
     return chain[0], ""
 
 
-def _missing(config: schema.Config) -> tuple[str, ...]:
+def _missing(context: Context) -> tuple[str | Untried, ...]:
     wanted = []
+    config = context.config
     if config.identity.mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
         wanted.append((config.identity.spire.agent_path, spire.AGENT))
     if config.identity.mode is schema.IdentityMode.LOCAL:
         wanted.append((config.identity.spire.server_path, spire.SERVER))
-    missing = []
+    missing: list[str | Untried] = []
     for configured, name in wanted:
         try:
             spire.find_program(configured, name)
         except HarnessError as error:
-            missing.append(error.message)
+            denied = [] if context.root else [place for place in spire.places(configured, name) if is_denied(place)]
+            missing.append(needs_root(f"{denied[0]} cannot be looked at by this user") if denied else error.message)
     return tuple(missing)
 
 
@@ -98,7 +104,7 @@ async def ask(context: Context) -> Frame | Untried:
     if not context.running and context.config.identity.mode is not schema.IdentityMode.EXTERNAL:
         return Untried("what issues it does not run yet")
     if not context.root:
-        return Untried("the question is asked as the proxy's user, which needs root: run it with sudo")
+        return needs_root("the question is asked as the proxy's user")
     try:
         return await own_svid.fetch(context.socket, process.find_user(context.config.proxy.user), SVID_SECONDS)
     except HarnessError as error:
@@ -111,8 +117,9 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     if context.config.identity.mode is schema.IdentityMode.LOCAL:
         yield from _judge_signing(to, context, facts)
     if context.config.identity.mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
-        why = reasons_untried(facts.programs_missing)
-        missing = () if isinstance(facts.programs_missing, Untried) else facts.programs_missing
+        found = (facts.programs_missing,) if isinstance(facts.programs_missing, Untried) else facts.programs_missing
+        missing = [reason for reason in found if isinstance(reason, str)]
+        why = reasons_untried(*found)
         yield to.found("SPIRE's programs are installed", problems.SPIRE_MISSING, missing, tried=not why, why=why)
     yield _judge_svid(to, context, context.frame)
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import check_problems as problems
-from harness.check.context import Context
+from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
-from harness.problems import LEASE_LAPSED, REGISTRY
+from harness.denied import is_denied
+from harness.problems import LEASE_LAPSED, REGISTRY, Severity
 from harness.status import Phase
 
 NAME = "meshexp-membership"
@@ -24,6 +25,8 @@ class Facts:
 
 
 async def gather(context: Context) -> Facts:
+    if not context.root and is_denied(context.paths.status):
+        return Facts(needs_root(f"{context.paths.status} cannot be read by this user"))
     return Facts(context.status)
 
 
@@ -52,9 +55,9 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
 def _judge_conditions(to: Judge, status: dict[str, Any]) -> Iterator[Result]:
     name = status.get("workload", {}).get("name")  # a daemon that cannot begin has none
     conditions = {condition["name"]: condition for condition in status["conditions"]}
-    if not name and conditions.get("Registration", {}).get("problem") is None:
-        text = str(conditions.get("Registration", {}).get("message", ""))
-        yield to.failed("this machine is registered", problems.NOT_REGISTERED, text)
+    registration = conditions.get("Registration", {})
+    if not name and registration.get("severity") != Severity.ERROR.value:  # an error says it itself
+        yield to.failed("this machine is registered", problems.NOT_REGISTERED, str(registration.get("message", "")))
     if conditions.get("Registration", {}).get("problem") == LEASE_LAPSED.code:
         yield to.failed(HEARD, LEASE_LAPSED, conditions.pop("Registration")["message"])
     elif status.get("reported"):
@@ -63,6 +66,8 @@ def _judge_conditions(to: Judge, status: dict[str, Any]) -> Iterator[Result]:
         problem = REGISTRY.get(condition["problem"]) if condition["problem"] else None
         if problem is not None:
             yield to.failed(condition["name"], problem, condition["message"])
+        elif not condition.get("applies", True):
+            yield to.skipped(condition["name"], condition["message"])
         elif condition["status"] == "True":
             yield to.passed(f"{condition['name']}: {condition['message']}")
         else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import check_problems as problems
-from harness.check.context import Context
+from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.desired import routes
 from harness.errors import HarnessError
@@ -56,7 +56,8 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     for path in facts.paths:
         narrow = [f"of {path.mtu} bytes, none reaches {path.peer} (smaller ones do)"] if path.narrow else []
         text = f"packets of full size reach {path.peer}"
-        yield to.found(text, problems.PATH_MTU, narrow, tried=path.small, why=path.unknown)
+        why = needs_root("an ICMP echo is sent").why if path.denied and not context.root else path.unknown
+        yield to.found(text, problems.PATH_MTU, narrow, tried=path.small, why=why)
 
 
 def _judge_routes(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:

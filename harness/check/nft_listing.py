@@ -19,11 +19,13 @@ _VERDICTS = {
     "queue": Verdict.ACCEPT,
 }
 _NO_MATCH = {"counter", "log", "comment", "meta", "mangle", "notrack", "ct helper"}
+_VERSIONS = {"ip": 4, "icmp": 4, "ip6": 6, "icmpv6": 6}
 Item = dict[str, Any]
 
 
 def chains(listing: Iterable[Item], packet: Packet) -> dict[str, Chain]:
-    """By name; only what filters, and no table of ours."""
+    """By name; only what filters packets of that version of IP (of 4 where both are meant), and no table of ours."""
+    families = ("ip6", "inet") if packet.version == 6 else ("ip", "inet")
     found: dict[str, Item] = {}
     rules: dict[str, list[Rule]] = {}
     for item in listing:
@@ -36,7 +38,7 @@ def chains(listing: Iterable[Item], packet: Packet) -> dict[str, Chain]:
         name: Chain(
             name,
             tuple(rules.get(name, ())),
-            str(chain.get("hook", "")) if chain.get("type") in ("filter", None) and chain["family"] in ("ip", "inet") else "",
+            str(chain.get("hook", "")) if chain.get("type") in ("filter", None) and chain["family"] in families else "",
             int(chain.get("prio", 0)),
             chain.get("policy") == "drop",
         )
@@ -88,6 +90,8 @@ def _match(body: Item, packet: Packet) -> Truth:
     ((kind, what),) = left.items()
     if kind == "payload" and what.get("protocol") in ("tcp", "th") and what.get("field") == "dport":
         return negated(_any(right, lambda value: _in_ports(value, packet.port)), negate)
+    if kind == "payload" and what.get("protocol") in _VERSIONS and not packet.may_be(_VERSIONS[what["protocol"]]):
+        return False
     if kind == "payload" and what.get("field") == "saddr" and what.get("protocol") in ("ip", "ip6"):
         return negated(_any(right, lambda value: _from(value, packet)), negate)
     if kind == "payload" and what.get("protocol") in ("udp", "icmp", "icmpv6", "sctp", "dccp"):
@@ -97,7 +101,8 @@ def _match(body: Item, packet: Packet) -> Truth:
     if (kind == "meta" and what.get("key") == "l4proto") or (kind == "payload" and what.get("field") in ("protocol", "nexthdr")):
         return negated(_any(right, lambda value: value in ("tcp", 6)), negate)
     if kind == "meta" and what.get("key") in ("nfproto", "protocol"):
-        return None if len(packet.sources) != 1 else negated(_any(right, lambda v: str(v) in ("ipv4", "ip")), negate)
+        names = {4: ("ipv4", "ip"), 6: ("ipv6", "ip6")}.get(packet.version or 0)
+        return None if names is None else negated(_any(right, lambda value: str(value) in names), negate)
     if kind == "ct" and what.get("key") == "state":
         return negated(_any(right, lambda value: value == "new"), negate)
     if kind == "ct" and what.get("key") == "status":

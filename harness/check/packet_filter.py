@@ -18,10 +18,17 @@ Truth = bool | None
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A new TCP connection to a port of this machine, not from loopback. `sources`: where peers may be."""
+    """A new TCP connection to a port of this machine, not from loopback. `sources`: where peers may be.
+
+    `version`: of IP; None where both are meant.
+    """
 
     port: int
     sources: tuple[IPNetwork, ...] = ()
+    version: int | None = None
+
+    def may_be(self, version: int) -> bool:
+        return self.version in (None, version)
 
 
 class Verdict(enum.Enum):
@@ -114,6 +121,8 @@ def negated(match: Truth, negate: bool) -> Truth:
 
 def from_network(packet: Packet, network: IPNetwork) -> Truth:
     """Whether the peer is in it: surely not when no mesh network touches it."""
+    if not packet.may_be(network.version):
+        return False
     related = [source for source in packet.sources if source.version == network.version]
     if network.prefixlen == 0:
         return True

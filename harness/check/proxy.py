@@ -9,9 +9,10 @@ from pathlib import Path
 
 from harness import check_problems as problems
 from harness import proxy_release
-from harness.check.context import Context
+from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.daemon.machine import proxy_in_use
+from harness.denied import is_denied
 from harness.errors import ConfigError, HarnessError
 from harness.problems import (
     PROXY_CRASH_LOOP,
@@ -46,7 +47,7 @@ class Facts:
 async def gather(context: Context) -> Facts:
     config = context.config.proxy
     path = Path(config.path) if config.path else await asyncio.to_thread(proxy_in_use, context.paths)
-    there = _is_there(path)
+    there = _is_there(context, path)
     release, error = await _release(context, path) if there is True else (NOT_LOOKED, "")
     try:
         uid = process.find_user(config.user).uid
@@ -59,7 +60,9 @@ async def gather(context: Context) -> Facts:
     return Facts(str(path), there, release, error, taken, expires)
 
 
-def _is_there(path: Path) -> bool | Untried:
+def _is_there(context: Context, path: Path) -> bool | Untried:
+    if not context.root and is_denied(path):
+        return needs_root(f"{path} cannot be looked at by this user")
     try:
         return path.is_file()
     except OSError as found:
@@ -68,7 +71,7 @@ def _is_there(path: Path) -> bool | Untried:
 
 async def _release(context: Context, path: Path) -> tuple[Problem | Untried | None, str]:
     if not context.root:
-        return Untried("the program is asked as nobody, which needs root: run it with sudo"), ""
+        return needs_root("the program is run under another user"), ""
     try:
         release = await asyncio.to_thread(proxy_binary.asked, path)
     except HarnessError as found:
@@ -109,6 +112,9 @@ def _judge_release(to: Judge, facts: Facts) -> Result:
 def _judge_running(to: Judge, context: Context, facts: Facts) -> Iterator[Result]:
     child = context.status.get("children", {}).get("proxy", {})
     text = "it has a certificate"
+    if waits := _waits_for(context):
+        yield to.skipped(text, f"the proxy does not run yet: {waits}")
+        return
     if not facts.expires and int(child.get("exits", 0)) >= CRASH_LOOP_EXITS:
         yield to.failed("it runs", PROXY_CRASH_LOOP, f"it has exited {child['exits']} times")
     elif not facts.expires:
@@ -118,3 +124,11 @@ def _judge_running(to: Judge, context: Context, facts: Facts) -> Iterator[Result
         yield to.failed(text, problems.PROXY_CERTIFICATE_EXPIRING, reason)
     else:
         yield to.passed(f"{text}, valid for {(facts.expires - context.wall) / 3600:.1f} h")
+
+
+def _waits_for(context: Context) -> str:
+    """What must be there before the daemon starts the proxy; empty when nothing is missing, or that is wrong in itself."""
+    said = next((one for one in context.status.get("conditions", ()) if one["name"] == "Proxy"), None)
+    undecided = said is not None and said["status"] == "Unknown" and said["problem"] is None
+    running = context.status.get("children", {}).get("proxy", {}).get("pid")
+    return str(said["message"]) if said is not None and undecided and not running else ""

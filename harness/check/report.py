@@ -76,21 +76,43 @@ class Judge:
         return self.passed(description) if tried else self.skipped(description, why)
 
 
+def codes(results: Iterable[Result]) -> str:
+    """Of the problems that let the check fail."""
+    found = (result.problem.code for result in results if result.outcome is Outcome.FAILED and result.problem)
+    return ", ".join(dict.fromkeys(found))
+
+
 def success(results: Iterable[Result]) -> bool:
     """Warnings are no failure, as in `linkerd check`; nor is what was skipped."""
     return not any(result.outcome is Outcome.FAILED for result in results)
 
 
+@dataclass(slots=True)
+class Table:
+    """Makes the lines of one result after the other, so that each can be printed as it comes. `short`: only what did not pass."""
+
+    colour: bool
+    short: bool = False
+    _category: str = ""
+
+    def lines(self, result: Result) -> Iterator[str]:
+        if self.short and result.outcome is Outcome.PASSED:
+            return
+        if result.category != self._category:
+            yield from ([""] if self._category else [])
+            yield from (result.category, "-" * len(result.category))
+            self._category = result.category
+        yield from _lines(result, self.colour)
+
+    def end(self, results: tuple[Result, ...]) -> Iterator[str]:
+        yield from ([""] if self._category else [])
+        yield _summary(results, self.colour)
+
+
 def table(results: tuple[Result, ...], *, colour: bool, short: bool = False) -> str:
-    """`short`: only what did not pass."""
-    lines: list[str] = []
-    shown = [result for result in results if result.outcome is not Outcome.PASSED or not short]
-    for category, members in groupby(shown, lambda result: result.category):
-        lines += [category, "-" * len(category)]
-        for result in members:
-            lines += _lines(result, colour)
-        lines.append("")
-    return "\n".join([*lines, _summary(results, colour)])
+    made = Table(colour, short)
+    lines = [line for result in results for line in made.lines(result)]
+    return "\n".join([*lines, *made.end(results)])
 
 
 def _lines(result: Result, colour: bool) -> Iterator[str]:

@@ -15,7 +15,8 @@ import yaml
 
 from harness import decode
 from harness.config import claims, environment, schema
-from harness.errors import ConfigError, Fault
+from harness.denied import denied as denied_to_us
+from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths, configured
 
 MAX_BYTES = 1 << 20
@@ -96,7 +97,12 @@ def _files(paths: Paths) -> tuple[Path, ...]:
 
 
 def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Fault]]:
-    """All values as they were written, merged, and the faults of files that cannot be read."""
+    """All values as they were written, merged, and the faults of files that cannot be read.
+
+    Raises PermissionError_ when only root may read them: then nothing is known of them, not even that there are none.
+    """
+    if denied := denied_to_us((paths.config, paths.drop_ins, *_files(paths))):
+        raise PermissionError_(f"{', '.join(map(str, denied))} cannot be read by this user", "run it with sudo")
     layers = Layers()
     faults: list[Fault] = []
     layers.add(environment.playground(environ, socket.gethostname()), "environment")

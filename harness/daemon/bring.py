@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,12 @@ from harness.daemon.snapshot import Counters
 from harness.desired import Progress, may_redirect
 from harness.errors import HarnessError, InternalError
 from harness.status import Condition, Truth
+
+SHARED_WITH_OTHERS = ("routes", "dns", "redirect")
+"""Parts that any program on this machine may change; the others are this daemon's own."""
+NAMED_AGAIN = (1, 10, 100, 1000)
+"""So often was the same repaired when it is named."""
+MOST_REMEMBERED = 1000
 
 
 def is_left(config: schema.Config, progress: Progress) -> bool:
@@ -24,6 +31,7 @@ class Bringer:
     def __init__(self, counters: Counters, log: Any) -> None:
         self._counters, self._log = counters, log
         self._failures: dict[str, str] = {}
+        self._repaired: Counter[tuple[str, str]] = Counter()
         self._right: dict[str, object] = {}
         self._seen: dict[str, Any] = {}
         self._said: dict[str, Condition] = {}
@@ -55,7 +63,7 @@ class Bringer:
             observed, failure = None, error
         self._note_failure(part.name, failure)
         condition = await self._condition(part, wanted, observed, failure)
-        right = condition.truth is Truth.TRUE and condition.problem is None
+        right = condition.truth is Truth.TRUE and (condition.problem is None or condition.problem.standing)
         self._right[part.name] = wanted if right else None
         return condition
 
@@ -69,14 +77,26 @@ class Bringer:
         observed = await self._observe(part)
         with tasks.unexpected(part.name):
             actions = reconciler.diff(wanted, observed)
+            repair = wanted is not None and self._right.get(part.name) == wanted
             for action in actions:
-                self._log.info(str(action).partition("\n")[0], part=part.name)
-                self._log.debug("action", text=str(action))
+                self._log_action(part.name, str(action), repair)
                 self._counters.changes[part.name] += 1
-                if wanted is not None and self._right.get(part.name) == wanted:
+                if repair:
                     self._counters.repairs[part.name] += 1
                 await reconciler.apply(action)
         return await self._observe(part) if actions else observed
+
+    def _log_action(self, name: str, action: str, repair: bool) -> None:
+        """A repair of what any program may change is named as one; what is repaired again and again is not named each time."""
+        first = action.partition("\n")[0]
+        times = self._repaired[name, first] = self._repaired[name, first] + repair
+        if len(self._repaired) > MOST_REMEMBERED:
+            self._repaired.clear()
+        if repair and name in SHARED_WITH_OTHERS and times in NAMED_AGAIN:
+            self._log.warning("no longer as it was set; repaired", part=name, repair=first.removeprefix("# "), times=times)
+        else:
+            self._log.info(first, part=name)
+        self._log.debug("action", text=action)
 
     async def _condition(self, part: Part, wanted: Any, observed: Any, failure: HarnessError | None) -> Condition:
         try:

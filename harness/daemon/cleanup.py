@@ -7,7 +7,8 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from harness.clock import SystemClock
@@ -20,7 +21,7 @@ from harness.reconcilers.dns import Dns
 from harness.reconcilers.proxy import NAME as PROXY
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.routes import Routes
-from harness.system import files, privileges, process, redirect_backend, units
+from harness.system import files, privileges, process, redirect_backend, snapshot_reader, units
 from harness.system.iptables import Iptables
 from harness.system.netlink import Netlink
 from harness.system.nftables import Nftables
@@ -31,18 +32,18 @@ from harness.system.units import Units
 PROXY_GRACE = 2.0
 
 
-def run(paths: Paths, after_exit: bool) -> int:
+def run(paths: Paths, after_exit: bool, dry: bool = False) -> int:
     """0 when nothing is left, 1 when something could not be removed. Refuses while a daemon runs.
 
     Of the machine's first workload: all workloads' that ever were. after_exit: called by systemd when the daemon has ended; what
-    the next daemon is to take over stays, and so do the other workloads.
+    the next daemon is to take over stays, and so do the other workloads. dry: only says what would be removed.
     """
-    privileges.check()
+    privileges.check("cleanup")
     meant = (paths,) if paths.instance or after_exit else everyone(paths)
     with contextlib.ExitStack() as locks:
         for one in meant:
             locks.enter_context(files.lock(one.lock))
-        return max(asyncio.run(_clean(one, after_exit)) for one in meant)
+        return max(asyncio.run(_clean(one, after_exit, dry)) for one in meant)
 
 
 def everyone(paths: Paths) -> tuple[Paths, ...]:
@@ -50,10 +51,17 @@ def everyone(paths: Paths) -> tuple[Paths, ...]:
     first = paths.first
     names = {where.instance for where in configured(first)}
     names |= {lock.parent.name.removeprefix(f"{first.run.name}-") for lock in first.run.parent.glob(f"{first.run.name}-*/*.lock")}
+    names |= instances_with_rules()
+    return (*(first.of(name) for name in sorted(names) if is_name(name)), first)
+
+
+def instances_with_rules() -> set[str]:
+    """The workloads of this machine that have rules in the kernel, of either backend; empty is the first's name."""
+    names = set()
     for backend in (Nftables(), Iptables()):
         with contextlib.suppress(HarnessError):
             names |= {marks.instance for marks in backend.marks()}
-    return (*(first.of(name) for name in sorted(names) if is_name(name)), first)
+    return names
 
 
 def stays(environ: Mapping[str, str], job: str) -> bool:
@@ -66,14 +74,21 @@ def stays(environ: Mapping[str, str], job: str) -> bool:
     return job != "stop" and environ.get("SERVICE_RESULT", "success") != "success"
 
 
-async def _clean(paths: Paths, after_exit: bool) -> int:
+async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
     failed, unit = 0, units.own_unit()
-    proxy = await Units(paths.instance).find(PROXY) if units.booted() else None
+    proxy: units.UnitChild | None = None
+    try:
+        proxy = await Units(paths.instance).find(PROXY) if units.booted() else None
+    except HarnessError as error:  # it may run: the rest is removed, and this is told as a failure
+        failed += 1
+        print(f"× {PROXY}: {error.message}", file=sys.stderr)
     if after_exit and unit and stays(os.environ, await units.job(unit)):
         if proxy:
             print("the proxy runs on for the next daemon, and so do its rules and routes; `meshexp cleanup` removes them")
         return 0
     redirect = Redirect(await asyncio.to_thread(redirect_backend.detect, marks=Marks(paths.instance)), paths.redirect_lock)
+    if not after_exit:
+        await _warn(redirect, proxy is not None, paths)
     # The redirect first: from then on the proxy holds no traffic. What follows is the machine's.
     reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect,)
     if not paths.instance:
@@ -81,15 +96,17 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
     for reconciler in reconcilers:
         try:
             for action in reconciler.diff(None, await reconciler.observe()):
-                failed += await _try(str(action).partition("\n")[0], reconciler.apply(action))
+                failed += await _try(str(action).partition("\n")[0].removeprefix("# "), partial(reconciler.apply, action), dry)
         except HarnessError as error:
             failed += 1
             print(f"× {reconciler.name}: {error.message}", file=sys.stderr)
         if reconciler is redirect and proxy is not None:
-            failed += await _try(f"stop {PROXY}", proxy.stop(PROXY_GRACE))
+            failed += await _try(f"stop {PROXY}", partial(proxy.stop, PROXY_GRACE), dry)
         if reconciler is redirect:
             for orphan in process.orphans(paths.children):
-                failed += await _try(str(orphan), process.end(orphan, PROXY_GRACE))
+                failed += await _try(str(orphan), partial(process.end, orphan, PROXY_GRACE), dry)
+    if dry:
+        return 1 if failed else 0
     for name in (PROXY, DNS) if units.booted() else ():
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
@@ -107,9 +124,23 @@ def _dns(paths: Paths) -> Dns:
     return names.dns(paths, runners, "", clock, lambda reason: None)
 
 
-async def _try(what: str, step: Awaitable[object]) -> int:
+async def _warn(redirect: Redirect, proxy: bool, paths: Paths) -> None:
+    """What this does to traffic, before it is done; nothing where no member is: a daemon that was stopped has taken its status
+    with it, and a container's first process removes the rules as the last thing."""
+    ways = snapshot_reader.start(paths.instance)
+    with contextlib.suppress(HarnessError):  # the step that removes the rules meets the same, and says so
+        if proxy or (paths.status.exists() and await redirect.in_place()):
+            effect = "open connections through the proxy break, and what programs send to the cluster is no longer encrypted"
+            text = f"‼ this takes the machine out of the mesh: {effect}; to go on as a member instead: {ways}"
+            print(text, file=sys.stderr, flush=True)
+
+
+async def _try(what: str, step: Callable[[], Awaitable[object]], dry: bool) -> int:
+    if dry:
+        print(f"- {what}")
+        return 0
     try:
-        await step
+        await step()
     except HarnessError as error:
         print(f"× {what}: {error.message}", file=sys.stderr)
         return 1

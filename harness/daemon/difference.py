@@ -17,8 +17,8 @@ from harness.system.redirect_table import BackendKind, Marks
 
 
 def run() -> int:
-    """0 when all is as it should be, 1 when something differs, as diff(1)."""
-    privileges.check()
+    """0 when all is as it should be, 1 when something differs, as diff(1), or is not known yet."""
+    privileges.check("diff")
     lines = asyncio.run(_lines(paths.from_environment()))
     print("\n".join(lines) if lines else "# no difference")
     return 1 if lines else 0
@@ -36,6 +36,8 @@ async def _lines(where: paths.Paths) -> list[str]:
                 lines.append(f"{'-' if verb is routes.Verb.DELETE else '+'} {what}")
             case redirect.Apply() | redirect.Remove():
                 lines += _rules(await _there(action.kind, Marks(where.instance)), getattr(action, "rules", ()))
+            case plan.Unknown():
+                lines.append(f"# {action}")
             case _:
                 lines.append(f"+ {str(action).partition(chr(10))[0]}")
     return lines

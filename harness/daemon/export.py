@@ -52,7 +52,7 @@ class Exporter:
         if not self._data:
             return ""
         own = freshness.Process("R", self._data["pid_started"])
-        return metrics_text.render(freshness.judged(self._data, own, self._clock.boot(), str))
+        return metrics_text.render(freshness.judged(self._data, own, self._clock.boot(), freshness.Ways(str, str)))
 
     def close(self) -> None:
         """The file stays: another daemon goes on with it."""

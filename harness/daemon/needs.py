@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import denied
 from harness.config import load, schema
 from harness.errors import ConfigError, Fault, HarnessError
 from harness.paths import Paths
@@ -97,32 +98,50 @@ def _apart(config: schema.Config) -> Iterator[tuple[str, str]]:
 
 
 def _new_faults(config: schema.Config) -> Iterator[Fault]:
-    identity, mode = config.identity, config.identity.mode
-    certificates: list[tuple[str, str | None]] = []
-    keys: list[tuple[str, str | None]] = []
-    programs: list[tuple[str, str | None]] = [("proxy.path", config.proxy.path)]
-    programs += [(f"probes.commands.{name}", argv[0]) for name, argv in config.probes.commands.items()]
-    if mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
-        programs.append(("identity.spire.agent_path", identity.spire.agent_path))
-    if mode is schema.IdentityMode.LOCAL:
-        programs.append(("identity.spire.server_path", identity.spire.server_path))
-        certificates.append(("identity.local.ca_cert", identity.local.ca_cert))
-        keys.append(("identity.local.ca_key", identity.local.ca_key))
-    if mode is schema.IdentityMode.EMBEDDED:
-        certificates.append(("identity.embedded.ca_cert", identity.embedded.ca_cert))
-        keys.append(("identity.embedded.ca_key", identity.embedded.ca_key))
-    if mode is schema.IdentityMode.AGENT:  # a join token works once: its file may have gone
-        certificates.append(("identity.agent.certificate_file", identity.agent.certificate_file))
-        keys.append(("identity.agent.key_file", identity.agent.key_file))
-    for key, path in certificates:
-        if path:
+    certificates, keys, programs = _files(config)
+    skipped = dict(denied_to_us(config))
+    for key, path in certificates.items():
+        if key not in skipped:
             yield from _fault(key, partial(_look_at_certificate, path))
-    for key, path in keys:
-        if path:
+    for key, path in keys.items():
+        if key not in skipped:
             yield from _fault(key, partial(_look_at_key, path))
-    for key, path in programs:
-        if path and not (Path(path).is_file() and os.access(path, os.X_OK)):
+    for key, path in programs.items():
+        if key not in skipped and not (Path(path).is_file() and os.access(path, os.X_OK)):
             yield Fault(key, f"{path} is no program on this machine", "give the full path of a file that may be executed")
+
+
+def denied_to_us(config: schema.Config) -> tuple[tuple[str, str], ...]:
+    """The files, each with its key, that a user other than root may not look at: nothing is known of them."""
+    found = {key: path for paths in _files(config) for key, path in paths.items()}
+    denied_ = denied.denied(map(Path, found.values()))
+    return tuple((key, path) for key, path in found.items() if Path(path) in denied_)
+
+
+def _files(config: schema.Config) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Certificates, keys and programs that the configuration names, by their keys there."""
+    identity, mode = config.identity, config.identity.mode
+    certificates: dict[str, str | None] = {}
+    keys: dict[str, str | None] = {}
+    programs: dict[str, str | None] = {"proxy.path": config.proxy.path}
+    programs |= {f"probes.commands.{name}": argv[0] for name, argv in config.probes.commands.items()}
+    if mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT):
+        programs["identity.spire.agent_path"] = identity.spire.agent_path
+    if mode is schema.IdentityMode.LOCAL:
+        programs["identity.spire.server_path"] = identity.spire.server_path
+        certificates["identity.local.ca_cert"] = identity.local.ca_cert
+        keys["identity.local.ca_key"] = identity.local.ca_key
+    if mode is schema.IdentityMode.EMBEDDED:
+        certificates["identity.embedded.ca_cert"] = identity.embedded.ca_cert
+        keys["identity.embedded.ca_key"] = identity.embedded.ca_key
+    if mode is schema.IdentityMode.AGENT:  # a join token works once: its file may have gone
+        certificates["identity.agent.certificate_file"] = identity.agent.certificate_file
+        keys["identity.agent.key_file"] = identity.agent.key_file
+    return _given(certificates), _given(keys), _given(programs)
+
+
+def _given(files_: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: path for key, path in files_.items() if path}
 
 
 def _look_at_certificate(path: str) -> None:

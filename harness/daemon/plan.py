@@ -8,14 +8,15 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from harness import paths
+from harness import desired, paths
 from harness.clock import SystemClock
-from harness.config import load
+from harness.config import load, schema
 from harness.daemon import head_start, machine
 from harness.daemon.compose import compose
-from harness.desired import Progress, desired
 from harness.problems import Problem, Severity
 from harness.reconcilers import dns, routes
+from harness.reconcilers.redirect import summary
+from harness.rules import rules_for
 from harness.system import files, privileges, process
 
 
@@ -30,8 +31,19 @@ class Objection:
         return f"{'×' if self.problem.severity is Severity.ERROR else '‼'} {self.message} ({self.problem.hint})"
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What nobody can say yet, and why. `so_far`: what can be said already, in lines."""
+
+    message: str
+    so_far: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"not known yet: {self.message}" + (f"; so far: {'; '.join(self.so_far)}" if self.so_far else "")
+
+
 def run(output: str) -> int:
-    privileges.check()
+    privileges.check("plan")
     steps = asyncio.run(actions(paths.from_environment()))
     if output == "json":
         print(json.dumps([_record(part, action) for part, action in steps], indent=2))
@@ -43,9 +55,11 @@ def run(output: str) -> int:
     return 0
 
 
-def _record(part: str, action: Any) -> dict[str, str]:
+def _record(part: str, action: Any) -> dict[str, Any]:
     if isinstance(action, Objection):
         return {"part": part, "problem": action.problem.code, "message": action.message, "hint": action.problem.hint}
+    if isinstance(action, Unknown):
+        return {"part": part, "unknown": action.message, "so_far": action.so_far}
     return {"part": part, "action": str(action)}
 
 
@@ -57,8 +71,8 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     begun = head_start.unstarted(found, where, clock)
     parts, registration = await compose(config, where, clock, begun), begun.registration
     # As if every gate were open: what a machine that joins now would get.
-    progress = Progress(registration=registration, identity_served=True, proxy_certified=registration is not None)
-    want = desired(config, found, progress)
+    progress = desired.Progress(registration=registration, identity_served=True, proxy_certified=registration is not None)
+    want = desired.desired(config, found, progress)
     running = files.is_locked(where.lock)
     if running:
         chosen = [parts.routes, parts.dns, parts.redirect]
@@ -67,11 +81,33 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     there = await parts.routes.reconciler.observe()
     said = routes.objections(want.routes or (), there) if isinstance(there, routes.Observed) else ()
     steps: list[tuple[str, Any]] = [(parts.routes.name, Objection(c.message, c.problem)) for c in said if c.problem]
+    unknown = _unknown(config, found, where, running) if registration is None else {}
     for part in chosen:
         wanted = part.want(want)
         if wanted is not None:
             steps += [(part.name, action) for action in await _differences(part.reconciler, wanted)]
+        steps += [(part.name, unknown[part.name])] if part.name in unknown else []
     return [(part, action) for part, action in steps if not (running and _runs(action, where))]
+
+
+def _unknown(config: schema.Config, found: desired.Machine, where: paths.Paths, running: bool) -> dict[str, Unknown]:
+    """By part, what the controller has not told yet. Routes and DNS are the first workload's."""
+    when = "which the controller tells at the registration" + ("; `meshexp status` says what that waits for" if running else "")
+    unknown = {}
+    if not where.instance:
+        unknown["routes"] = Unknown(f"routes to networks of the cluster that the configuration does not name, {when}")
+    if not where.instance and config.dns.mode is not schema.DnsMode.OFF and not config.dns.servers:
+        unknown["dns"] = Unknown(f"the cluster's DNS servers, {when}")
+    program = config.proxy.path or machine.proxy_in_use(where)
+    ports = ", ".join(map(str, (config.proxy.inbound_port, config.proxy.outbound_port, config.proxy.admin_port)))
+    how = f"start {program} as uid {found.user.uid}", f"it listens on {ports}"
+    unknown["proxy"] = Unknown(f"the proxy's variables, {when}", how)
+    spec = desired.redirect(config, found, None)
+    if rules_for(spec):
+        networks = f"the networks are {', '.join(map(str, spec.outbound_networks))}" if spec.outbound_networks else ""
+        so_far = (summary(spec), *filter(None, [networks]))
+        unknown["redirect"] = Unknown(f"the group's ports, and the networks that the configuration does not name, {when}", so_far)
+    return unknown
 
 
 def _runs(action: Any, where: paths.Paths) -> bool:

@@ -58,8 +58,9 @@ class Publisher:
         return False
 
     def say_unready(self, reason: Reason, busy_seconds: float) -> None:
-        """What was said last, but not ready."""
-        self._data |= {"ready": False, "reason": reason.value, "message": "the proxy is started again"}
+        """What was said last, but not ready. The reason of a cordon stays."""
+        if self._data.get("reason") != Reason.CORDONED.value:
+            self._data |= {"ready": False, "reason": reason.value, "message": "the proxy is started again"}
         self.beat(busy_seconds)
 
     def beat(self, busy_seconds: float = 0.0) -> None:

@@ -86,12 +86,12 @@ async def hand_over(parts: Parts, log: Any) -> None:
 async def announce(config: schema.Config, machine: Machine, parts: Parts, progress: Progress, reason: Reason, log: Any) -> bool:
     """Tells the controller that no more traffic is wanted, and waits until the endpoint change has spread.
 
-    False when the controller does not hear it, or says no.
+    False when the controller does not hear it, or says no. The reason of a cordon stays: that traffic is kept away is known.
     """
     registration, spec = progress.registration, desired(config, machine, progress).registration
     if registration is None or spec is None:
         return True
-    unready = replace(spec, readiness=Readiness(False, reason))
+    unready = spec if progress.cordon is not None else replace(spec, readiness=Readiness(False, reason))
     try:
         if await tasks.within(LEAVE_SECONDS, _told(parts, unready)) is None:
             raise TemporaryError("no answer in time")

@@ -192,7 +192,8 @@ class Dns:
     def condition(self, desired: DnsSpec | None, observed: Observed) -> Condition:
         """True once it is settled: who reaches the mesh by addresses needs no names, and all others are asked as before."""
         if desired is None:
-            return Condition("Names", Truth.TRUE, "left alone: no DNS servers of the cluster are known, or dns.mode is off")
+            text = "left alone: no DNS servers of the cluster are known, or dns.mode is off"
+            return Condition("Names", Truth.TRUE, text, applies=False)
         if not self._needed(desired, observed):
             return _own(desired, observed.own)
         if observed.child.state is State.STOPPED and not self._fault and self.diff(desired, observed):

@@ -113,4 +113,4 @@ class Probes:
             return Condition("Application", Truth.FALSE, why, problems.PROBE_FAILED)
         count = len(observed.probes or ())
         text = "the probe passes" if count == 1 else f"{count} probes pass" if count else "no probes"
-        return Condition("Application", Truth.TRUE, text)
+        return Condition("Application", Truth.TRUE, text, applies=count > 0)

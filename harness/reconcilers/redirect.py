@@ -157,13 +157,19 @@ class Redirect:
             return Condition(name, Truth.FALSE, "the redirect is not as it should be yet")
         if desired is None:
             return Condition(name, Truth.UNKNOWN, "comes last, when the proxy has its certificate")
-        return Condition(name, Truth.TRUE, f"{_summary(desired)}, by {self._detected.reason}{self._verified()}")
+        text = f"{summary(desired)}, by {self._detected.reason}{self._verified()}"
+        return Condition(name, Truth.TRUE, text, self._doubt(desired), applies=bool(rules_for(desired)))
 
     def _verified(self) -> str:
         unverified = self._report.having(Outcome.UNVERIFIED)
         if not self._report.checks or not unverified:
             return ""
         return f"; {', '.join(check.name for check in unverified)} unverified ({unverified[0].message})"
+
+    def _doubt(self, desired: RedirectSpec) -> problems.Problem | None:
+        """Set while nothing has shown that what peers send to a port of the group goes to the proxy."""
+        unseen = any(check.name in redirect_selftest.FROM_OUTSIDE for check in self._report.having(Outcome.UNVERIFIED))
+        return problems.INBOUND_UNVERIFIED if unseen and desired.inbound is not Inbound.OFF else None
 
 
 class SelfTestError(TemporaryError):
@@ -194,7 +200,7 @@ def _reasons(rules: Rules, state: TableState) -> tuple[str, ...]:
     return trial + state.strange + differences(rules, state.rules)
 
 
-def _summary(spec: RedirectSpec) -> str:
+def summary(spec: RedirectSpec) -> str:
     if not rules_for(spec):
         return "nothing to redirect"
     count = len(spec.outbound_networks)

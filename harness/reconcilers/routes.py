@@ -208,4 +208,4 @@ class Routes:
         if nodes and observed.deaf:
             text = f"{in_place}; the nodes cannot be asked: {observed.deaf}"
             return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
-        return Condition("Routes", Truth.TRUE, in_place if desired else "no routes configured")
+        return Condition("Routes", Truth.TRUE, in_place if desired else "no routes configured", applies=bool(desired))

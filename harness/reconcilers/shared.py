@@ -60,7 +60,8 @@ class Shared:
             text = "the machine's first workload, which sees to them, does not run"
             return Condition(self._tells, Truth.FALSE, text, problems.FIRST_WORKLOAD_STOPPED)
         problem = problems.REGISTRY.get(told["problem"]) if told["problem"] else None
-        return Condition(self._tells, Truth(told["status"]), f"the first workload's: {told['message']}", problem)
+        text, applies = f"the first workload's: {told['message']}", bool(told.get("applies", True))
+        return Condition(self._tells, Truth(told["status"]), text, problem, applies)
 
     async def watch(self, desired: object) -> None:
         """Nodes are the first workload's to look after."""

@@ -7,17 +7,19 @@ import shutil
 from pathlib import Path
 
 from harness.errors import PermissionError_, TemporaryError, UnavailableError
+from harness.rules import Family
 
-PROGRAM, SECONDS = "iptables-legacy-save", 2.0
+SECONDS = 2.0
 _FOLDERS = "/usr/sbin:/sbin:/usr/bin:/bin"
-_NAMES = Path("/proc/self/net/ip_tables_names")
+_NAMES = {Family.IPV4: Path("/proc/self/net/ip_tables_names"), Family.IPV6: Path("/proc/self/net/ip6_tables_names")}
+_PROGRAMS = {Family.IPV4: ("iptables-legacy-save", "iptables-save"), Family.IPV6: ("ip6tables-legacy-save", "ip6tables-save")}
 
 
-async def table(name: str) -> str:
-    """IPv4's; empty when the kernel has no such table. Raises HarnessError when that is not known, or it cannot be listed."""
-    if name not in _names():
+async def table(name: str, family: Family) -> str:
+    """Empty when the kernel has no such table. Raises HarnessError when that is not known, or it cannot be listed."""
+    if name not in _names(_NAMES[family]):
         return ""
-    program = _program()
+    program = _program(*_PROGRAMS[family])
     try:
         process = await asyncio.create_subprocess_exec(
             program, "-t", name, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -37,21 +39,21 @@ async def table(name: str) -> str:
     return output.decode(errors="replace")
 
 
-def _names() -> list[str]:
+def _names(file: Path) -> list[str]:
     """Of the tables that there are. The file is there when the kernel's module is."""
     try:
-        return _NAMES.read_text().split()
+        return file.read_text().split()
     except FileNotFoundError:
         return []
     except PermissionError:
-        raise PermissionError_(f"{_NAMES} needs root", "run it with sudo") from None
+        raise PermissionError_(f"{file} needs root", "run it with sudo") from None
     except OSError as error:
-        raise UnavailableError(f"{_NAMES} cannot be read: {error.strerror}") from None
+        raise UnavailableError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _program() -> str:
-    """One that reads legacy tables: `iptables-save` may be the program for nftables."""
-    found = shutil.which(PROGRAM, path=_FOLDERS) or shutil.which("iptables-save", path=_FOLDERS)
+def _program(legacy: str, other: str) -> str:
+    """One that reads legacy tables: the `other` may be the program for nftables."""
+    found = shutil.which(legacy, path=_FOLDERS) or shutil.which(other, path=_FOLDERS)
     if found is None or "nft" in Path(found).resolve().name:
-        raise UnavailableError(f"there are tables of legacy iptables, and no {PROGRAM} to read them with")
+        raise UnavailableError(f"there are tables of legacy iptables, and no {legacy} to read them with")
     return found

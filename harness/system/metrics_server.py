@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from harness.errors import UnavailableError
 from harness.system import listening
 from harness.values import HostPort
 
 SECONDS = 5.0
 MOST_CONNECTIONS, MOST_BYTES = 8, 8192
+MOST_ANSWER_BYTES = 1 << 20
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -69,3 +71,23 @@ class MetricsServer:
             status, kind, body = "200 OK", CONTENT_TYPE, self._text().encode()
         head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         return head.encode() + (b"" if method == b"HEAD" else body)
+
+
+async def ask(where: HostPort, seconds: float) -> str:
+    """What is answered there to GET /metrics, whoever answers, at most MOST_ANSWER_BYTES. Raises UnavailableError."""
+    host = where.host
+    if where.ip is not None and where.ip.is_unspecified:
+        host = "127.0.0.1" if where.ip.version == 4 else "::1"
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(host, where.port)
+            with contextlib.closing(writer):
+                writer.write(f"GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                found = b""
+                while len(found) < MOST_ANSWER_BYTES and (more := await reader.read(65536)):
+                    found += more
+    except TimeoutError:
+        raise UnavailableError(f"GET /metrics at {where}: no answer within {seconds:g} s") from None
+    except OSError as error:
+        raise UnavailableError(f"GET /metrics at {where}: {error.strerror or error}") from None
+    return found.decode(errors="replace").partition("\r\n\r\n")[2]

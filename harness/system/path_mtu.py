@@ -24,6 +24,8 @@ class Path_:
     small: bool = False
     large: bool = False
     unknown: str = "nobody has looked"
+    denied: bool = False
+    """It is unknown because this process may not send an echo."""
 
     @property
     def narrow(self) -> bool:
@@ -39,6 +41,8 @@ async def look(peer: IPAddress, seconds: float) -> Path_:
         small, large = await asyncio.gather(_echo(peer, _SMALL, seconds), _echo(peer, mtu - _HEADERS, seconds))
         if small and not large and (told := _known_mtu(peer)) < mtu:  # a router has said how much passes: so TCP knows it too
             mtu, large = told, await _echo(peer, told - _HEADERS, seconds)
+    except PermissionError as error:
+        return Path_(peer, unknown=f"an ICMP echo to {peer} cannot be sent: {error.strerror}", denied=True)
     except OSError as error:
         return Path_(peer, unknown=f"an ICMP echo to {peer} cannot be sent: {error.strerror}")
     return Path_(peer, mtu, small, large, "" if small else f"{peer} answers no ICMP echo within {seconds:g} s")

@@ -18,14 +18,18 @@ NEEDED = {
 }
 
 
-def check() -> None:
-    """Raises PermissionError_ (exit 77) naming every capability that is missing."""
-    if os.geteuid() != 0:
-        raise PermissionError_(
-            "meshexp-harness sets routes and firewall rules and must run as root", "start it by its unit, or with sudo"
-        )
+def check(verb: str = "run") -> None:
+    """For a verb that looks at or changes routes and rules. Raises PermissionError_ naming every capability that is missing."""
+    root(verb)
     missing = [name for bit, name in NEEDED.items() if not process.holds(bit)]
     if missing:
         raise PermissionError_(
             f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID, SETPCAP and KILL"
         )
+
+
+def root(verb: str) -> None:
+    """Raises PermissionError_ (exit 77) for every other user."""
+    if os.geteuid() != 0:
+        hint = "start it by its unit, or with sudo" if verb == "run" else "run it with sudo"
+        raise PermissionError_(f"`meshexp {verb}` needs root", hint)

@@ -65,6 +65,14 @@ def find_user(name: str, key: str = "proxy.user") -> User:
     return User(entry.pw_uid, entry.pw_gid)
 
 
+def name_of(uid: int) -> str:
+    """The user's name; the number of one that has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
 def raise_file_limit() -> None:
     """Children inherit it: the proxy needs about 2 descriptors per connection, and 1024 is the usual soft limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -31,6 +31,8 @@ WAIT_SECONDS = 0.5
 _ANYWHERE = {Family.IPV4: ipaddress.ip_address("203.0.113.1"), Family.IPV6: ipaddress.ip_address("2001:db8:ffff::1")}
 _DOMAINS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _SPARE_PORTS = (9, 1, 80, 8080)
+FROM_OUTSIDE = ("redirect", "inbound", *(f"inbound IPv{family.value}" for family in Family))
+"""The checks that say whether what peers send is redirected."""
 _MOST = 16
 """Candidates and excluded ports that are tried at most, so that the test stays far from its 10 s."""
 

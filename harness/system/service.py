@@ -26,11 +26,12 @@ def unit_of(instance: str) -> str:
 
 
 def managed(unit: str) -> bool:
-    """Whether systemd runs this machine and has the unit."""
+    """Whether systemd runs this machine and has the unit. Raises UnavailableError when systemd does not say."""
     return units.booted() and _run("show", "--property=LoadState", "--value", unit).strip() == "loaded"
 
 
 def state(unit: str) -> State:
+    """Raises UnavailableError when systemd does not say."""
     text = _run("show", "--property=ActiveState,UnitFileState", unit)
     found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     active = found.get("ActiveState", "")
@@ -43,16 +44,16 @@ def state(unit: str) -> State:
 
 def control(verb: str, unit: str) -> None:
     """`enable`, `disable`, `start`, `stop`; returns when it is done. Raises UnavailableError with systemd's reason."""
-    _run(verb, unit, check=True)
+    _run(verb, unit)
 
 
-def _run(*words: str, check: bool = False) -> str:
+def _run(*words: str) -> str:
     try:
         done = subprocess.run(
             ("systemctl", *words), capture_output=True, text=True, check=False, timeout=STOP_SECONDS, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"systemctl {words[0]}: {error}") from None
-    if check and done.returncode:
+    if done.returncode:
         raise UnavailableError(f"systemctl {' '.join(words)}: {done.stderr.strip()}", f"see `journalctl -u {words[-1]}`")
     return done.stdout

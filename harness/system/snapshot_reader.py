@@ -23,14 +23,26 @@ def read(path: Path, instance: str = "") -> dict[str, Any]:
             raise ValueError(f"pid {data['pid']} is not that of a process")
     except FileNotFoundError:
         return freshness.stopped("no meshexp-harness runs here")
+    except PermissionError:
+        return freshness.unreadable(f"{path} cannot be read by this user: run it with sudo")
     except (OSError, ValueError) as error:
         return freshness.unreadable(f"{path} cannot be read: {_reason(error)}; `meshexp check` looks at the rest")
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return freshness.judged(data, procfs.look(data["pid"]), uptime, lambda: _restart(data["pid"], instance))
+    ways = freshness.Ways(lambda: start(instance), lambda: _restart(data["pid"], instance))
+    return freshness.judged(data, procfs.look(data["pid"]), uptime, ways)
 
 
 def _reason(error: Exception) -> str:
     return str(error.strerror if isinstance(error, OSError) else error)
+
+
+def start(instance: str) -> str:
+    """The command that starts a daemon, which takes over what one before it has left."""
+    from harness.system import units
+
+    if units.booted():
+        return f"`systemctl start {units.unit_name('harness', instance)}`"
+    return f"`meshexp run{f' --instance {instance}' if instance else ''}`"
 
 
 def _restart(pid: int, instance: str) -> str:

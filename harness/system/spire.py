@@ -218,6 +218,11 @@ def _entry_text(spec: IdentitySpec, data: Path) -> str:
     return f"{data.name} {spec.spiffe_id} {spec.user.uid}\n"
 
 
+def places(configured: str | None, name: str) -> tuple[Path, ...]:
+    """Where `find_program` looks."""
+    return (Path(configured),) if configured else tuple(Path(folder, name) for folder in _PROGRAM_PATH.split(":"))
+
+
 def find_program(configured: str | None, name: str) -> str:
     """Raises PreparationError when it is not there."""
     found = configured or shutil.which(name, path=_PROGRAM_PATH)

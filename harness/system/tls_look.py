@@ -118,7 +118,7 @@ def _socket_of(uid: int | None, *kind: int) -> socket.socket:
     if uid is not None:
         libc.setfsuid(uid)
         if libc.setfsuid(-1) != uid:  # the only way to see that it failed: setfsuid(2)
-            raise PermissionError_("a connection as the proxy's user needs root", "run it with sudo")
+            raise PermissionError_("needs root (the connection is made as the proxy's user): run it with sudo")
     try:
         made = socket.socket(*kind)
     finally:

@@ -17,6 +17,8 @@ from harness.system import files
 from harness.system.process import Command
 
 ANSWER_SECONDS = 20.0
+UNKNOWN_STATUS = 256
+"""Of a child that has ended, when systemd does not say how. No process can have it."""
 
 
 def booted() -> bool:
@@ -60,8 +62,10 @@ async def going_down() -> bool:
 
 
 async def show(unit: str, *properties: str) -> dict[str, str]:
-    """Properties of a unit; empty values where it does not exist."""
-    _, text = await run("systemctl", "show", unit, "--property", ",".join(properties))
+    """Properties of a unit; empty values where it does not exist. Raises TemporaryError when systemd does not say."""
+    code, text = await run("systemctl", "show", unit, "--property", ",".join(properties))
+    if code:
+        raise TemporaryError(f"systemd does not say how {unit} is: {text.strip()}", "`systemctl status` shows whether it answers")
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
@@ -98,7 +102,11 @@ class UnitChild:
         return await self._status()
 
     async def _status(self) -> int:
-        found = await show(self._unit, "ExecMainCode", "ExecMainStatus")
+        """It has ended, whatever systemd says of it."""
+        try:
+            found = await show(self._unit, "ExecMainCode", "ExecMainStatus")
+        except TemporaryError:
+            return UNKNOWN_STATUS
         status = int(found.get("ExecMainStatus") or 0)
         return -status if found.get("ExecMainCode") in ("2", "3") else status  # CLD_KILLED, CLD_DUMPED
 
@@ -130,7 +138,12 @@ class Units:
         found = _properties(command) | await _log_namespace()
         properties = [f"--property={name}={value}" for name, value in found.items()]
         environment = [f"--setenv={name}={value}" for name, value in command.env.items()]
-        code, text = await run("systemd-run", "--quiet", f"--unit={unit}", *properties, *environment, "--", *command.argv)
+        start = "systemd-run", "--quiet", f"--unit={unit}", *properties, *environment, "--", *command.argv
+        code, text = await run(*start)
+        if code and await self.find(command.name) is not None:
+            # Of a start after which systemd did not say how it is: nobody watches over it.
+            await run("systemctl", "stop", unit, seconds=command.stop_seconds + ANSWER_SECONDS)
+            code, text = await run(*start)
         if code:
             raise UnavailableError(f"systemd does not start {unit}: {text.strip()}")
         child = await self.find(command.name)
@@ -144,7 +157,7 @@ class Units:
             await run("systemctl", "reset-failed", self._unit(name))
 
     async def find(self, name: str) -> UnitChild | None:
-        """The child of that name, if it runs."""
+        """The child of that name, if it runs. Raises HarnessError when systemd does not say: it may run."""
         unit = self._unit(name)
         found = await show(unit, "ActiveState", "MainPID")
         pid = int(found.get("MainPID") or 0)

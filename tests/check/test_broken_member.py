@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -88,6 +89,11 @@ MACHINES = {
         "secrets-exposed",
         lambda vm: (vm.folder / "certs/ca.key").chmod(0o644),
         lambda vm: (vm.folder / "certs/ca.key").chmod(0o600),
+    ),
+    "a key that belongs to another": Broken(
+        "secrets-exposed",
+        lambda vm: os.chown(vm.folder / "certs/ca.key", 65534, 0),
+        lambda vm: os.chown(vm.folder / "certs/ca.key", 0, 0),
     ),
     "no CAP_NET_ADMIN": Broken(
         "privileges-missing", lambda vm: None, lambda vm: None,

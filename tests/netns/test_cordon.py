@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -80,3 +81,32 @@ def test_a_controller_that_does_not_hear_it_is_said(vm: Mesh) -> None:
     assert done.returncode == 75 and "has not heard" in done.stderr
     vm.start_controller()
     vm.wait(lambda: (vm.status().get("reported") or {}).get("reason") == "Cordoned")
+
+
+def test_a_drain_keeps_the_reason_of_the_cordon_everywhere(vm: Mesh) -> None:
+    assert vm.meshexp("cordon", "--reason", "new disks").returncode == 0
+    before = json.loads((vm.folder / "state/cordon.json").read_text())
+    for words in (("drain",), ("cordon",), ("drain", "--timeout", "1")):
+        done = vm.meshexp(*words)
+        assert done.returncode == 0 and done.stdout.startswith("cordoned: new disks; "), done.stdout + done.stderr
+    assert json.loads((vm.folder / "state/cordon.json").read_text()) == before, "its beginning stays too"
+    assert vm.condition("Cordoned")["message"] == "new disks" and vm.status()["message"] == "new disks"
+    assert told(vm) == ["Ready", "Cordoned"], "what the cluster shows is not written again"
+    pid = vm.status()["children"]["proxy"]["pid"]
+    vm.processes["harness"].send_signal(signal.SIGUSR1)  # as `meshexp proxy restart`, which waits until it is ready
+    seen = set()
+    while vm.status()["children"]["proxy"]["pid"] in (pid, None) or vm.condition("Proxy")["status"] != "True":
+        seen.add((vm.status().get("reason"), vm.status().get("message")))
+    assert seen == {("Cordoned", "new disks")}, "its proxy's restart is no reason of its own"
+    assert told(vm) == ["Ready", "Cordoned"]
+    done = vm.meshexp("drain", "--reason", "new memory")
+    assert done.stdout.startswith("cordoned: new memory; "), "a reason that is given counts"
+    vm.wait(lambda: vm.status()["message"] == "new memory")
+    assert "it was cordoned: new memory, since 20" in vm.meshexp("uncordon").stdout
+    vm.wait_ready()
+
+
+def test_a_stop_of_a_cordoned_machine_keeps_the_reason(vm: Mesh) -> None:
+    assert vm.meshexp("cordon", "--reason", "new disks").returncode == 0
+    assert vm.stop("harness") == 0
+    assert told(vm)[-1] == "Cordoned" and "Draining" not in told(vm)

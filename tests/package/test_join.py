@@ -75,3 +75,16 @@ def test_a_join_that_is_refused_leaves_the_unit_as_it_was(vm: Machine) -> None:
     assert described(vm) == before
     assert vm.status()["phase"] == "Waiting" and vm.show("UnitFileState", unit=UNIT)["UnitFileState"] == "enabled"
     assert vm.dump() == host
+
+
+def test_leaving_without_ever_having_joined_changes_nothing(vm: Machine) -> None:
+    """The harness goes on waiting, also after a boot."""
+    newcomer(vm)
+    before = described(vm)
+    assert before["ActiveState"] == "active" and before["UnitFileState"] == "enabled"
+    for words in ((), ("--purge",)):
+        said = vm.run("meshexp", "leave", *words)
+        assert "√ nothing is configured here" in said and "nothing was changed" in said
+        assert described(vm) == before
+    shown = json.loads(vm.run("meshexp", "leave", "-o", "json"))
+    assert shown["left"] is False and [step["name"] for step in shown["steps"]] == ["nothing is configured here"]

@@ -132,9 +132,9 @@ def test_a_fault_that_was_found_is_said_though_not_all_was_looked_at(tmp_path: P
     facts = firewall.Facts(nft=[{"chain": chain}], filter=Untried(WHY))
     found = {r.problem.code for r in firewall.judge(context(tmp_path), facts) if r.problem}
     assert found == {"firewall-drops"}
-    exposed = machine.Facts(secrets=(("/one", Untried(WHY)), ("/two", True)))
+    exposed = machine.Facts(secrets=(("/one", Untried(WHY)), ("/two", "has the mode 0644")))
     (failed,) = [r for r in machine.judge(context(tmp_path), exposed) if r.problem]
-    assert failed.problem is problems.SECRETS_EXPOSED and failed.reason == "/two"
+    assert failed.problem is problems.SECRETS_EXPOSED and failed.reason == "/two has the mode 0644"
 
 
 def test_what_the_daemon_has_not_decided_and_what_it_said_before_it_hung(tmp_path: Path) -> None:

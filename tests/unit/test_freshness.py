@@ -23,7 +23,7 @@ def snapshot(age: float, valid: float = 30.0, at: str = "2026-11-30T00:00:00.000
 
 
 def judged(data: dict[str, Any], process: Process | None = OURS) -> dict[str, Any]:
-    return freshness.judged(data, process, NOW, lambda: "restart it")
+    return freshness.judged(data, process, NOW, freshness.Ways(lambda: "start it", lambda: "restart it"))
 
 
 @pytest.mark.parametrize("age", [-0.0005, 0.0, 29.9, 30.0])

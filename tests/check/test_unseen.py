@@ -1,0 +1,121 @@
+"""What a check may not or cannot look at is skipped, with the reason; and what it once did not look at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.check.test_every_verb import NOBODY
+from tests.check.test_nothing_to_look_at import CONTROLLER, FOLDERS, NETWORKS, WORKLOAD, Machine
+from tests.mesh import ENVIRONMENT, certificates
+from tests.namespaces import namespace
+
+
+@pytest.fixture
+def vm() -> Iterator[Machine]:
+    with namespace() as where, tempfile.TemporaryDirectory(prefix="meshexp-test-") as folder:
+        Path(folder).chmod(0o755)
+        certificates(Path(folder) / "certs")
+        found = Machine(Path(folder), where)
+        anchors = {**CONTROLLER, "trust_anchors": f"{folder}/certs/ca.crt"}
+        found.configure(workload=WORKLOAD, controller=anchors, network=NETWORKS, proxy={"user": "2102", "path": "/bin/true"})
+        yield found
+
+
+def test_a_configuration_that_only_root_may_read(vm: Machine) -> None:
+    """It is neither wrong, nor is there none."""
+    (vm.folder / "etc/harness.yaml").chmod(0o600)
+    found = vm.results(through=NOBODY)
+    assert {one["result"] for one in found.values()} == {"skipped"}
+    assert all(one["reason"].startswith("needs root (") for one in found.values())
+    for words in (("config", "check"), ("config", "show")):
+        done = run(vm, *words)
+        assert done[0] == 77 and "harness.yaml cannot be read by this user" in done[1] and "run it with sudo" in done[1]
+    (vm.folder / "etc/harness.yaml").chmod(0o644)
+    (vm.folder / "etc/harness.d").mkdir(mode=0o700)
+    assert run(vm, "config", "check")[0] == 77, "there may be more in the folder"
+
+
+def run(vm: Machine, *words: str) -> tuple[int, str]:
+    folders = {f"MESHEXP_{name}_DIR={vm.folder / part}" for name, part in FOLDERS.items()}
+    argv = [*vm.where.enter, "env", *folders, *NOBODY, sys.executable, "-s", "-m", "harness", *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_files_of_the_identity_that_only_root_may_look_at(vm: Machine) -> None:
+    closed = vm.folder / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "ca.crt").write_text((vm.folder / "certs/ca.crt").read_text())
+    spire = {"server_user": "2106", "agent_user": "2107", "server_path": f"{closed}/s", "agent_path": f"{closed}/a"}
+    vm.configure(
+        workload=WORKLOAD,
+        controller={**CONTROLLER, "trust_anchors": f"{closed}/ca.crt"},
+        network=NETWORKS,
+        identity={"mode": "local", "spire": spire},
+        proxy={"user": "2102", "path": f"{closed}/proxy"},
+    )
+    found = vm.results("--pre", through=NOBODY)
+    for text in (
+        "the trust anchors can be used", "SPIRE's programs are installed", "linkerd2-proxy is installed",
+        "SPIRE can sign under its certificate",
+    ):  # fmt: skip
+        assert found[text]["result"] == "skipped" and found[text]["reason"].startswith("needs root ("), found[text]
+    by_root = vm.results("--pre")
+    assert by_root["SPIRE's programs are installed"]["code"] == "spire-missing"
+    assert by_root["linkerd2-proxy is installed"]["code"] == "proxy-missing"
+
+
+def test_a_status_that_only_root_may_read(vm: Machine) -> None:
+    (vm.folder / "run").mkdir()
+    (vm.folder / "run/status.json").write_text(json.dumps({"phase": "Ready"}))
+    (vm.folder / "run/status.json").chmod(0o600)
+    found = vm.results("--proxy", through=NOBODY)
+    assert found["meshexp-harness runs"]["result"] == "skipped"
+    assert found["meshexp-harness runs"]["reason"].startswith("needs root (")
+
+
+def linked(vm: Machine) -> None:
+    """With a way to peers of both families."""
+    for words in (
+        "link add eth0 type veth peer name eth1", "link set eth1 up", "link set eth0 up", "addr add 10.42.9.9/8 dev eth0",
+        "addr add fd42::9/16 dev eth0 nodad",
+    ):  # fmt: skip
+        vm.where.run("ip", *words.split())
+
+
+@pytest.mark.parametrize("family", ["iptables", "ip6tables"])
+def test_legacy_rules_of_both_families(vm: Machine, family: str) -> None:
+    peers = {"iptables": "10.42.0.0/24", "ip6tables": "fd42::/64"}
+    linked(vm)
+    network = {"mesh_cidrs": list(peers.values())}
+    vm.configure(workload=WORKLOAD, controller=CONTROLLER, network=network, proxy={"user": "2102", "path": "/bin/true"})
+    legacy = (f"{family}-legacy", "-w", "5")
+    vm.where.run(*legacy, "-t", "nat", "-N", "ISTIO_OUTPUT")
+    vm.where.run(*legacy, "-A", "INPUT", "-p", "tcp", "--dport", "4143", "-j", "DROP")
+    found = vm.results("--pre")
+    peers_text = found["peers reach port 4143"]
+    assert peers_text["code"] == "firewall-drops" and f"{family} filter INPUT" in peers_text["error"], peers_text
+    assert found["no other mesh is on this machine"]["code"] == "other-mesh"
+    vm.where.run(*legacy, "-D", "INPUT", "1")
+    assert vm.results("--pre")["peers reach port 4143"]["result"] == "success"
+
+
+@pytest.mark.parametrize("table", ["ip6", "inet"])
+def test_rules_of_nftables_for_ipv6(vm: Machine, table: str) -> None:
+    linked(vm)
+    network = {"mesh_cidrs": ["10.42.0.0/24", "fd42::/64"]}
+    vm.configure(workload=WORKLOAD, controller=CONTROLLER, network=network, proxy={"user": "2102", "path": "/bin/true"})
+    vm.where.run("nft", f"add table {table} fw")
+    vm.where.run("nft", f"add chain {table} fw in {{ type filter hook input priority 0; }}")
+    only = "meta nfproto ipv6 " if table == "inet" else ""
+    vm.where.run("nft", f"add rule {table} fw in {only}tcp dport 4143 drop")
+    assert vm.results("--pre")["peers reach port 4143"]["code"] == "firewall-drops"
+    vm.where.run("nft", f"insert rule {table} fw in ip6 saddr fd42::/64 accept")
+    assert vm.results("--pre")["peers reach port 4143"]["result"] == "success"
