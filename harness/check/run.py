@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from harness import decode
 from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy
 from harness.check.context import UNCONFIGURED, Context
-from harness.check.report import Judge, Outcome, Result
+from harness.check.report import Judge, Outcome, Result, on_this_machine
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
 from harness.config import load, schema
@@ -54,7 +54,7 @@ class Category(Generic[F]):
             facts = await self.gather(context)
         except (HarnessError, OSError) as error:
             return (self.skipped(f"{self.what} cannot be looked at: {error}"),)
-        return tuple(self.judge(context, facts))
+        return tuple(on_this_machine(result, context.hints) for result in self.judge(context, facts))
 
     def skipped(self, why: str) -> Result:
         return Judge(self.name).skipped(self.what, why)
