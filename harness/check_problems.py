@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from harness import phrases
 from harness.problems import REGISTRY as REGISTRY
 from harness.problems import TRUST_ROOTS, Severity, Where, register
 from harness.problems import Problem as Problem
 
+_ASK_THE_CLUSTER = (
+    "`cat /etc/resolv.conf` shows who is asked: have the cluster's DNS asked for the cluster domain, or give addresses in"
+    " controller.address, proxy.destination_address and proxy.policy_address"
+)
 CONFIG_INVALID = register(
     "config-invalid",
     Where.MACHINE,
@@ -70,9 +75,7 @@ DNS_UNRESOLVED = register(
     "dns-unresolved",
     Where.EITHER,
     "a name of the control plane does not resolve",
-    "`cat /etc/resolv.conf` shows who is asked: have the cluster's DNS asked for the cluster domain, or give"
-    " addresses in"
-    " controller.address, proxy.destination_address and proxy.policy_address",
+    _ASK_THE_CLUSTER,
 )
 DNS_NO_SRV = register(
     "dns-no-srv",
@@ -95,6 +98,7 @@ DESTINATION_UNREACHABLE = register(
     "Linkerd's destination service does not answer",
     "does linkerd-destination run? `kubectl -n linkerd get pods -o wide`; the way to the pod network: `ip"
     " route`, and firewalls between",
+    cases={phrases.UNRESOLVED: _ASK_THE_CLUSTER},
 )
 DESTINATION_UNTRUSTED = register(
     "destination-untrusted",
@@ -110,6 +114,7 @@ POLICY_UNREACHABLE = register(
     "Linkerd's policy service does not answer",
     "does linkerd-destination, which holds policy, run? `kubectl -n linkerd get pods -o wide`; the way to the"
     " pod network: `ip route`, and firewalls between",
+    cases={phrases.UNRESOLVED: _ASK_THE_CLUSTER},
 )
 POLICY_UNTRUSTED = register(
     "policy-untrusted",

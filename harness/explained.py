@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from harness import hints
 from harness.check_problems import REGISTRY, Problem
@@ -10,6 +11,7 @@ from harness.errors import UsageError
 
 PAGE = "https://github.com/meshexp/meshexp-harness/blob/main/docs/troubleshooting.md"
 """In the home that the packages name, too (test_explain.py)."""
+_IPROUTE = "`ss` and `ip` are of the package iproute2 (EL: iproute), which a container may lack."
 _STANDING = "This is how the machine is set up: status names it, and the machine stays Ready."
 
 
@@ -45,6 +47,8 @@ def paragraphs(problem: Problem) -> tuple[str, ...]:
     for words, case in cases:
         said.setdefault(case, []).append(f'"{words}"')
     told += [f"Where the message says {' or '.join(words)}: {case}." for case, words in said.items()]
+    if re.search(r"`(ss|ip) ", " ".join(told)):
+        told.append(_IPROUTE)
     told.append(f"Where to fix it: {problem.where.text}.")
     return (*told, _STANDING) if problem.standing else tuple(told)
 

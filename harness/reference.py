@@ -33,7 +33,6 @@ machine `meshexp explain CODE` prints its entry, also without a network and with
 A message says what was tried and what came back: `GET http://127.0.0.1:8000/ready: connection
 refused`. Behind it `meshexp status` tells how often, and for how long it has been so. In the commands
 below stands PORT, FILE, ADDRESS and so on for what only the machine knows; its status has the values.
-On a Debian `ss` and `ip` are of the package iproute2, which ours recommends.
 """
 
 

@@ -47,12 +47,15 @@ class Context:
     def hints(self) -> dict[str, str]:
         """The values that hints have places for."""
         controller = self.config.controller.address
+        metrics = self.config.metrics.listen
         specific = {
             "address": str(controller),
             "host": controller.host,
             "socket": self.socket,
             "identity": str(self.spiffe_id),
             "uid": f"$(id -u {shlex.quote(self.config.proxy.user)})",
+            "port": str(metrics.port) if metrics is not None else "",
+            "key": "identity.spire",
             "file": shlex.quote(self.config.identity.local.ca_cert),
         }
         return specific | hints.general(self.paths, self.config)

@@ -13,6 +13,7 @@ import ssl
 import time
 from dataclasses import dataclass
 
+from harness import phrases
 from harness.errors import HarnessError, PermissionError_
 from harness.system import came_back
 from harness.system import workload_api_der as der
@@ -61,7 +62,7 @@ async def look(
     except PermissionError_ as error:
         return Seen(address, name, untried=error.message)
     except TimeoutError:
-        return Seen(address, name, refused=f"no answer within {seconds:g} s")
+        return Seen(address, name, refused=f"{phrases.NO_CONNECTION} within {seconds:g} s")
     except OSError as error:
         return Seen(address, name, refused=came_back.words(error))
     try:

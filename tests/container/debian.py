@@ -17,7 +17,7 @@ from tests.package.root import sh
 PORT = 8099  # of the mirror, on the loopback of the engine's network
 # All that builds may ask for; apt decides what it takes.
 PACKAGES = (
-    *root.DEPENDENCIES, "systemd-standalone-sysusers", "iproute2", "ca-certificates", "python3-aiohttp", "python3-cryptography"
+    *root.DEPENDENCIES, "systemd-standalone-sysusers", "ca-certificates", "python3-aiohttp", "python3-cryptography"
 )  # fmt: skip
 # As in Debian's own slim images.
 _EXCLUDED = "\n".join(f"path-exclude /usr/share/{name}/*" for name in ("doc", "man", "info", "locale", "groff", "lintian"))
