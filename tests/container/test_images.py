@@ -44,6 +44,12 @@ def test_a_base_that_has_what_is_needed_builds_without_a_network(playground: Pla
         playground.engine.do("tag", "kept", BASE)
 
 
+def test_the_image_explains_problems(playground: Playground) -> None:
+    """A slim image has no pages of documentation."""
+    code, output = alone(playground, BASE, "--entrypoint=meshexp", command=("explain", "probe-failed"))
+    assert code == 0 and output.startswith("probe-failed\n")
+
+
 def test_programs_come_from_the_folder_that_the_build_was_given(playground: Playground) -> None:
     for name, folder in PROGRAMS.items():
         code, output = alone(playground, BASE, f"--entrypoint={folder}/{name}")
