@@ -17,14 +17,20 @@ from dataclasses import dataclass
 
 
 class HarnessError(Exception):
-    """Base of all errors; `hint` says what the reader can do about it."""
+    """Base of all errors; `hint` says what the reader can do about it.
+
+    `tried`: what was done, where `came`, what came back, does not say it; the message has both.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, came: str, hint: str = "", *, tried: str = "") -> None:
+        message = f"{tried}: {came}" if tried else came
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.tried = tried
+        self.came = came
 
 
 class UsageError(HarnessError):
@@ -65,6 +71,6 @@ class ConfigError(HarnessError):
 
     def __init__(self, faults: tuple[Fault, ...], source: str = "configuration") -> None:
         lines = "\n".join(f"  {fault}" for fault in faults)
-        super().__init__(f"{source}: {len(faults)} fault{'s' if len(faults) != 1 else ''}\n{lines}")
+        super().__init__(f"{len(faults)} fault{'s' if len(faults) != 1 else ''}\n{lines}", tried=source)
         self.faults = faults
         self.source = source

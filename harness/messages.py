@@ -18,7 +18,7 @@ import enum
 import re
 from dataclasses import dataclass, field
 
-from harness.values import Address, Duration, Endpoint, Label, Network, Port, Spiffe
+from harness.values import Address, Duration, Endpoint, HostPort, Label, Network, Port, Spiffe
 
 SECRET_HEADER = "Meshexp-Secret"  # noqa: S105 — the header's name
 MAX_BODY_BYTES = 64 * 1024
@@ -40,6 +40,10 @@ class HttpGet:
     def __post_init__(self) -> None:
         if self.scheme not in ("HTTP", "HTTPS"):
             raise ValueError(f"scheme {self.scheme!r} is not HTTP or HTTPS")
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme.lower()}://{HostPort(self.host, self.port)}/{self.path.lstrip('/')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,24 @@ class Probe:
             raise ValueError("periodSeconds must be at least 0.1, timeoutSeconds above 0, initialDelaySeconds not negative")
         if self.failure_threshold < 1 or self.success_threshold < 1:
             raise ValueError("failureThreshold and successThreshold must be at least 1")
+
+    @property
+    def tried(self) -> str:
+        """What is done, in full: `GET http://127.0.0.1:8000/ready`."""
+        if self.http_get is not None:
+            return f"GET {self.http_get.url}"
+        if self.tcp_socket is not None:
+            return f"TCP connection to {HostPort(self.tcp_socket.host, self.tcp_socket.port)}"
+        if self.grpc is not None:
+            service = f" for {self.grpc.service}" if self.grpc.service else ""
+            return f"gRPC health check of {HostPort(self.grpc.host, self.grpc.port)}{service}"
+        return f"the command {self.exec_.name}" if self.exec_ is not None else "no probe"
+
+    @property
+    def port(self) -> int | None:
+        """That is called; None for a command."""
+        target = self.http_get or self.tcp_socket or self.grpc
+        return target.port if target is not None else None
 
     def __str__(self) -> str:
         """Short, for people and as a label: `http :8000/ready`, `exec NAME`."""

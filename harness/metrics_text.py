@@ -14,7 +14,7 @@ FAMILIES = {
     "meshexp_start_time_seconds": ("gauge", "When the daemon began, in epoch seconds."),
     "meshexp_join_duration_seconds": ("gauge", "From the daemon's start until it was Ready for the first time."),
     "meshexp_condition": ("gauge", "1 for the status (true, false, unknown) that the condition has, 0 for the others."),
-    "meshexp_problem": ("gauge", "1 for each known problem that there is; its code is an anchor in docs/troubleshooting.md."),
+    "meshexp_problem": ("gauge", "1 for each known problem that there is; `meshexp explain` tells what its code means."),
     "meshexp_child_up": ("gauge", "1 while the child runs, and has become ready."),
     "meshexp_child_restarts_total": ("counter", "Exits of the child that nobody asked for; after each it is started again."),
     "meshexp_certificate_expiry_timestamp_seconds": (

@@ -1,9 +1,13 @@
-"""What a problem is, and the one registry of all of them."""
+"""What a problem is, how it is met, and the one registry of all of them."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness import hints
 
 
 class Severity(enum.Enum):
@@ -38,8 +42,10 @@ class Where(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`code` is stable and the anchor in the troubleshooting page; `hint` says how to fix it, `where` at which place.
+    """`code` is stable, and what `meshexp explain` takes. `where`: at which place it is fixed.
 
+    `advice`: how to fix it, with a command that shows more. `cases`: other advice, by words that are in what came back.
+    Both have places for values (hints.py).
     `standing`: it is how this machine is set up, and nothing that went wrong: `status` names it, and the machine stays Ready.
     """
 
@@ -47,21 +53,66 @@ class Problem:
     where: Where
     title: str
     severity: Severity
-    hint: str
+    advice: str
     standing: bool = False
+    cases: tuple[tuple[str, str], ...] = ()
 
     @property
-    def anchor(self) -> str:
-        return f"docs/troubleshooting.md#{self.code}"
+    def hint(self) -> str:
+        """For a page, or where nothing of the machine is known."""
+        return hints.put(self.advice, hints.GENERAL | hints.SPECIFIC)
+
+    @property
+    def explain(self) -> str:
+        """The command that prints all that is known of it."""
+        return f"`meshexp explain {self.code}`"
+
+    def narrowed(self, came: str = "", known: Mapping[str, str] | None = None, **values: object) -> Problem:
+        """With the advice for what came back. `known` and `values` are put into it, the first as they are, the others quoted."""
+        advice = next((advice for words, advice in self.cases if words in came), self.advice)
+        quoted = {name: _quoted(value) for name, value in values.items()}
+        return replace(self, advice=hints.put(advice, quoted | dict(known or {})), cases=())
+
+    def found(self, tried: str, came: str, **values: object) -> Found:
+        """As it was met: what was tried, what came back, and the values for its hints."""
+        return Found(self, tried, came, tuple(values.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A problem as it was met. Its text stays the same as long as the same comes back."""
+
+    problem: Problem
+    tried: str
+    came: str
+    values: tuple[tuple[str, object], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.tried}: {self.came}"
+
+    def hint(self, known: Mapping[str, str] = hints.GENERAL) -> str:
+        """`known`: the general values of this machine."""
+        return self.problem.narrowed(self.came, known, **dict(self.values)).hint
+
+
+def _quoted(value: object) -> str:
+    """As a shell wants it: people paste commands, and a value may be from outside. A tuple is a command's words."""
+    return shlex.join(value) if isinstance(value, tuple) else shlex.quote(str(value))
 
 
 REGISTRY: dict[str, Problem] = {}
 
 
 def register(
-    code: str, where: Where, title: str, hint: str, severity: Severity = Severity.ERROR, standing: bool = False
+    code: str,
+    where: Where,
+    title: str,
+    hint: str,
+    severity: Severity = Severity.ERROR,
+    standing: bool = False,
+    cases: Mapping[str, str] | None = None,
 ) -> Problem:
-    problem = Problem(code, where, title, severity, hint, standing)
+    problem = Problem(code, where, title, severity, hint, standing, tuple((cases or {}).items()))
     if REGISTRY.setdefault(code, problem) is not problem:
         raise ValueError(f"problem code {code} is registered twice")
     return problem

@@ -1,51 +1,70 @@
-"""Every known problem, once. `status`, `check`, logs and docs print from this table; nothing else invents problem texts."""
+"""Every problem that the daemon meets, once. `status`, `check`, logs, `explain` and docs print from this table.
+
+A hint has a command that shows more, with places for values (hints.py): it works on this machine, or is for who administers the
+cluster (`kubectl`) or SPIRE (`spire-server`).
+"""
 
 from __future__ import annotations
 
+from harness import phrases
+from harness.identity_problems import IDENTITY_CA_EXPIRING as IDENTITY_CA_EXPIRING
+from harness.identity_problems import IDENTITY_CA_UNUSABLE as IDENTITY_CA_UNUSABLE
+from harness.identity_problems import IDENTITY_EXPIRING as IDENTITY_EXPIRING
+from harness.identity_problems import IDENTITY_NOT_ISSUED as IDENTITY_NOT_ISSUED
+from harness.identity_problems import IDENTITY_ROOT_KEY as IDENTITY_ROOT_KEY
+from harness.identity_problems import IDENTITY_SOCKET_MISSING as IDENTITY_SOCKET_MISSING
+from harness.identity_problems import SPIRE_FAILING as SPIRE_FAILING
+from harness.identity_problems import SPIRE_NOT_ATTESTED as SPIRE_NOT_ATTESTED
 from harness.problem_registry import REGISTRY as REGISTRY
+from harness.problem_registry import Found as Found
 from harness.problem_registry import Problem as Problem
 from harness.problem_registry import Severity as Severity
 from harness.problem_registry import Where as Where
 from harness.problem_registry import register as register
 
+_SPEAKS_TLS = "does it speak TLS? then the probe's scheme must be HTTPS; `ss -ltnp 'sport = :{port}'` names the process"
+TRUST_ROOTS = "`kubectl -n linkerd get configmap linkerd-identity-trust-roots -o yaml`"
+
 CONFIG_RELOAD_FAILED = register(
     "config-reload-failed",
     Where.MACHINE,
     "the new configuration is wrong; the old one stays in force",
-    "run `meshexp config check`, mend the file, then reload again",
+    "correct what the message names; `meshexp config check{instance}` looks again, then `systemctl reload {unit}`",
     Severity.WARNING,
 )
 INTERNAL_ERROR = register(
     "internal-error",
     Where.EITHER,  # a restart need not help, and takes a member out of the mesh
     "the program met an error that no code expects, which is a bug; the rest goes on, and what failed is tried again",
-    "look at `meshexp logs` for the whole error, and report it",
+    "report it with the whole error: `meshexp logs{instance} --lines 1000`",
 )
 STEP_FAILED = register(
     "step-failed",
     Where.MACHINE,
     "a step that the daemon repeats, such as writing its status, fails; the machine stays a member meanwhile",
-    "see the message; for a full disk: `df -h /run /var/lib/meshexp`",
+    "is a disk full? `df -h {run} {state}`; `meshexp logs{instance}` shows what went before",
     Severity.WARNING,
 )
 ROUTE_CONFLICT = register(
     "route-conflict",
     Where.MACHINE,
-    "a route that is not ours already leads to a cluster network, or to a part of one, or stands in our routing table",
-    "remove that route, or take the network out of network.pod_cidrs or network.service_cidrs; it was left alone",
+    "a route that is not ours already leads to a cluster network, or to a part of one, or is in our routing table",
+    "`ip route show table all` shows it; remove it, or take the network out of network.pod_cidrs or network.service_cidrs",
     Severity.WARNING,
 )
 ROUTE_REFUSED = register(
     "route-refused",
     Where.EITHER,
     "the route to a cluster network would hide this machine's own subnet, its gateway, a node or the controller; it is not set",
-    "give the cluster networks that do not overlap this machine's, or mend network.pod_cidrs and network.service_cidrs",
+    "`ip route` shows this machine's own networks; give the cluster others, or correct network.pod_cidrs and"
+    " network.service_cidrs",
 )
 ROUTE_NODE_SILENT = register(
     "route-node-silent",
     Where.CLUSTER,
     "a node that service networks are reached through does not answer on its link",
-    "look at that node and its link; traffic goes through another node as long as one answers",
+    "`ip neigh` shows who answers here, `kubectl get nodes -o wide` how the cluster sees its nodes;"
+    " traffic goes through another node as long as one answers",
     Severity.WARNING,
     standing=True,
 )
@@ -53,128 +72,112 @@ FIRST_WORKLOAD_STOPPED = register(
     "first-workload-stopped",
     Where.MACHINE,
     "routes and DNS are set by the machine's first workload, which does not run",
-    "start it: `systemctl start meshexp-harness`; a machine with several workloads has one without a name",
+    "`meshexp status` says why, `systemctl start meshexp-harness` starts it;"
+    " a machine with several workloads has one without a name",
 )
 ROUTE_GATEWAY_UNREACHABLE = register(
     "route-gateway-unreachable",
     Where.EITHER,
     "the node's address is not on any directly connected network",
-    "set network.node (NODE_IP) to an address of the node that this machine reaches without a router",
+    "`ip route get {host}` shows the way that there is; set network.node (NODE_IP) to an address of the node"
+    " that this machine"
+    " reaches without a router",
 )
 ROUTE_FAILED = register(
-    "route-failed", Where.MACHINE, "the kernel refused a route", "see the message; `ip route` shows what is there"
+    "route-failed",
+    Where.MACHINE,
+    "the kernel refused a route",
+    "`ip route show proto 77` shows what is set, `meshexp diff` what is missing, `meshexp logs` the kernel's reason",
 )
 DNS_FAILED = register(
     "dns-failed",
     Where.MACHINE,
     "the cluster's names are not asked of the cluster's DNS servers; all other names are asked as before",
-    "install dnsmasq-base (EL: dnsmasq); the package makes its user meshexp-dns; a container can be started with --dns=ADDRESS of"
-    " the cluster's DNS Service; or set dns.mode: off",
+    "`meshexp logs` has the lines of dnsmasq; without it: a container can be started with --dns=ADDRESS of the"
+    " cluster's DNS"
+    " Service, or set dns.mode: off",
     Severity.WARNING,
+    cases={
+        phrases.NOT_INSTALLED: "`apt-get install dnsmasq-base` (EL: `dnf install dnsmasq`); a container can be"
+        " started with --dns=ADDRESS"
+        " of the cluster's DNS Service; or set dns.mode: off",
+        phrases.NO_USER: "`systemd-sysusers` makes the package's user meshexp-dns; or set dns.user to one that exists",
+    },
 )
 ANCHORS_BEHIND = register(
     "anchors-behind",
     Where.MACHINE,
     "the file controller.trust_anchors is not what the controller tells; a machine that leaves and joins has only the file",
-    "copy Linkerd's present trust anchors there: the ca-bundle.crt of its ConfigMap linkerd-identity-trust-roots",
+    f"copy Linkerd's present trust anchors to {{anchors}}: the ca-bundle.crt of {TRUST_ROOTS}",
     Severity.WARNING,
     standing=True,
-)
-IDENTITY_SOCKET_MISSING = register(
-    "identity-socket-missing",
-    Where.IDENTITY,
-    "the SPIFFE Workload API socket is not there",
-    "start the SPIRE agent, or set identity.socket to its socket",
-)
-IDENTITY_NOT_ISSUED = register(
-    "identity-not-issued",
-    Where.IDENTITY,
-    "the Workload API issues no SVID with the configured SPIFFE ID to the proxy's user",
-    "create the SPIRE entry for identity.spiffe_id with the selector unix:uid of the proxy's user",
-)
-IDENTITY_EXPIRING = register(
-    "identity-expiring",
-    Where.IDENTITY,
-    "the SVID is not being renewed",
-    "look at the SPIRE agent's log and its server's reachability",
-)
-IDENTITY_CA_UNUSABLE = register(
-    "identity-ca-unusable",
-    Where.MACHINE,
-    "SPIRE cannot sign under the configured certificate",
-    "make one with `meshexp ca issue` on the admin's machine, and set identity.local.ca_cert and ca_key to it",
-)
-IDENTITY_CA_EXPIRING = register(
-    "identity-ca-expiring",
-    Where.EITHER,
-    "less than a third of the life of this machine's signing certificate is left",
-    "run `meshexp ca renew` on the admin's machine and copy the certificate over the old one; it is taken up by itself",
-    Severity.WARNING,
-    standing=True,
-)
-IDENTITY_ROOT_KEY = register(
-    "identity-root-key",
-    Where.MACHINE,
-    "this machine holds the key of a trust anchor: whoever takes it over can be anybody in the mesh",
-    "make an intermediate with `meshexp ca issue`, put it in the root's place, and take the root key off this machine",
-    Severity.WARNING,
-    standing=True,
-)
-SPIRE_FAILING = register(
-    "spire-failing",
-    Where.IDENTITY,
-    "a SPIRE program cannot be started or keeps exiting",
-    "the message has its last error; the log has its lines. what spire/ in the state directory holds comes back when removed",
-)
-SPIRE_NOT_ATTESTED = register(
-    "spire-not-attested",
-    Where.IDENTITY,
-    "the SPIRE server does not accept this machine's agent",
-    "check identity.agent.server_address and the trust anchors; a join token works once, so write a new one to its file",
 )
 CONTROLLER_UNREACHABLE = register(
     "controller-unreachable",
     Where.EITHER,
     "the controller does not answer",
-    "check controller.address, routes and firewalls; traffic of a proxy that already runs goes on",
+    "`meshexp check{instance}` says how far the way to {address} is open; traffic of a proxy that already runs goes on",
     Severity.WARNING,
+    cases={
+        phrases.REFUSED: "nothing listens at {address}: `kubectl -n meshexp get pods,services` says whether the"
+        " controller runs, and at"
+        " which port; controller.address must be that; traffic of a proxy that already runs goes on",
+        phrases.NO_CONNECTION: "packets to {address} are lost on the way: `ip route get {host}` shows the way,"
+        " `meshexp check{instance}`"
+        " how far it is open; traffic of a proxy that already runs goes on",
+        phrases.UNRESOLVED: "does this machine know the name? `getent hosts {host}`; or set controller.address"
+        " to an address;"
+        " traffic of a proxy that already runs goes on",
+    },
 )
 LEASE_LAPSED = register(
     "lease-lapsed",
     Where.EITHER,
     "the controller has not answered for longer than the lease: where it runs, it has taken this machine out of the endpoints",
-    "`meshexp check` says how far the way to the controller is open, `kubectl -n meshexp get pods` whether it runs;"
-    " the proxy goes on, and the machine is back with the next answer",
+    "`meshexp check{instance}` says how far the way to {address} is open, `kubectl -n meshexp get pods` whether the"
+    " controller runs; the proxy goes on, and the machine is back with the next answer",
 )
 CONTROLLER_UNTRUSTED = register(
     "controller-untrusted",
     Where.EITHER,
     "the controller's certificate is not the expected one",
-    "check controller.identity and the trust anchors; something else may be answering at controller.address",
+    "who answers there? `openssl s_client -connect {address} -showcerts`; controller.identity must be its name, and"
+    " controller.trust_anchors its root",
 )
 REGISTRATION_REFUSED = register(
     "registration-refused",
     Where.EITHER,
     "the controller refused the registration",
-    "the message carries the controller's reason; `kubectl describe externalgroups.workload.meshexp.io` shows the same",
+    "`kubectl -n {namespace} describe externalgroups.workload.meshexp.io {group}` shows what the group accepts,"
+    " `meshexp config show{instance}` what this machine asks for",
+)
+_GET_PROXY = (
+    "`meshexp proxy install --from cr.l5d.io/linkerd/proxy:VERSION`, with the VERSION that `linkerd version`"
+    " prints on the"
+    " admin's machine, or --from FILE"
 )
 PROXY_MISSING = register(
     "proxy-missing",
     Where.MACHINE,
     "there is no linkerd2-proxy on this machine",
-    "run `meshexp proxy install --from …`, or set proxy.path",
+    f"{_GET_PROXY}; while joining the same is `meshexp join INVITATION --proxy cr.l5d.io/linkerd/proxy:VERSION`;"
+    " `meshexp proxy list` shows what is installed, and proxy.path names one elsewhere",
 )
 PROXY_NOT_CERTIFIED = register(
     "proxy-not-certified",
     Where.IDENTITY,
     "the proxy runs but has no certificate",
-    "see the proxy's log lines; its identity must match identity.spiffe_id",
+    "`meshexp logs{instance}` has the proxy's lines; does the Workload API listen? `ss -xlp src {socket}`; the"
+    " identity that it"
+    " issues to uid {uid} must be identity.spiffe_id",
 )
 PROXY_ENV_OVERRIDDEN = register(
     "proxy-env-overridden",
     Where.MACHINE,
     "variables of the proxy are set by hand",
-    "the harness vouches for nothing that proxy.env changes; leave it empty unless you need it",
+    "`meshexp config show{instance}` says in which file; the harness vouches for nothing that proxy.env"
+    " changes, so leave it"
+    " empty unless you need it",
     Severity.WARNING,
     standing=True,
 )
@@ -182,7 +185,9 @@ PROXY_REPLACED = register(
     "proxy-replaced",
     Where.MACHINE,
     "the proxy runs from another binary than the one that its next start takes",
-    "run `meshexp proxy restart`: its peers are told first; until then the old one goes on",
+    "`meshexp proxy restart{instance}` tells its peers first; until then the old one goes on; `meshexp proxy"
+    " list` shows the"
+    " versions",
     Severity.WARNING,
     standing=True,
 )
@@ -190,58 +195,88 @@ PROXY_CRASH_LOOP = register(
     "proxy-crash-loop",
     Where.MACHINE,
     "the proxy keeps exiting",
-    "see its last log lines in the journal of meshexp-harness",
+    "`meshexp logs{instance}` has its last lines; `meshexp proxy list` shows other versions",
 )
 PROXY_PORT_TAKEN = register(
     "proxy-port-taken",
     Where.MACHINE,
     "another process listens on a port that the proxy needs",
-    "find it with `ss -ltnp`; 4140, 4143 and 4191 belong to the proxy",
+    "`ss -ltnp 'sport = :{port}'` names it; end it, or set proxy.inbound_port, proxy.outbound_port or proxy.admin_port",
 )
 PROXY_BAD_RELEASE = register(
     "proxy-bad-release",
     Where.MACHINE,
     "this linkerd2-proxy release cannot work with SPIRE",
-    "use 2.331.0 or newer: Linkerd edge-25.11.3 or newer has it",
+    "use 2.331.0 or newer, which Linkerd edge-25.11.3 and newer have: `meshexp proxy list` shows what is installed;"
+    f" {_GET_PROXY}",
 )
 REDIRECT_FAILED = register(
-    "redirect-failed", Where.MACHINE, "the redirect rules could not be applied", "the message carries the kernel's reason"
+    "redirect-failed",
+    Where.MACHINE,
+    "the redirect rules could not be applied",
+    "`meshexp diff{instance}` shows the rules that are missing, `meshexp check{instance}` what this kernel and the firewall lack",
 )
 REDIRECT_REVERTED = register(
     "redirect-reverted",
     Where.MACHINE,
     "the self-test through the new redirect rules failed; the rules before them are back",
-    "the message names the test that failed",
+    "`meshexp check{instance}` names the firewall rule that is in the way, `meshexp redirect test{instance}`"
+    " tests those in"
+    " force",
 )
 REDIRECT_BACKEND_UNAVAILABLE = register(
     "redirect-backend-unavailable",
     Where.MACHINE,
     "the chosen firewall backend does not work on this machine",
-    "set redirect.backend to auto, or install what the message names",
+    "`meshexp check{instance}` says what is missing; install that, or set redirect.backend: auto",
 )
 INBOUND_UNVERIFIED = register(
     "inbound-unverified",
     Where.EITHER,
     "the inbound redirect could not be tested from outside",
-    "harmless if peers reach this machine; see the page",
+    "harmless if peers reach this machine, which a call from a pod shows; `meshexp redirect test{instance}` tries it again,"
+    " and says what it lacks",
     Severity.WARNING,
     standing=True,
 )
 PROBE_FAILED = register(
     "probe-failed",
     Where.MACHINE,
-    "the application's readiness probe fails",
-    "the machine gets no traffic until it passes; see the message",
+    "the application's readiness probe fails; peers send nothing here until it passes",
+    "the application's own log says why; `ss -ltnp 'sport = :{port}'` names the process that listens",
+    cases={
+        phrases.REFUSED: "is it listening? `ss -ltnp 'sport = :{port}'`; if it listens on another port or"
+        " address, correct the group's"
+        " probe: `kubectl -n {namespace} edit externalgroups.workload.meshexp.io {group}`",
+        phrases.NO_ANSWER: "it does not answer in time: `ss -ltnp 'sport = :{port}'` shows in Recv-Q how many"
+        " connections wait for it; or"
+        " the probe's timeoutSeconds is too short",
+        phrases.NOT_HTTP: _SPEAKS_TLS,
+        phrases.DISCONNECTED: _SPEAKS_TLS,
+        phrases.RESET: _SPEAKS_TLS,
+        phrases.NO_TLS: "does it speak plain HTTP? then the probe's scheme must be HTTP; `ss -ltnp 'sport ="
+        " :{port}'` names the process",
+        phrases.NO_COMMAND: "the group asks for a command that only this machine can allow: set {key} in"
+        " {config}/harness.yaml, then"
+        " `systemctl reload {unit}`",
+        phrases.ENDED: "run it by hand as its user: `setpriv --reuid={uid} --clear-groups -- {command}`",
+        phrases.NOT_STARTED: "is it there, and executable? `ls -l {command}`",
+    },
 )
 METRICS_NOT_EXPORTED = register(
     "metrics-not-exported",
     Where.MACHINE,
-    "the metrics cannot be had where the configuration says",
-    "another program may hold the port of metrics.listen; under systemd the directory of metrics.textfile must be in the unit's"
-    " ReadWritePaths=",
+    "Prometheus cannot get the metrics where the configuration says",
+    "the port of metrics.listen: `ss -ltnp 'sport = :{port}'` names who has it; metrics.textfile: under systemd"
+    " its directory must"
+    " be in the unit's ReadWritePaths=, `systemctl edit {unit}`",
     Severity.WARNING,
     standing=True,
 )
 CORDONED = register(
-    "cordoned", Where.MACHINE, "an operator has cordoned this machine", "run `meshexp uncordon`", Severity.WARNING
+    "cordoned",
+    Where.MACHINE,
+    "an operator has cordoned this machine",
+    "`meshexp uncordon{instance}` lets traffic in again",
+    Severity.WARNING,
 )

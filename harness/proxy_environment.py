@@ -10,6 +10,8 @@ from harness.config import schema
 from harness.messages import ClusterFacts, Registration
 from harness.values import HostPort, IPAddress, IPNetwork
 
+_PREFIX = "LINKERD2_PROXY_"
+SOCKET = f"{_PREFIX}IDENTITY_SPIRE_WORKLOAD_API_ADDRESS"
 # Where Linkerd's control plane is by its own names; used until the controller tells otherwise.
 DESTINATION = HostPort("linkerd-dst-headless.linkerd.svc.cluster.local.", 8086)
 POLICY = HostPort("linkerd-policy.linkerd.svc.cluster.local.", 8090)
@@ -34,7 +36,7 @@ def build(
     variables = {
         "LOG": proxy.log,
         "LOG_FORMAT": "plain",
-        "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS": f"unix://{workload_api}",
+        SOCKET.removeprefix(_PREFIX): f"unix://{workload_api}",
         "IDENTITY_SERVER_ID": str(registration.identity),
         "IDENTITY_SERVER_NAME": registration.server_name,
         "IDENTITY_TRUST_ANCHORS": anchors_pem,
@@ -58,7 +60,7 @@ def build(
         "SHUTDOWN_GRACE_PERIOD": f"{max(1, round(proxy.shutdown_grace))}s",
         **_CHART_VALUES,
     }
-    return {f"LINKERD2_PROXY_{name}": value for name, value in sorted(variables.items())}
+    return {f"{_PREFIX}{name}": value for name, value in sorted(variables.items())}
 
 
 # Linkerd's chart: clusterNetworks.

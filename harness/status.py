@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from harness.problems import Problem, Severity
+from harness import hints
+from harness.problems import REGISTRY, Found, Problem, Severity
 
 
 class Truth(enum.Enum):
@@ -17,7 +21,11 @@ class Truth(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One sentence about one part. `problem` is set exactly when something is known to be wrong (also while `truth` is True)."""
+    """One sentence about one part. `problem` is set exactly when something is known to be wrong (also while `truth` is True);
+    code that meets one makes the condition by `wrong`.
+
+    `message` says what was tried and what came back, and stays the same while that does. `counts` changes from look to look.
+    """
 
     name: str
     truth: Truth
@@ -25,21 +33,87 @@ class Condition:
     problem: Problem | None = None
     applies: bool = True
     """False where there is nothing to bring about, so that nothing was tried: nobody has configured it, or told of it."""
+    found: Found | None = None
+    counts: str = ""
+
+    def hint(self, known: Mapping[str, str] = hints.GENERAL) -> str:
+        """`known`: the general values of this machine. Empty without a problem."""
+        if self.found is not None:
+            return self.found.hint(known)
+        return self.problem.narrowed(known=known).hint if self.problem else ""
+
+    def met(self, known: Mapping[str, str] = hints.GENERAL) -> Problem | None:
+        """The problem, with the hint for this machine."""
+        return replace(self.problem, advice=self.hint(known), cases=()) if self.problem else None
 
 
-def encoded(condition: Condition, *, identity_made_here: bool = False) -> dict[str, str | bool | None]:
-    """As `meshexp status -o json` has it."""
+def wrong(name: str, truth: Truth, found: Found, *, stands: str = "", counts: str = "") -> Condition:
+    """A part that has met a problem. `stands`: how it stands all the same."""
+    message = f"{stands}; {found}" if stands else str(found)
+    return Condition(name, truth, message, found.problem, found=found, counts=counts)
+
+
+def made_worse(condition: Condition, found: Found) -> Condition:
+    """The part stands as before, and has met another problem."""
+    return replace(condition, message=f"{condition.message}; {found}", problem=found.problem, found=found)
+
+
+def retold(name: str, said: Mapping[str, Any], whose: str) -> Condition:
+    """What another daemon has written of its own: it knew the values of the hint."""
+    problem = REGISTRY.get(said["problem"]) if said["problem"] else None
+    if problem is not None and said["hint"]:
+        problem = replace(problem, advice=said["hint"], cases=())
+    applies = bool(said.get("applies", True))
+    return Condition(name, Truth(said["status"]), f"{whose}: {said['message']}", problem, applies)
+
+
+def encoded(
+    condition: Condition,
+    *,
+    identity_made_here: bool = False,
+    known: Mapping[str, str] = hints.GENERAL,
+    since: str | None = None,
+) -> dict[str, str | bool | None]:
+    """As `meshexp status -o json` has it. `since`: when it began to stand like this."""
     problem = condition.problem
     return {
         "name": condition.name,
         "status": condition.truth.value,
         "applies": condition.applies,
         "message": condition.message,
+        "counts": condition.counts,
+        "since": since,
         "problem": problem.code if problem else None,
         "severity": problem.severity.value if problem else None,
         "where": problem.where.of(identity_made_here=identity_made_here).value if problem else None,
-        "hint": problem.hint if problem else None,
+        "hint": condition.hint(known) or None,
     }
+
+
+def told(said: Mapping[str, Any], wall: float) -> str:
+    """The message of an encoded condition, and where not all is well how often, and for how long it has been so by now."""
+    message = str(said["message"])
+    if said["problem"] is None and said["status"] == Truth.TRUE.value:
+        return message
+    more = [str(said.get("counts") or "")]
+    if since := said.get("since"):
+        more.append(f"for {span(max(0.0, wall - datetime.datetime.fromisoformat(since).timestamp()))}")
+    text = ", ".join(filter(None, more))
+    first, newline, rest = message.partition("\n")
+    return f"{first} ({text}){newline}{rest}" if text else message
+
+
+def span(seconds: float) -> str:
+    """In the two largest units: `3 d 4 h`, `12 min`, `40 s`."""
+    seconds = int(seconds)
+    if seconds < 0:
+        return f"-{span(-seconds)}"
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"
 
 
 class Phase(enum.Enum):

@@ -12,7 +12,7 @@ from typing import Any
 from harness import status
 from harness.paths import Paths, configured
 from harness.problem_registry import Severity, Where
-from harness.status import Phase, Truth
+from harness.status import Phase, Truth, span, told
 from harness.system import snapshot_reader
 
 POLL_SECONDS, WATCH_SECONDS = 0.1, 0.5
@@ -95,13 +95,17 @@ def text(data: dict[str, Any]) -> str:
     if instances := data.get("instances"):
         others = ", ".join(f"{name} ({phase})" for name, phase in instances.items())
         lines.append(f"others     {others}; `meshexp status --instance NAME`")
+    codes: list[str] = []
     for condition in data.get("conditions", []):
         sign = _sign(condition)
-        first, *more = condition["message"].splitlines() or [""]
+        first, *more = told(condition, time.time()).splitlines() or [""]
         lines.append(f"{sign} {condition['name']:<13} {first}")
         lines += [f"{'':16}{line}" for line in more]
         if condition["problem"]:
             lines.append(f"{'':16}{condition['problem']}: {condition['hint']}")
+            codes.append(condition["problem"])
+    if codes:
+        lines.append(f"{'tells more':<16}`meshexp explain {' '.join(dict.fromkeys(codes))}`")
     lines += _details(data)
     return status.harmless("\n".join(lines))
 
@@ -145,16 +149,3 @@ def _endpoint(one: dict[str, Any]) -> str:
 def left(iso: str) -> float:
     """Seconds from now until then."""
     return datetime.datetime.fromisoformat(iso).timestamp() - time.time()
-
-
-def span(seconds: float) -> str:
-    """In the two largest units: `3 d 4 h`, `12 min`, `40 s`."""
-    seconds = int(seconds)
-    if seconds < 0:
-        return f"-{span(-seconds)}"
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds} s"

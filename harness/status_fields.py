@@ -49,11 +49,13 @@ FIELDS = {
     "conditions[].name": ("text", "the part: Routes, Identity, Registration, Application, Proxy, Redirected, …"),
     "conditions[].status": ("text", "True, False or Unknown"),
     "conditions[].applies": ("yes or no", "no where there is nothing to bring about, and so nothing was tried"),
-    "conditions[].message": ("text", "how it stands, in a sentence"),
-    "conditions[].problem": ("text or null", "the code of a known problem: an anchor in troubleshooting.md"),
+    "conditions[].message": ("text", "how it stands, in a sentence: where something is wrong, what was tried and what came back"),
+    "conditions[].counts": ("text", "how often, where that is known: `probe 1 of 1, 4 failures`; empty otherwise"),
+    "conditions[].since": ("time or null", "since when its status and its problem are these, as this daemon knows"),
+    "conditions[].problem": ("text or null", "the code of a known problem, which `meshexp explain` takes"),
     "conditions[].severity": ("text or null", "error or warning"),
     "conditions[].where": ("text or null", "where the problem is fixed: machine, cluster, or either"),
-    "conditions[].hint": ("text or null", "what mends it"),
+    "conditions[].hint": ("text or null", "what to do, with a command that shows more"),
     "children.NAME.pid": ("number or null", "of a child that runs"),
     "children.NAME.state": ("text", "stopped, starting, running, backoff or stopping"),
     "children.NAME.exits": ("number", "exits that nobody asked for, since it last ran for 10 s"),
@@ -83,7 +85,8 @@ FIELDS = {
     "counters.failures.PART": ("number", "changes that failed, since then"),
 }
 """Dotted; `[]` is each of a list, a word in capitals any name."""
-LATER = ("pid_started", "written", "looked", "conditions[].where", "conditions[].applies", "instances")
+_NEW_OF_CONDITIONS = tuple(f"conditions[].{name}" for name in ("where", "applies", "counts", "since"))
+LATER = ("pid_started", "written", "looked", *_NEW_OF_CONDITIONS, "instances")
 """What a daemon of version 0.1 does not write, as a whole; `instances` is the reader's."""
 NULLABLE = ("reported", "neighbours")
 """What may be null as a whole."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import desired, proxy_environment
+from harness import desired, hints, proxy_environment
 from harness.check.report import NOT_LOOKED, Untried
 from harness.config import schema
 from harness.messages import ClusterFacts, Registration
@@ -46,6 +47,23 @@ class Context:
     def svid(self) -> Svid | None:
         found = self.frame.svids if isinstance(self.frame, Delivered) else ()
         return next((svid for svid in found if svid.spiffe_id == self.spiffe_id), None)
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """The values that hints have places for."""
+        controller = self.config.controller.address
+        metrics = self.config.metrics.listen
+        specific = {
+            "address": str(controller),
+            "host": controller.host,
+            "socket": self.socket,
+            "identity": str(self.spiffe_id),
+            "uid": f"$(id -u {shlex.quote(self.config.proxy.user)})",
+            "port": str(metrics.port) if metrics is not None else "",
+            "key": "identity.spire",
+            "file": shlex.quote(self.config.identity.local.ca_cert),
+        }
+        return specific | hints.general(self.paths, self.config)
 
     @property
     def running(self) -> bool:

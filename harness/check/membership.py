@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ from harness import check_problems as problems
 from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.denied import is_denied
-from harness.problems import LEASE_LAPSED, REGISTRY, Severity
-from harness.status import Phase
+from harness.problems import LEASE_LAPSED, REGISTRY, Problem, Severity
+from harness.status import Phase, told
 
 NAME = "meshexp-membership"
 HEARD = "the cluster still hears this machine"
@@ -49,23 +50,29 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
         yield to.failed(HEARD, problems.DAEMON_HANGS, "only a daemon that goes on renews the lease")
         return
     yield to.passed(f"meshexp-harness runs (pid {status['pid']}) and keeps its status up to date")
-    yield from _judge_conditions(to, status)
+    yield from _judge_conditions(to, status, context.wall)
 
 
-def _judge_conditions(to: Judge, status: dict[str, Any]) -> Iterator[Result]:
+def _as_told(problem: Problem, said: dict[str, Any]) -> Problem:
+    """With the daemon's hint: it knows the values."""
+    return dataclasses.replace(problem, advice=said["hint"], cases=()) if said["hint"] else problem
+
+
+def _judge_conditions(to: Judge, status: dict[str, Any], wall: float) -> Iterator[Result]:
     name = status.get("workload", {}).get("name")  # a daemon that cannot begin has none
     conditions = {condition["name"]: condition for condition in status["conditions"]}
     registration = conditions.get("Registration", {})
     if not name and registration.get("severity") != Severity.ERROR.value:  # an error says it itself
         yield to.failed("this machine is registered", problems.NOT_REGISTERED, str(registration.get("message", "")))
     if conditions.get("Registration", {}).get("problem") == LEASE_LAPSED.code:
-        yield to.failed(HEARD, LEASE_LAPSED, conditions.pop("Registration")["message"])
+        said = conditions.pop("Registration")
+        yield to.failed(HEARD, _as_told(LEASE_LAPSED, said), told(said, wall))
     elif status.get("reported"):
         yield to.passed(HEARD)
     for condition in conditions.values():
         problem = REGISTRY.get(condition["problem"]) if condition["problem"] else None
         if problem is not None:
-            yield to.failed(condition["name"], problem, condition["message"])
+            yield to.failed(condition["name"], _as_told(problem, condition), told(condition, wall))
         elif not condition.get("applies", True):
             yield to.skipped(condition["name"], condition["message"])
         elif condition["status"] == "True":

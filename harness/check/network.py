@@ -67,7 +67,8 @@ def _judge_routes(to: Judge, context: Context, facts: Facts) -> Iterator[Result]
     there = () if isinstance(facts.there, Untried) else facts.there
     gateways = [str(gateway) for gateway in Observed(there).unreachable(facts.wanted)] if not why else []
     reasons = [f"{', '.join(gateways)} is on no link of this machine"] if gateways else []
-    yield to.found("the nodes are on links of this machine", ROUTE_GATEWAY_UNREACHABLE, reasons, tried=not why, why=why)
+    no_link = ROUTE_GATEWAY_UNREACHABLE.narrowed(host=gateways[0] if gateways else "")
+    yield to.found("the nodes are on links of this machine", no_link, reasons, tried=not why, why=why)
     others = conflicts(facts.wanted, there)
     yield to.found("no route of others leads to the cluster's networks", ROUTE_CONFLICT, others, tried=not why, why=why)
     refused = [f"{route.network} would hide {what}" for route, what in clashes.hidden(facts.wanted, there).items()]

@@ -95,7 +95,7 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
         yield to.skipped(text, facts.taken.why)
     else:
         taken = [f"another process listens on {', '.join(map(str, facts.taken))}"] if facts.taken else []
-        yield to.found(text, PROXY_PORT_TAKEN, taken, tried=True)
+        yield to.found(text, PROXY_PORT_TAKEN.narrowed(port=facts.taken[0] if facts.taken else ""), taken, tried=True)
     if context.running:
         yield from _judge_running(to, context, facts)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -48,6 +49,11 @@ class Result:
     reason: str = ""
 
 
+def on_this_machine(result: Result, known: Mapping[str, str]) -> Result:
+    """With the machine's own values in its hint."""
+    return dataclasses.replace(result, problem=result.problem.narrowed(known=known)) if result.problem else result
+
+
 _OUTCOMES = {Severity.WARNING: Outcome.WARNING, Severity.ERROR: Outcome.FAILED}
 
 
@@ -65,7 +71,8 @@ class Judge:
         return Result(self.category, description, Outcome.SKIPPED, None, why)
 
     def failed(self, description: str, problem: Problem, reason: str = "") -> Result:
-        return Result(self.category, description, _OUTCOMES[problem.severity], problem, reason or problem.title)
+        came = reason or problem.title
+        return Result(self.category, description, _OUTCOMES[problem.severity], problem.narrowed(came), came)
 
     def found(
         self, description: str, problem: Problem, reasons: Iterable[str], *, tried: bool, why: str = NOT_LOOKED.why
@@ -122,7 +129,7 @@ def _lines(result: Result, colour: bool) -> Iterator[str]:
     if result.problem is not None:
         yield from (f"    {line}" for line in harmless(result.reason).splitlines())
         yield f"    {result.problem.code}: {result.problem.hint}"
-        yield f"    see {result.problem.anchor} for hints"
+        yield f"    see {result.problem.explain} for hints"
 
 
 def _summary(results: tuple[Result, ...], colour: bool) -> str:
@@ -157,7 +164,7 @@ def to_linkerd_json(results: tuple[Result, ...]) -> str:
 def _as_json(result: Result) -> dict[str, str]:
     data = {"description": result.description}
     if result.problem is not None:
-        data |= {"hint": result.problem.anchor, "error": result.reason}
+        data |= {"hint": result.problem.explain, "error": result.reason}
         data |= {"code": result.problem.code, "remedy": result.problem.hint}
     if result.outcome is Outcome.SKIPPED:
         data |= {"reason": result.reason}

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from harness import decode
 from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy
 from harness.check.context import UNCONFIGURED, Context, needs_root
-from harness.check.report import NOT_LOOKED, Judge, Outcome, Result, Untried
+from harness.check.report import NOT_LOOKED, Judge, Outcome, Result, Untried, on_this_machine
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
 from harness.config import load, schema
@@ -59,7 +59,7 @@ class Category(Generic[F]):
         except (HarnessError, OSError) as error:
             denied = isinstance(error, (PermissionError, PermissionError_)) and not context.root
             return (self.skipped(needs_root(str(error)).why if denied else f"{self.what} cannot be looked at: {error}"),)
-        return tuple(self.judge(context, facts))
+        return tuple(on_this_machine(result, context.hints) for result in self.judge(context, facts))
 
     def skipped(self, why: str) -> Result:
         return Judge(self.name).skipped(self.what, why)

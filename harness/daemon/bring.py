@@ -12,7 +12,8 @@ from harness.daemon.compose import Part
 from harness.daemon.snapshot import Counters
 from harness.desired import Progress, may_redirect
 from harness.errors import HarnessError, InternalError
-from harness.status import Condition, Truth
+from harness.problems import Found
+from harness.status import Condition, Truth, made_worse, wrong
 
 SHARED_WITH_OTHERS = ("routes", "dns", "redirect")
 """Parts that any program on this machine may change; the others are this daemon's own."""
@@ -25,6 +26,12 @@ def is_left(config: schema.Config, progress: Progress) -> bool:
     """Whether the proxy and the rules of the daemon before this one stay as they are: nobody knows yet what they are to be, since
     what the controller told is lost. Without the rules all would go on in plaintext."""
     return progress.registration is None and progress.redirected and may_redirect(config, progress)
+
+
+def _found(tried: str, error: HarnessError) -> Found:
+    if isinstance(error, InternalError):
+        return problems.INTERNAL_ERROR.found(tried, error.message)
+    return problems.STEP_FAILED.found(tried, error.message)
 
 
 class Bringer:
@@ -105,14 +112,14 @@ class Bringer:
                 condition = part.reconciler.condition(wanted, observed)
         except HarnessError as error:
             said = self._said.get(part.name)
-            problem = problems.INTERNAL_ERROR if isinstance(error, InternalError) else problems.STEP_FAILED
-            return Condition(said.name if said else part.name.capitalize(), Truth.UNKNOWN, error.message, problem)
+            name = said.name if said else part.name.capitalize()
+            return wrong(name, Truth.UNKNOWN, _found(f"the look at {part.name}", error))
         self._said[part.name] = condition
         if failure is None or condition.problem is not None:
             return condition
         if isinstance(failure, InternalError):  # after a bug the part may still be right
-            return replace(condition, message=f"{condition.message}; {failure.message}", problem=problems.INTERNAL_ERROR)
-        return replace(condition, truth=Truth.FALSE, message=failure.message)
+            return made_worse(condition, _found(f"changing {part.name}", failure))
+        return replace(condition, truth=Truth.FALSE, message=f"changing {part.name}: {failure.message}")
 
     def _note_failure(self, name: str, failure: HarnessError | None) -> None:
         """Logs a failure once, also when it is repeated. A bug was logged before (Bugs.note)."""

@@ -19,7 +19,7 @@ from harness import problems, tasks
 from harness.clock import Clock
 from harness.errors import HarnessError, InternalError
 from harness.paths import Paths
-from harness.status import Condition, Truth
+from harness.status import Condition, Truth, wrong
 from harness.system import files, systemd
 
 T = TypeVar("T")
@@ -142,8 +142,9 @@ class Bugs:
             latest = sorted(self._met.values(), key=lambda met: -met.last)
             more = len(latest) - MOST_SHOWN
             text = "; ".join(map(str, latest[:MOST_SHOWN])) + (f"; and {more} more" if more > 0 else "")
-            said.append(Condition("Program", Truth.TRUE, text, problems.INTERNAL_ERROR))
+            said.append(wrong("Program", Truth.TRUE, problems.INTERNAL_ERROR.found("the daemon's own work", text)))
         if self._failing:
-            text = "; ".join(f"{what}: {message}" for what, message in self._failing.items())
-            said.append(Condition("Steps", Truth.TRUE, text, problems.STEP_FAILED))
+            (tried, message), *others = self._failing.items()
+            came = "; ".join([message, *(f"{what}: {other}" for what, other in others)])
+            said.append(wrong("Steps", Truth.TRUE, problems.STEP_FAILED.found(tried, came)))
         return tuple(said)

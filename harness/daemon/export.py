@@ -6,23 +6,24 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from harness import freshness, metrics_text
+from harness import freshness, metrics_text, problems
 from harness.clock import Clock
 from harness.config import schema
 from harness.errors import UnavailableError
+from harness.problems import Found
 from harness.system import files
 from harness.system.metrics_server import MetricsServer
 
 
 class Exporter:
-    """`fault`: why the metrics cannot be had where the configuration says; empty when they can."""
+    """`fault`: why Prometheus cannot get the metrics where the configuration says; None when it can."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._data: dict[str, Any] = {}
         self._server = MetricsServer(self._render)
         self._file: Path | None = None
-        self.fault = ""
+        self.fault: Found | None = None
 
     async def export(self, config: schema.Metrics, data: dict[str, Any]) -> None:
         """Rendered when somebody asks; into the file at each call, so that its age shows whether the daemon lives."""
@@ -41,7 +42,9 @@ class Exporter:
                 files.write(file, metrics_text.render(data), mode=0o644)
         except UnavailableError as error:
             faults.append(f"metrics.textfile: {error.message}")
-        self.fault = "; ".join(faults)
+        port = config.listen.port if config.listen is not None else ""
+        said = problems.METRICS_NOT_EXPORTED.found("exporting the metrics", "; ".join(faults), port=port)
+        self.fault = said if faults else None
 
     def show(self, data: dict[str, Any]) -> None:
         """What the server answers from now on."""

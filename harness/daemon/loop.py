@@ -265,8 +265,8 @@ class Daemon:
         return condition
 
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
-        faults = {"reload_fault": self._reload_fault, "metrics_fault": self._exporter.fault}
-        conditions = own_conditions.added(conditions, self._machine, self._progress, **faults, bugs=self._bugs.conditions())
+        added = partial(own_conditions.added, reload_fault=self._reload_fault, metrics_fault=self._exporter.fault)
+        conditions = added(conditions, self._machine, self._progress, bugs=self._bugs.conditions())
         redirect_off = want.redirect is None and self._progress.proxy_certified and not is_left(self.config, self._progress)
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(

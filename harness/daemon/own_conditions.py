@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from harness import problems
 from harness.desired import Machine, Progress, anchors_behind
-from harness.status import Condition, Truth
+from harness.problems import Found
+from harness.status import Condition, Truth, wrong
 
 
 def added(
@@ -13,18 +14,20 @@ def added(
     progress: Progress,
     *,
     reload_fault: str,
-    metrics_fault: str,
+    metrics_fault: Found | None,
     bugs: tuple[Condition, ...],
 ) -> tuple[Condition, ...]:
     """`parts`, with a wrong configuration before them, and the rest behind."""
     before = []
     behind = []
     if reload_fault:
-        before.append(Condition("Configuration", Truth.TRUE, reload_fault, problems.CONFIG_RELOAD_FAILED))
+        before.append(wrong("Configuration", Truth.TRUE, problems.CONFIG_RELOAD_FAILED.found("taking it into use", reload_fault)))
     if progress.cordon is not None:
-        behind.append(Condition("Cordoned", Truth.TRUE, progress.cordon, problems.CORDONED))
+        behind.append(wrong("Cordoned", Truth.TRUE, problems.CORDONED.found("by `meshexp cordon`", progress.cordon)))
     if anchors_behind(machine, progress.registration):
-        behind.append(Condition("Anchors", Truth.TRUE, "told by the controller", problems.ANCHORS_BEHIND))
+        came = "the controller tells other certificates, which are in use"
+        found = problems.ANCHORS_BEHIND.found("reading controller.trust_anchors", came)
+        behind.append(wrong("Anchors", Truth.TRUE, found))
     if metrics_fault:
-        behind.append(Condition("Metrics", Truth.TRUE, metrics_fault, problems.METRICS_NOT_EXPORTED))
+        behind.append(wrong("Metrics", Truth.TRUE, metrics_fault))
     return (*before, *parts, *behind, *bugs)

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from harness import desired, paths
+from harness import desired, hints, paths
 from harness.clock import SystemClock
 from harness.config import load, schema
 from harness.daemon import head_start, machine
@@ -80,7 +80,8 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
         chosen = [parts.routes, parts.dns, parts.identity, parts.proxy, parts.redirect]
     there = await parts.routes.reconciler.observe()
     said = routes.objections(want.routes or (), there) if isinstance(there, routes.Observed) else ()
-    steps: list[tuple[str, Any]] = [(parts.routes.name, Objection(c.message, c.problem)) for c in said if c.problem]
+    known = hints.general(where, config)
+    steps: list[tuple[str, Any]] = [(parts.routes.name, Objection(c.message, met)) for c in said if (met := c.met(known))]
     unknown = _unknown(config, found, where, running) if registration is None else {}
     for part in chosen:
         wanted = part.want(want)

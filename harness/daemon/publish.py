@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from harness import freshness, status
+from harness import freshness, hints, status
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.bring import Bringer
@@ -14,6 +15,7 @@ from harness.daemon.compose import Parts
 from harness.daemon.export import Exporter
 from harness.daemon.head_start import Wakes
 from harness.daemon.snapshot import Counters, Observed, snapshot, written
+from harness.daemon.standing import Standing
 from harness.desired import Machine, Progress
 from harness.errors import HarnessError
 from harness.messages import Reason
@@ -35,6 +37,7 @@ class Publisher:
         self._since = clock.wall()
         self.was_ready = False
         self.said: tuple[Condition, ...] = ()
+        self._stands = Standing()
         self._data: dict[str, Any] = {}
         self._lease_seconds: float | None = None
         self._looked_at = clock.boot()
@@ -79,7 +82,7 @@ class Publisher:
         """Before there are parts to tell of."""
         text = "; ".join(condition.message for condition in conditions)
         systemd.notify(STATUS=text)
-        said = [status.encoded(condition) for condition in conditions]
+        said = [status.encoded(condition, known=hints.general(self._paths)) for condition in conditions]
         data = {"phase": Phase.STARTING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": said}
         with contextlib.suppress(HarnessError):  # the log has said it
             files.write_json(self._paths.status, data, mode=0o644)
@@ -102,26 +105,27 @@ class Publisher:
         if phase is not self._phase:
             self._phase, self._since = phase, self._clock.wall()
             self._log.info("phase", phase=phase.text)
-        self._log_changes(conditions)
+        known = hints.general(self._paths, config)
+        self._log_changes(conditions, known)
         worst = status.worst(conditions)
         systemd.notify(STATUS=f"{phase.text}: {worst.message}" if worst else phase.text)
         look = await self._observed(parts, counters, machine.others.proxies if progress.redirected else None)
-        data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, look)
+        data = snapshot(config, machine, phase, self._since, conditions, readiness, progress.registration, look, known)
         self._lease_seconds = progress.registration.lease_seconds if progress.registration else None
         self._looked_at = self._clock.boot()
         self._data = data | {"written": written(self._clock, self._lease_seconds)}
         files.write_json(self._paths.status, self._data, mode=0o644)
         await self._exporter.export(config.metrics, self._data)
 
-    def _log_changes(self, conditions: tuple[Condition, ...]) -> None:
-        before = {c.name: c for c in self.said}
-        for condition in conditions:
-            old = before.get(condition.name)
-            if old is None or (old.truth, old.problem) != (condition.truth, condition.problem):
-                fields: dict[str, Any] = {"status": condition.truth.value, "detail": condition.message}
-                if condition.problem:
-                    fields |= {"problem": condition.problem.code, "hint": condition.problem.hint}
-                (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
+    def _log_changes(self, conditions: tuple[Condition, ...], known: Mapping[str, str]) -> None:
+        for change in self._stands.take(conditions, self._clock.wall()):
+            condition = change.condition
+            fields: dict[str, Any] = {"status": condition.truth.value, "detail": condition.message}
+            if condition.problem:
+                fields |= {"problem": condition.problem.code, "hint": f"{condition.hint(known)}; {condition.problem.explain}"}
+            if change.before:
+                fields |= {"before": f"{change.before} for {status.span(change.seconds)}"}
+            (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
         self.said = conditions
 
     async def _observed(self, parts: Parts, counters: Counters, neighbours: tuple[int, ...] | None) -> Observed:
@@ -157,4 +161,5 @@ class Publisher:
             joined_seconds=self._joined_seconds,
             silence=registration.silence,
             looked=self._clock.wall(),
+            since=self._stands.since,
         )

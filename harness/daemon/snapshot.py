@@ -41,6 +41,7 @@ class Observed:
     `neighbours`: uids of this machine's other proxies, which the rules in force leave alone; None without rules.
     `boot`: the epoch second at which Clock.now() was 0. `began`: Clock.now() at the start. `joined_seconds`: from then until it
     was Ready for the first time. `silence`: of the controller. `looked`: the epoch second of this look.
+    `since`: when each condition began to stand as it does, by name.
     """
 
     children: dict[str, tuple[int | None, ChildState]]
@@ -56,6 +57,7 @@ class Observed:
     joined_seconds: float | None
     silence: Silence | None
     looked: float
+    since: Mapping[str, float]
 
 
 def written(clock: Clock, lease_seconds: float | None, busy_seconds: float = 0.0) -> dict[str, Any]:
@@ -76,8 +78,9 @@ def snapshot(
     readiness: Readiness,
     registration: Registration | None,
     look: Observed,
+    known: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All but `written`."""
+    """All but `written`. `known`: the values that hints have places for."""
     here = config.identity.mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.EMBEDDED)
     return {
         "schema": 1,
@@ -100,7 +103,10 @@ def snapshot(
             "addresses": [str(a) for a in machine.addresses],
             "identity": str(registration.identity) if registration else None,
         },
-        "conditions": [encoded(c, identity_made_here=here) for c in conditions],
+        "conditions": [
+            encoded(c, identity_made_here=here, known=known, since=_iso(look.since[c.name]) if c.name in look.since else None)
+            for c in conditions
+        ],
         "children": {name: _child(pid, state, look.boot) for name, (pid, state) in look.children.items()},
         "certificates": {name: _iso(end) if end else None for name, end in look.ends.items()},
         "endpoints": _endpoints(machine, registration),

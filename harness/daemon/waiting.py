@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Mapping
 
+from harness import hints
 from harness.check_problems import CONFIG_INVALID
 from harness.daemon import needs
 from harness.errors import ConfigError, UnavailableError
 from harness.paths import Paths
-from harness.status import Condition, Phase, Truth, encoded
+from harness.status import Phase, Truth, encoded, wrong
 from harness.system import early_signals, files, systemd, units
 
 LONGEST_SECONDS = 15.0
@@ -71,7 +72,8 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
     if error is not None:
         next_step = f"correct the faults of the configuration, {reload}"
         line = f"waiting: {next_step}: {error.message}"
-        conditions.append(encoded(Condition("Configuration", Truth.FALSE, error.message, CONFIG_INVALID)))
+        found = CONFIG_INVALID.found(error.tried or "reading the configuration", error.came)
+        conditions.append(encoded(wrong("Configuration", Truth.FALSE, found), known=hints.general(paths)))
     said = {"phase": Phase.WAITING.text, "ready": False, "message": next_step, "pid": os.getpid(), "conditions": conditions}
     try:
         files.write_json(paths.status, said, mode=0o644)

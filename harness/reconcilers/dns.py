@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import dns_text, problems
+from harness import dns_text, phrases, problems
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.reconcilers.dns_own import Known, OwnServers, Subject
 from harness.specs import DnsSpec, User
-from harness.status import Condition, Truth
+from harness.status import Condition, Truth, wrong
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import files
 from harness.system.process import PATH, Command
@@ -199,15 +199,15 @@ class Dns:
         if observed.child.state is State.STOPPED and not self._fault and self.diff(desired, observed):
             return Condition("Names", Truth.UNKNOWN, f"{desired.domain} is about to be asked of the cluster")
         faults = {
-            "dnsmasq is not installed (dnsmasq-base; EL: dnsmasq)": observed.program is None,
-            "the user of dnsmasq (dns.user) does not exist": desired.user is None,
+            f"dnsmasq {phrases.NOT_INSTALLED}": observed.program is None,
+            f"for dnsmasq (dns.user) there is {phrases.NO_USER}": desired.user is None,
             self._fault: bool(self._fault),
             "dnsmasq does not run": not observed.child.alive,
             f"{self._chosen} does not ask it": bool(self._fronts[self._chosen].diff(desired, observed.fronts[self._chosen])),
         }
-        if fault := next((text for text, is_so in faults.items() if is_so), None):
-            return Condition("Names", Truth.TRUE, f"{desired.domain} is not asked of the cluster: {fault}", problems.DNS_FAILED)
         servers = ", ".join(map(str, desired.servers))
+        if fault := next((text for text, is_so in faults.items() if is_so), None):
+            return wrong("Names", Truth.TRUE, problems.DNS_FAILED.found(f"having {desired.domain} asked of {servers}", fault))
         return Condition("Names", Truth.TRUE, f"{desired.domain} is asked of {servers}, by {self._chosen} and dnsmasq")
 
 

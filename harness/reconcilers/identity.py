@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from harness import problems, tasks
 from harness.clock import Clock
 from harness.errors import HarnessError
+from harness.problems import Found
 from harness.reconcilers import spire
 from harness.specs import IdentitySpec
-from harness.status import Condition, Truth
+from harness.status import Condition, Truth, made_worse, wrong
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process, workload_api
 from harness.system.spire import AGENT, Spire
@@ -25,6 +26,7 @@ from harness.system.workload_api_client import FailureKind
 from harness.values import SpiffeId
 
 STOP_GRACE = 2.0
+NAME = "Identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,41 +149,54 @@ class Identity:
             self._wake("identity stream broken")
 
     def condition(self, desired: IdentitySpec | None, observed: Observed) -> Condition:
-        found = self._condition(desired, observed)
+        stands = self._condition(desired, observed)
         fault = spire.condition(observed.spire, observed.now, observed.wall) if desired and desired.agent else None
-        if fault is None or (found.problem is not None and found.truth is Truth.TRUE):
-            return found
-        if found.truth is Truth.TRUE:
-            return replace(found, message=f"{found.message}; {fault.message}", problem=fault.problem)
-        return Condition("Identity", Truth.FALSE, fault.message, fault.problem)
+        if fault is None or (stands.problem is not None and stands.truth is Truth.TRUE):
+            return stands
+        return made_worse(stands, fault) if stands.truth is Truth.TRUE else wrong(NAME, Truth.FALSE, fault)
 
     def _condition(self, desired: IdentitySpec | None, observed: Observed) -> Condition:
         svid, error = observed.svid, observed.error
-        problem = _PROBLEMS.get(error.kind) if error else None
+        spec = desired or observed.running
         if svid is not None and observed.wall < svid.expires_at:
             text = f"{svid.spiffe_id}, valid for {svid.expires_at - observed.wall:.0f} s"
             if error is None:
-                return Condition("Identity", Truth.TRUE, text)
-            return Condition(
-                "Identity", Truth.TRUE, f"{text}, not renewed: {error.message}", problem or problems.IDENTITY_EXPIRING
-            )
+                return Condition(NAME, Truth.TRUE, text)
+            return wrong(NAME, Truth.TRUE, _failed(spec, error) or _not_renewed(spec, error.message), stands=text)
         if svid is not None:
-            return Condition("Identity", Truth.FALSE, f"{svid.spiffe_id} has expired", problems.IDENTITY_EXPIRING)
+            reason = f"; {error.message}" if error else ""
+            return wrong(NAME, Truth.FALSE, _not_renewed(spec, f"{svid.spiffe_id} has expired{reason}"))
         if observed.others:
-            text = f"issued instead: {', '.join(map(str, observed.others))}"
-            return Condition("Identity", Truth.FALSE, text, problems.IDENTITY_NOT_ISSUED)
+            return wrong(NAME, Truth.FALSE, _not_issued(spec, f"issued instead: {', '.join(map(str, observed.others))}"))
         ours = desired is not None and (desired.embedded is not None or desired.agent is not None)
         starting = ours and not observed.server.crash_loop
-        if error is None or (problem is problems.IDENTITY_SOCKET_MISSING and starting):
-            return Condition("Identity", Truth.UNKNOWN, "waiting for the first SVID")
-        return Condition("Identity", Truth.FALSE if problem else Truth.UNKNOWN, error.message, problem)
+        if error is None or (error.kind is FailureKind.SOCKET_MISSING and starting):
+            return Condition(NAME, Truth.UNKNOWN, "waiting for the first SVID")
+        found = _failed(spec, error)
+        return wrong(NAME, Truth.FALSE, found) if found else Condition(NAME, Truth.UNKNOWN, error.message)
 
 
-_PROBLEMS = {
-    FailureKind.SOCKET_MISSING: problems.IDENTITY_SOCKET_MISSING,
-    FailureKind.DENIED: problems.IDENTITY_NOT_ISSUED,
-    FailureKind.INVALID: problems.IDENTITY_NOT_ISSUED,
-}
+def _failed(spec: IdentitySpec | None, error: workload_api.Failed) -> Found | None:
+    """None for what may go well on the next try."""
+    if error.kind is FailureKind.SOCKET_MISSING:
+        return problems.IDENTITY_SOCKET_MISSING.found(_asked(spec), error.message, socket=spec.socket if spec else "")
+    return None if error.kind is FailureKind.TEMPORARY else _not_issued(spec, error.message)
+
+
+def _not_issued(spec: IdentitySpec | None, came: str) -> Found:
+    identity = str(spec.spiffe_id) if spec else ""
+    uid = str(spec.user.uid) if spec else ""
+    return problems.IDENTITY_NOT_ISSUED.found(_asked(spec), came, identity=identity, uid=uid)
+
+
+def _not_renewed(spec: IdentitySpec | None, came: str) -> Found:
+    return problems.IDENTITY_EXPIRING.found(_asked(spec), came, socket=spec.socket if spec else "")
+
+
+def _asked(spec: IdentitySpec | None) -> str:
+    if spec is None:
+        return "asking the Workload API"
+    return f"asking the Workload API at {spec.socket} for {spec.spiffe_id} as uid {spec.user.uid}"
 
 
 def _server_command(spec: IdentitySpec) -> process.Command:

@@ -11,12 +11,15 @@ from harness import problems, tasks
 from harness.clock import Clock
 from harness.messages import Probe
 from harness.specs import Check
-from harness.status import Condition, Truth
+from harness.status import Condition, Truth, wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Where one probe stands. Not ready until it has passed; `run` counts equal results in a row, `passed` and `failed` all."""
+    """Where one probe stands. Not ready until it has passed; `run` counts equal results in a row, `passed` and `failed` all.
+
+    `why`: what came back last, unless it passed.
+    """
 
     ready: bool = False
     last: bool | None = None
@@ -48,9 +51,17 @@ class Observed:
 
     @property
     def failing(self) -> str | None:
-        """Why the application is not ready; None when it is. No probes: ready."""
-        failed_first = sorted(self._unready, key=lambda h: h.failed == 0)
-        return next((h.why or "has not passed often enough" for h in failed_first), None)
+        """Why the application is not ready; None when it is. No probes: ready. It changes only with what comes back."""
+        index = self.worst
+        if index is None or self.probes is None:
+            return None
+        return f"{self.probes[index].probe.tried}: {self.health[index].why or 'has not passed often enough'}"
+
+    @property
+    def worst(self) -> int | None:
+        """The number of the probe to name: one that has failed before one that has not passed yet."""
+        unready = (index for index, health in enumerate(self.health) if not health.ready)
+        return min(unready, key=lambda index: self.health[index].failed == 0, default=None)
 
     @property
     def decided(self) -> bool:
@@ -100,8 +111,8 @@ class Probes:
         while True:
             before = self._health[index]
             after = self._health[index] = count(before, probe, await self._check(check))
-            if after.ready is not before.ready or after.why != before.why:
-                self._wake("probe result")
+            if after.ready is not before.ready or after.why != before.why or not (after.ready or after.last):
+                self._wake("probe result")  # while it fails each time, since the status tells how often
             await self._clock.sleep(probe.period_seconds)
 
     def condition(self, desired: tuple[Check, ...] | None, observed: Observed) -> Condition:
@@ -109,8 +120,26 @@ class Probes:
             return Condition("Application", Truth.UNKNOWN, "probes start with the registration")
         if any(health.last is None for health in observed.health):
             return Condition("Application", Truth.UNKNOWN, "waiting for the first result of each probe")
-        if (why := observed.failing) is not None:
-            return Condition("Application", Truth.FALSE, why, problems.PROBE_FAILED)
+        if observed.worst is not None and observed.probes:
+            return _failed(observed.probes, observed.health, observed.worst)
         count = len(observed.probes or ())
         text = "the probe passes" if count == 1 else f"{count} probes pass" if count else "no probes"
         return Condition("Application", Truth.TRUE, text, applies=count > 0)
+
+
+def _failed(checks: tuple[Check, ...], healths: tuple[Health, ...], index: int) -> Condition:
+    check, health = checks[index], healths[index]
+    probe = check.probe
+    times = health.run
+    one, more = ("pass", "passes") if health.last else ("failure", "failures")
+    counts = f"probe {index + 1} of {len(checks)}, {times} {one if times == 1 else more}"
+    key = f"probes.commands.{probe.exec_.name}" if probe.exec_ is not None else ""
+    found = problems.PROBE_FAILED.found(
+        probe.tried,
+        health.why or "has not passed often enough",
+        port=probe.port or "",
+        key=key,
+        command=check.command or (),
+        uid=check.user.uid if check.user else "",
+    )
+    return wrong("Application", Truth.FALSE, found, counts=counts)

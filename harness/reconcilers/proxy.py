@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from harness import problems, tasks
+from harness import tasks
 from harness.clock import Clock
 from harness.errors import InternalError, UnavailableError
-from harness.reconcilers import proxy_program
+from harness.problems import Found
+from harness.reconcilers import proxy_condition, proxy_program
 from harness.reconcilers.proxy_program import InUse, Program, fingerprint
 from harness.specs import ProxySpec
-from harness.status import Condition, Truth
+from harness.status import Condition
 from harness.supervisor import ChildState, Launcher, Running, State, Supervised
 from harness.system import files, process
 
@@ -47,7 +48,7 @@ class Observed:
     certified_until: float = 0.0
     taken: tuple[int, ...] = ()
     error: str = ""
-    refused: problems.Problem | None = None
+    refused: Found | None = None
     grace: float = KILL_RESERVE
     may_restart: bool = False
     lost: bool = False
@@ -92,7 +93,7 @@ class Runners(Launcher[Running], Protocol):
         """A proxy that an earlier daemon has left running, to be adopted."""
 
 
-Gate = Callable[[Path], problems.Problem | None]
+Gate = Callable[[Path], Found | None]
 """Why a binary must not be started."""
 
 
@@ -119,7 +120,7 @@ class Proxy:
         self._runners, self._admin, self._gate, self._in_use = runners, admin, gate, in_use
         self._record, self._clock, self._wake = record, clock, wake
         self._program: Program | None = None
-        self._refused: problems.Problem | None = None
+        self._refused: Found | None = None
         self._supervised: Supervised[Running] = Supervised(runners, clock, wake)
         self._running: str | None = None
         self._polling: asyncio.Task[None] | None = None
@@ -264,36 +265,4 @@ class Proxy:
         return await self._admin.says_ready(admin_port) and not await self._admin.certificate_expiry(admin_port)
 
     def condition(self, desired: ProxySpec | None, observed: Observed) -> Condition:
-        child = observed.child
-        if observed.certified:
-            text = f"runs (pid {observed.pid}) with a certificate"
-            by_hand = desired.overridden if desired is not None else ()
-            text += f", with {', '.join(by_hand)} set by hand" if by_hand else ""
-            if observed.replaced:
-                return Condition("Proxy", Truth.TRUE, f"{text}, from {observed.replaced}", problems.PROXY_REPLACED)
-            return Condition("Proxy", Truth.TRUE, text, problems.PROXY_ENV_OVERRIDDEN if by_hand else None)
-        if observed.refused:
-            return Condition("Proxy", Truth.FALSE, observed.refused.title, observed.refused)
-        if desired is None and not child.alive:
-            return Condition("Proxy", Truth.UNKNOWN, "starts after the registration")
-        if desired is not None and desired.waits_for and not child.alive:
-            return Condition("Proxy", Truth.UNKNOWN, f"starts when {desired.waits_for}")
-        if observed.taken:
-            ports = ", ".join(map(str, observed.taken))
-            return Condition("Proxy", Truth.FALSE, f"another process listens on {ports}", problems.PROXY_PORT_TAKEN)
-        if observed.error:
-            return Condition("Proxy", Truth.FALSE, observed.error, problems.PROXY_MISSING)
-        if child.crash_loop:
-            text = f"has exited {child.exits} times, last with {_exit(child.last_exit)}"
-            return Condition("Proxy", Truth.FALSE, text, problems.PROXY_CRASH_LOOP)
-        if child.state is State.BACKOFF:
-            return Condition(
-                "Proxy", Truth.FALSE, f"exited with {_exit(child.last_exit)}; starts again", problems.PROXY_CRASH_LOOP
-            )
-        if child.state is State.STARTING and observed.now - child.since < 5.0:
-            return Condition("Proxy", Truth.UNKNOWN, "starting")
-        return Condition("Proxy", Truth.FALSE, f"runs (pid {observed.pid}) without a certificate", problems.PROXY_NOT_CERTIFIED)
-
-
-def _exit(code: int | None) -> str:
-    return "signal " + str(-code) if code is not None and code < 0 else f"status {code}"
+        return proxy_condition.of(desired, observed)

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import problems
 from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, merge_ports, rules_for
-from harness.status import Condition, Truth
+from harness.status import Condition, Truth, wrong
 from harness.system import redirect_exclusions, redirect_lock, redirect_selftest
 from harness.system.redirect_backend import Detected
 from harness.system.redirect_selftest import Outcome
@@ -83,7 +83,7 @@ class Redirect:
         self._confirm_seconds = confirm_seconds
         self._lock = lock
         self._self_test = self_test
-        self._failure: tuple[problems.Problem, str] | None = None
+        self._failure: problems.Found | None = None
         self._report = redirect_selftest.Report(())
         self._refused: tuple[Rules, float, SelfTestError] | None = None
 
@@ -127,7 +127,7 @@ class Redirect:
                 else:
                     await self._on_trial(backend, action)
         except HarnessError as error:
-            self._failure = _problem(error), error.message
+            self._failure = _found(action, error)
             raise
         self._failure = None
 
@@ -151,14 +151,15 @@ class Redirect:
     def condition(self, desired: RedirectSpec | None, observed: Observed) -> Condition:
         name = "Redirected"
         if self._failure:
-            problem, message = self._failure
-            return Condition(name, Truth.FALSE, message, problem)
+            return wrong(name, Truth.FALSE, self._failure)
         if self.diff(desired, observed):
             return Condition(name, Truth.FALSE, "the redirect is not as it should be yet")
         if desired is None:
             return Condition(name, Truth.UNKNOWN, "comes last, when the proxy has its certificate")
         text = f"{summary(desired)}, by {self._detected.reason}{self._verified()}"
-        return Condition(name, Truth.TRUE, text, self._doubt(desired), applies=bool(rules_for(desired)))
+        if (doubt := self._doubt(desired)) is not None:
+            return wrong(name, Truth.TRUE, doubt, stands=text)
+        return Condition(name, Truth.TRUE, text, applies=bool(rules_for(desired)))
 
     def _verified(self) -> str:
         unverified = self._report.having(Outcome.UNVERIFIED)
@@ -166,23 +167,26 @@ class Redirect:
             return ""
         return f"; {', '.join(check.name for check in unverified)} unverified ({unverified[0].message})"
 
-    def _doubt(self, desired: RedirectSpec) -> problems.Problem | None:
+    def _doubt(self, desired: RedirectSpec) -> problems.Found | None:
         """Set while nothing has shown that what peers send to a port of the group goes to the proxy."""
-        unseen = any(check.name in redirect_selftest.FROM_OUTSIDE for check in self._report.having(Outcome.UNVERIFIED))
-        return problems.INBOUND_UNVERIFIED if unseen and desired.inbound is not Inbound.OFF else None
+        unseen = [check for check in self._report.having(Outcome.UNVERIFIED) if check.name in redirect_selftest.FROM_OUTSIDE]
+        if not unseen or desired.inbound is Inbound.OFF:
+            return None
+        return problems.INBOUND_UNVERIFIED.found("a connection from outside, through the new rules", unseen[0].message)
 
 
 class SelfTestError(TemporaryError):
     """The rules did not do in the kernel what their records say."""
 
 
-def _problem(error: HarnessError) -> problems.Problem:
+def _found(action: Action, error: HarnessError) -> problems.Found:
+    tried = f"{'setting' if isinstance(action, Apply) else 'removing'} the rules by {action.kind.value}"
     match error:
         case SelfTestError():
-            return problems.REDIRECT_REVERTED
+            return problems.REDIRECT_REVERTED.found("the self-test through the new rules", error.message)
         case UnavailableError():
-            return problems.REDIRECT_BACKEND_UNAVAILABLE
-    return problems.REDIRECT_FAILED
+            return problems.REDIRECT_BACKEND_UNAVAILABLE.found(tried, error.message)
+    return problems.REDIRECT_FAILED.found(tried, error.message)
 
 
 def _rules(desired: RedirectSpec | None, observed: Observed) -> Rules:

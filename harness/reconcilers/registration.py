@@ -13,17 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from harness import problems, tasks
+from harness import tasks
 from harness.backoff import Backoff
 from harness.clock import Clock
-from harness.errors import HarnessError, InternalError
+from harness.errors import HarnessError
 from harness.messages import Registration, RegistrationRequest, StateReport
+from harness.reconcilers import registration_condition
 from harness.reconcilers.kept_name import KeptName
 from harness.reconcilers.lease import Silence
 from harness.specs import Readiness, RegistrationSpec, Target
-from harness.status import Condition, Truth
+from harness.status import Condition
 from harness.system import files
-from harness.system.control_plane import RefusedError, UntrustedError
+from harness.system.control_plane import RefusedError
 from harness.system.workload_api import Svid
 
 BACKOFF = Backoff(first=0.25, most=15.0, spread=0.4)
@@ -42,7 +43,7 @@ class Access:
 class Observed:
     """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now). `silence`: of the controller.
 
-    `unkept`: why a restart could not go on with this registration's name.
+    `failures`: calls in a row that went wrong. `unkept`: why a restart could not go on with this registration's name.
     """
 
     access: Access | None = None
@@ -56,6 +57,7 @@ class Observed:
     retry_at: float = 0.0
     silence: Silence | None = None
     unkept: str = ""
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ class RegistrationKeeper:
         busy = self._call is not None and not self._call.done()
         watching = self._follow is not None and not self._follow.done()
         now, silence = self._clock.now(), self._silence()
-        return replace(self._view, busy=busy, watching=watching, now=now, silence=silence, unkept=self._kept.fault)
+        told = replace(self._view, silence=silence, unkept=self._kept.fault, failures=self._failures)
+        return replace(told, busy=busy, watching=watching, now=now)
 
     def diff(self, desired: RegistrationSpec | None, observed: Observed) -> tuple[Action, ...]:
         if desired is None:
@@ -272,25 +275,4 @@ class RegistrationKeeper:
             self._kept.forget()
 
     def condition(self, desired: RegistrationSpec | None, observed: Observed) -> Condition:
-        registration, error = observed.registration, observed.error
-        problem = None
-        answered = isinstance(error, RefusedError | UntrustedError)  # such an error names the cause; silence does not
-        if observed.silence is not None and observed.silence.lapsed and not answered:
-            text = f"{observed.silence}; {error.message}" if error else str(observed.silence)
-            return Condition("Registration", Truth.UNKNOWN, text, problems.LEASE_LAPSED)
-        if isinstance(error, UntrustedError):
-            problem = problems.CONTROLLER_UNTRUSTED
-        elif isinstance(error, InternalError):
-            problem = problems.INTERNAL_ERROR
-        elif isinstance(error, RefusedError):
-            problem = problems.REGISTRATION_REFUSED
-        elif error is not None:
-            problem = problems.CONTROLLER_UNREACHABLE
-        if registration is not None:
-            text = f"registered as {registration.namespace}/{registration.name}"
-            if error is None and observed.unkept:
-                return Condition("Registration", Truth.TRUE, f"{text}; {observed.unkept}", problems.STEP_FAILED)
-            return Condition("Registration", Truth.TRUE, f"{text}; {error.message}" if error else text, problem)
-        if error is not None:
-            return Condition("Registration", Truth.FALSE, f"{error.message}; tried again with backoff", problem)
-        return Condition("Registration", Truth.UNKNOWN, "waiting for the identity" if desired is None else "registering")
+        return registration_condition.of(desired, observed)

@@ -19,11 +19,13 @@ from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.reconcilers import route_clashes as clashes
 from harness.specs import MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule, Silent
-from harness.status import Condition, Truth
+from harness.status import Condition, Truth, wrong
 from harness.values import IPAddress, IPNetwork
 
 ASK_SECONDS = 1.0
 STEADY_SECONDS = 10.0
+SETTING = "setting the routes"
+ASKING = "asking the nodes on their link"
 NODES_ASKED = 4  # of a cluster's many: more would be asked by every machine every second, for nothing
 
 
@@ -101,12 +103,14 @@ def objections(desired: tuple[Route, ...], observed: Observed) -> tuple[Conditio
     said = []
     hidden = clashes.hidden(desired, observed.routes)
     if refused := [f"{route.network} would hide {what}" for route, what in hidden.items()]:
-        said.append(Condition("Routes", Truth.FALSE, "; ".join(refused), problems.ROUTE_REFUSED))
+        said.append(wrong("Routes", Truth.FALSE, problems.ROUTE_REFUSED.found(SETTING, "; ".join(refused))))
     if unreachable := observed.unreachable(desired):
         text = f"{', '.join(map(str, unreachable))} is on no link of this machine"
-        said.append(Condition("Routes", Truth.FALSE, text, problems.ROUTE_GATEWAY_UNREACHABLE))
+        found = problems.ROUTE_GATEWAY_UNREACHABLE.found(SETTING, text, host=unreachable[0])
+        said.append(wrong("Routes", Truth.FALSE, found))
     if conflicts := dict.fromkeys(text for _, text in clashes.conflicts(desired, observed.routes)):
-        said.append(Condition("Routes", Truth.TRUE, f"left alone, not ours: {'; '.join(conflicts)}", problems.ROUTE_CONFLICT))
+        found = problems.ROUTE_CONFLICT.found(SETTING, f"left alone, not ours: {'; '.join(conflicts)}")
+        said.append(wrong("Routes", Truth.TRUE, found))
     return tuple(said)
 
 
@@ -197,15 +201,16 @@ class Routes:
         if said and said[0].truth is Truth.FALSE:
             return said[0]
         if missing := observed.wanted(desired) - observed.ours:
-            return Condition("Routes", Truth.FALSE, f"{len(missing)} of {len(desired)} routes are missing", problems.ROUTE_FAILED)
+            networks = ", ".join(sorted(str(route.network) for route in missing))
+            text = f"{len(missing)} of {len(desired)} are missing: {networks}"
+            return wrong("Routes", Truth.FALSE, problems.ROUTE_FAILED.found(SETTING, text))
         if said:
             return said[0]
         in_place = f"{len(desired)} route{'' if len(desired) == 1 else 's'} in place"
         nodes = {node for route in desired if route.spares for node in observed.candidates(route)}
         if silent := sorted(map(str, nodes & observed.silent)):
-            text = f"{in_place}; no answer from {', '.join(silent)}"
-            return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
+            found = problems.ROUTE_NODE_SILENT.found(ASKING, f"no answer from {', '.join(silent)}")
+            return wrong("Routes", Truth.TRUE, found, stands=in_place)
         if nodes and observed.deaf:
-            text = f"{in_place}; the nodes cannot be asked: {observed.deaf}"
-            return Condition("Routes", Truth.TRUE, text, problems.ROUTE_NODE_SILENT)
+            return wrong("Routes", Truth.TRUE, problems.ROUTE_NODE_SILENT.found(ASKING, observed.deaf), stands=in_place)
         return Condition("Routes", Truth.TRUE, in_place if desired else "no routes configured", applies=bool(desired))

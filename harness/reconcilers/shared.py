@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import problems
-from harness.status import Condition, Phase, Truth
+from harness.status import Condition, Phase, Truth, retold, wrong
 from harness.system import snapshot_reader
 
 LOOK_SECONDS = 1.0
@@ -32,6 +32,7 @@ class Shared:
 
     def __init__(self, name: str, tells: str, status: Path, wake: Callable[[str], None]) -> None:
         self.name, self._tells, self._status, self._wake = name, tells, status, wake
+        self._tried = f"reading {status}"
         self._look: asyncio.TimerHandle | None = None
 
     async def observe(self) -> Observed:
@@ -54,14 +55,11 @@ class Shared:
     def condition(self, desired: object, observed: Observed) -> Condition:
         told = observed.told
         if observed.unknown:
-            text = f"the machine's first workload: {observed.unknown}"
-            return Condition(self._tells, Truth.UNKNOWN, text, problems.FIRST_WORKLOAD_STOPPED)
+            return wrong(self._tells, Truth.UNKNOWN, problems.FIRST_WORKLOAD_STOPPED.found(self._tried, observed.unknown))
         if told is None:
-            text = "the machine's first workload, which sees to them, does not run"
-            return Condition(self._tells, Truth.FALSE, text, problems.FIRST_WORKLOAD_STOPPED)
-        problem = problems.REGISTRY.get(told["problem"]) if told["problem"] else None
-        text, applies = f"the first workload's: {told['message']}", bool(told.get("applies", True))
-        return Condition(self._tells, Truth(told["status"]), text, problem, applies)
+            text = "the machine's first workload, which sets them, does not run"
+            return wrong(self._tells, Truth.FALSE, problems.FIRST_WORKLOAD_STOPPED.found(self._tried, text))
+        return retold(self._tells, told, "the first workload's")
 
     async def watch(self, desired: object) -> None:
         """Nodes are the first workload's to look after."""

@@ -17,7 +17,7 @@ from harness import problems, tasks
 from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import HarnessError
-from harness.problems import Problem
+from harness.problems import Found
 from harness.specs import IdentitySpec
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process, spire_api, spire_log
@@ -44,12 +44,6 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    message: str
-    problem: Problem | None
-
-
-@dataclass(frozen=True, slots=True)
 class Observed:
     """`entry_made`: since the server's last start."""
 
@@ -57,7 +51,7 @@ class Observed:
     agent: Part = Part()
     entry_made: bool = False
     entry_retry_at: float = 0.0
-    fault: Fault | None = None
+    fault: Found | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,25 +148,31 @@ def _settled(observed: Observed, now: float, overdue: bool) -> bool:
     return cold and up and observed.entry_made and not overdue and now - agent.child.since >= SETTLED_SECONDS
 
 
-def condition(observed: Observed, now: float, wall: float) -> Fault | None:
+def condition(observed: Observed, now: float, wall: float) -> Found | None:
     """What is wrong, worst first."""
     if observed.fault is not None:
         return observed.fault
     for name, part in ((SERVER, observed.server), (AGENT, observed.agent)):
         late = part.child.state is State.STARTING and now - part.child.since > 5.0
         if part.child.crash_loop or part.child.state is State.BACKOFF or (late and part.error):
-            problem = problems.SPIRE_NOT_ATTESTED if "attest" in part.error.lower() else problems.SPIRE_FAILING
             exits = part.child.exits
             state = f"has exited {exits} time{'s' if exits > 1 else ''}" if exits and not late else "is not ready"
-            return Fault(f"{name} {state}: {part.error or 'without an error'}", problem)
+            came = f"it {state}, with {part.error or 'no error in its log'}"
+            if "attest" in part.error.lower():
+                return problems.SPIRE_NOT_ATTESTED.found(f"running {name}", came)
+            key = f"identity.spire.{name.removeprefix('spire-')}_path"
+            return problems.SPIRE_FAILING.found(f"running {name}", came, key=key)
     signing = observed.server.prepared
     if signing is None or not observed.server.child.alive:
         return None
+    tried = f"reading {signing.file}"
     if (signing.ends - wall) * 3 < signing.ends - signing.begins:
         hours = (signing.ends - wall) / 3600
         left = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.1f} hours"
-        return Fault(f"the signing certificate ends in {left}", problems.IDENTITY_CA_EXPIRING)
-    return Fault("it is signed with a root's own key", problems.IDENTITY_ROOT_KEY) if signing.root else None
+        return problems.IDENTITY_CA_EXPIRING.found(tried, f"its certificate ends in {left}", file=signing.file)
+    if signing.root:
+        return problems.IDENTITY_ROOT_KEY.found(tried, "it is a root's own certificate and key", file=signing.file)
+    return None
 
 
 class SpireChildren:
@@ -184,7 +184,7 @@ class SpireChildren:
         self._prepared: dict[str, Prepared] = {}
         self._errors = {SERVER: "", AGENT: ""}
         self._entry_made, self._entry_retry_at, self._entry_failures = False, 0.0, 0
-        self._fault: Fault | None = None
+        self._fault: Found | None = None
         self._spec: IdentitySpec | None = None
 
     def observe(self) -> Observed:
@@ -225,7 +225,7 @@ class SpireChildren:
         try:
             prepared = await self._prepare(name, spec)
         except PreparationError as error:
-            self._fault = Fault(f"{name}: {error.message}", error.problem)
+            self._fault = error.found
             if supervised.state.alive and (running := self._prepared.get(name)):
                 # What runs goes on with what it has; the next change is another chance.
                 self._prepared[name] = replace(running, stamp=stamp_of(spec, name), anchors=spec.anchors_pem)
@@ -255,7 +255,8 @@ class SpireChildren:
         try:
             await self._spire.make_entry(spec)
         except HarnessError as error:
-            self._fault = Fault(error.message, problems.SPIRE_FAILING)
+            tried = f"making the entry for {spec.spiffe_id}"
+            self._fault = problems.SPIRE_FAILING.found(tried, error.message, key="identity.spire")
             self._entry_failures += 1
             pause = ENTRY_BACKOFF.pause(self._entry_failures)
             self._entry_retry_at = self._clock.now() + pause

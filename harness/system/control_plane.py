@@ -15,7 +15,7 @@ from harness import decode, tasks
 from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.messages import SECRET_HEADER, ErrorBody, Registration, RegistrationRequest, StateReport
 from harness.specs import Target
-from harness.system import files
+from harness.system import came_back, files
 from harness.system.workload_api import Svid
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ class RefusedError(HarnessError):
 
     exit_code = 77
 
-    def __init__(self, body: ErrorBody) -> None:
-        super().__init__(f"{body.message} [{body.code}]", body.hint)
+    def __init__(self, body: ErrorBody, tried: str = "") -> None:
+        super().__init__(f"{body.message} [{body.code}]", body.hint, tried=tried)
         self.code = body.code
 
 
@@ -98,14 +98,18 @@ class _Connection:
         headers = {"Accept-Encoding": "identity"} | ({SECRET_HEADER: secret} if secret else {})
         request = client.build_request(method, path, headers=headers, json=body, timeout=timeout)
         most = CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
+        tried = f"{method} https://{target.address}{request.url.path}"
         try:
             response = await tasks.within(most, _answer(client, request))
         except (httpx.HTTPError, ssl.SSLError) as error:  # Debian's httpx lets the second one through
-            raise _translated(target, error) from None
+            if reason := came_back.untrusted(error):
+                text = f"what answers is not {target.identity}: {reason}"
+                raise UntrustedError(text, "check controller.identity", tried=tried) from None
+            raise TemporaryError(came_back.within(error, CONNECT_SECONDS, read_seconds), tried=tried) from None
         if response is None:
-            raise TemporaryError(f"{target.address}: no whole answer within {most:g} s")
+            raise TemporaryError(f"no whole answer within {most:g} s", tried=tried)
         if not response.is_success:
-            raise _refusal(response)
+            raise _refusal(response, tried)
         return response
 
     async def _connected(self, target: Target, svid: Svid) -> httpx.AsyncClient:
@@ -139,17 +143,6 @@ async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Re
     return httpx.Response(response.status_code, content=content)
 
 
-def _translated(target: Target, error: Exception) -> HarnessError:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return UntrustedError(
-                f"{target.address} is not {target.identity}: {cause.verify_message}", "check controller.identity"
-            )
-        cause = cause.__cause__ or cause.__context__
-    return TemporaryError(f"{target.address}: {str(error) or type(error).__name__}")
-
-
 def _path(registration: Registration) -> str:
     return f"/v1/workloads/{registration.namespace}/{registration.name}"
 
@@ -171,14 +164,14 @@ def _json(response: httpx.Response) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _refusal(response: httpx.Response) -> HarnessError:
+def _refusal(response: httpx.Response, tried: str) -> HarnessError:
     try:
         body = decode.decode(ErrorBody, _json(response), source="the controller's answer", lenient=True)
     except (ValueError, ConfigError):
-        return TemporaryError(f"the controller answered {response.status_code} without saying why")
+        return TemporaryError(f"HTTP {response.status_code}, and the controller does not say why", tried=tried)
     if response.status_code >= 500:
-        return TemporaryError(f"{body.message} [{body.code}]", body.hint)
-    return RefusedError(body)
+        return TemporaryError(f"{body.message} [{body.code}]", body.hint, tried=tried)
+    return RefusedError(body, tried)
 
 
 class _NamedContext(ssl.SSLContext):

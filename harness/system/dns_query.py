@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import dns_text
-from harness.system import files
+from harness.system import came_back, files
 from harness.values import IPAddress
 
 PORT = 53
@@ -73,7 +73,7 @@ async def ask(server: IPAddress, name: str, kind: Kind, seconds: float, port: in
                 except TimeoutError:
                     continue
     except OSError as error:
-        return Answer(None, error=error.strerror or str(error))
+        return Answer(None, error=came_back.words(error))
     return Answer(None, error=f"no answer within {seconds:g} s")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 from harness.errors import UnavailableError, UsageError
+from harness.system import came_back
 
 SECONDS, MOST_BYTES = 15.0, 1 << 20
 
@@ -29,7 +31,7 @@ def fetch(url: str) -> str:
         with opener.open(url, timeout=SECONDS) as answer:
             data: bytes = answer.read(MOST_BYTES + 1)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise UnavailableError(f"the invitation cannot be fetched: {getattr(error, 'reason', error)}") from None
+        raise UnavailableError(came_back.words(error), tried=f"fetching the invitation from {urlsplit(url).netloc}") from None
     if len(data) > MOST_BYTES:
         raise UnavailableError("what the server sends is too large for an invitation")
     try:

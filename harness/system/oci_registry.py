@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError, UsageError
-from harness.system import oci
+from harness.system import came_back, oci
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 30.0
 _ACCEPT = ", ".join(oci.INDEX_TYPES + oci.MANIFEST_TYPES)
@@ -57,7 +57,7 @@ class Registry:
         local = _is_loopback(reference.host)
         self._plain_hosts = {reference.host} if local or insecure else set[str]()
         self._base = f"{'http' if self._plain_hosts else 'https'}://{reference.registry}/v2/{reference.repository}"
-        self._token = ""
+        self._token, self._silence = "", silence
         self._client = httpx.Client(
             timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
             follow_redirects=True,  # blobs often lie elsewhere; httpx takes the token off when the host changes
@@ -157,13 +157,11 @@ class Registry:
             )
 
     def _translated(self, error: Exception) -> HarnessError:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return PermissionError_(f"{self._reference.registry} cannot be trusted: {cause.verify_message}")
-            cause = cause.__cause__ or cause.__context__
-        reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
-        return TemporaryError(f"{self._reference.registry}: {reason}", "try again; nothing was installed")
+        tried = f"GET {self._base}"
+        if reason := came_back.untrusted(error):
+            return PermissionError_(f"{self._reference.registry} cannot be trusted: {reason}", tried=tried)
+        reason = came_back.within(error, CONNECT_SECONDS, self._silence)
+        return TemporaryError(reason, "try again; nothing was installed", tried=tried)
 
 
 _PRIVATE = "a private repository: copy it with `skopeo copy docker://… oci-archive:FILE` and install from FILE"

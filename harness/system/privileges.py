@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from harness.check_problems import PRIVILEGES_MISSING
 from harness.errors import PermissionError_
 from harness.system import process
 
@@ -23,9 +24,8 @@ def check(verb: str = "run") -> None:
     root(verb)
     missing = [name for bit, name in NEEDED.items() if not process.holds(bit)]
     if missing:
-        raise PermissionError_(
-            f"missing {', '.join(missing)}", "in a container: --cap-add=NET_ADMIN, and keep SETUID, SETGID, SETPCAP and KILL"
-        )
+        found = PRIVILEGES_MISSING.found("looking at the capabilities of this process", f"missing {', '.join(missing)}")
+        raise PermissionError_(found.came, f"{found.hint()}; {PRIVILEGES_MISSING.explain}", tried=found.tried)
 
 
 def root(verb: str) -> None:

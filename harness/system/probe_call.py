@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import httpx
 
-from harness import tasks
+from harness import phrases, tasks
 from harness.messages import Grpc, HttpGet, TcpSocket
 from harness.specs import Check
-from harness.system import probe_exec, probe_grpc
+from harness.system import came_back, probe_exec, probe_grpc
 
 
 class Checker:
@@ -24,10 +25,10 @@ class Checker:
         )
 
     async def check(self, wanted: Check) -> str | None:
-        """Never raises: whatever goes wrong is the reason. Ends within the probe's timeout."""
+        """What came back, unless it passes. Never raises. Ends within the probe's timeout."""
         seconds = wanted.probe.timeout_seconds
         found = await tasks.within(seconds, self._once(wanted))
-        return f"no answer within {seconds:g} s" if found is None else found or None
+        return f"{phrases.NO_ANSWER} within {seconds:g} s" if found is None else found or None
 
     async def _once(self, wanted: Check) -> str:
         """Why it failed; empty when it passed."""
@@ -41,35 +42,34 @@ class Checker:
         return await _exec(probe.exec_.name if probe.exec_ else "", wanted)
 
     async def _http_get(self, http_get: HttpGet) -> str:
-        host = f"[{http_get.host}]" if ":" in http_get.host else http_get.host
-        url = f"{http_get.scheme.lower()}://{host}:{http_get.port}/{http_get.path.lstrip('/')}"
+        headers = {h.name: h.value for h in http_get.http_headers}
         try:
-            response = await self._client.get(url, headers={h.name: h.value for h in http_get.http_headers}, timeout=None)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return str(error) or type(error).__name__
-        return "" if 200 <= response.status_code < 400 else f"GET {http_get.path} answered {response.status_code}"
+            response = await self._client.get(http_get.url, headers=headers, timeout=None)
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:  # Debian's httpx lets the last one through
+            return came_back.words(error)
+        return "" if 200 <= response.status_code < 400 else f"HTTP {response.status_code}"
 
 
 async def _grpc(target: Grpc) -> str:
     try:
         return await probe_grpc.check(target)
     except OSError as error:
-        return f"{target.host}:{target.port}: {error.strerror or error}"
+        return came_back.words(error)
 
 
 async def _exec(name: str, wanted: Check) -> str:
     if wanted.command is None or wanted.user is None:
-        return f"this machine allows no command {name}: set probes.commands.{name}"
+        return f"this machine {phrases.NO_COMMAND} of that name (probes.commands.{name})"
     try:
         return await probe_exec.check(wanted.command, wanted.user)
     except OSError as error:
-        return f"{name}: {error.strerror or error}"
+        return f"{wanted.command[0]} {phrases.NOT_STARTED}: {came_back.words(error)}"
 
 
 async def _tcp_socket(target: TcpSocket) -> str:
     try:
         _, writer = await asyncio.open_connection(target.host, target.port)
     except OSError as error:
-        return f"{target.host}:{target.port}: {error.strerror or error}"
+        return came_back.words(error)
     writer.close()
     return ""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 
+from harness import phrases
 from harness.specs import User
 
 _LAST_BYTES = 200  # of the output, as the reason
@@ -34,7 +35,7 @@ async def check(argv: tuple[str, ...], user: User) -> str:
     if code == 0:
         return ""
     ended = f"signal {-code}" if code < 0 else f"status {code}"
-    return f"{argv[0]} ended with {ended}: {tail}".removesuffix(": ")
+    return f"{argv[0]} {phrases.ENDED} {ended}: {tail}".removesuffix(": ")
 
 
 async def _tail(stream: asyncio.StreamReader) -> str:

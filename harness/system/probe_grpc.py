@@ -9,6 +9,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
+from harness import phrases
 from harness.messages import Grpc
 from harness.system import workload_api_wire as wire
 
@@ -27,7 +28,7 @@ async def check(target: Grpc) -> str:
             writer.write(call.outgoing())
             data = await reader.read(65536)
             if not data:
-                return "the connection was closed without an answer"
+                return f"it {phrases.DISCONNECTED} without an answer"
             call.feed(data)
     except (h2.exceptions.ProtocolError, ValueError) as error:
         return f"the answer is not gRPC: {error}"

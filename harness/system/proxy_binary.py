@@ -52,12 +52,15 @@ def release_of(path: Path) -> proxy_release.Release | None:
     return proxy_release.from_output(text)
 
 
-def problem_of(path: Path) -> problems.Problem | None:
+def problem_of(path: Path) -> problems.Found | None:
     """Why this release must not be started, if it is known to be a bad one."""
     try:
-        return proxy_release.problem(asked(path))
+        release = asked(path)
     except OSError:
         return None  # starting it says why
+    if proxy_release.problem(release) is None:
+        return None
+    return problems.PROXY_BAD_RELEASE.found(f"asking {path} for its release", f"it is {release}")
 
 
 def asked(path: Path) -> proxy_release.Release | None:

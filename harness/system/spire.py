@@ -21,10 +21,10 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import problems, spire
+from harness import phrases, problems, spire
 from harness.errors import UnavailableError
 from harness.paths import Paths
-from harness.problems import Problem
+from harness.problems import Found
 from harness.specs import IdentitySpec, SpireAgent, SpireServer, User
 from harness.system import files, process, spire_api
 from harness.system import spire_certificate as certificates
@@ -35,16 +35,16 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 class PreparationError(UnavailableError):
-    """A program cannot be started as things are; `problem` says which known problem that is."""
+    """A program cannot be started as things are; `found` says which known problem that is."""
 
-    def __init__(self, problem: Problem, error: UnavailableError) -> None:
-        super().__init__(error.message, error.hint or problem.hint)
-        self.problem = problem
+    def __init__(self, found: Found) -> None:
+        super().__init__(found.came, found.hint(), tried=found.tried)
+        self.found = found
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a program was given. `ends` and `begins` are of the signing certificate; `stamp` is of the administrator's files.
+    """What a program was given. `begins` and `ends` are of the signing certificate, `file`; `stamp` of the administrator's files.
 
     `anchors`: those that were asked for. `origin`: the server's data and the anchors in use; an agent goes with one of them.
     """
@@ -57,6 +57,7 @@ class Prepared:
     ends: float = 0.0
     anchors: str = field(default="", repr=False)
     origin: str = ""
+    file: str = ""
 
 
 class Spire:
@@ -74,13 +75,9 @@ class Spire:
             key = certificates.read_file(server.ca_key, "the signing key").decode("ascii")
             certificates.check_signing(chain, certificates.read_pem(spec.anchors_pem.encode()), wall)
         except (ValueError, UnavailableError) as error:
-            raise PreparationError(problems.IDENTITY_CA_UNUSABLE, _as_unavailable(error, server.ca_cert)) from None
+            raise PreparationError(_unusable(server, _reason(error))) from None
         if signing.root and not server.allow_root_key:
-            refusal = UnavailableError(
-                f"{server.ca_cert} is a root itself, and its key has no business on this machine",
-                "make an intermediate with `meshexp ca issue`, or set identity.local.allow_root_key: true",
-            )
-            raise PreparationError(problems.IDENTITY_CA_UNUSABLE, refusal)
+            raise PreparationError(_unusable(server, f"it {phrases.IS_ROOT}, and a root's key must not be on this machine"))
         folder = _folder(self._run / "server", server.user, 0o750)
         given = {
             "upstream.crt": certificates.to_pem((signing, *(c for c in rest if not c.root))),
@@ -96,7 +93,7 @@ class Spire:
                 self._make_node_pair(spec.agent.user if spec.agent else server.user),
             )
         except UnavailableError as error:
-            raise PreparationError(problems.IDENTITY_CA_UNUSABLE, error) from None
+            raise PreparationError(_unusable(server, error.message)) from None
         for name, path in fresh.items():
             path.replace(folder / name)
         return self._finish_server(spec, server, program, stamp, signing, wall)
@@ -124,7 +121,7 @@ class Spire:
         _give(folder / "server.json", spire.server_config(config), server.user)
         command = _command(SERVER, program, folder / "server.json", server.user)
         life = signing.not_before, signing.not_after
-        return Prepared(command, stamp, cold, signing.root, *life, spec.anchors_pem, self._origin())
+        return Prepared(command, stamp, cold, signing.root, *life, spec.anchors_pem, self._origin(), server.ca_cert)
 
     async def prepare_agent(self, spec: IdentitySpec, agent: SpireAgent) -> Prepared:
         program = find_program(agent.path, AGENT)
@@ -136,7 +133,8 @@ class Spire:
                 if source is not None:
                     _give(folder / name, certificates.read_file(source, "the agent's credential").decode("ascii"), agent.user)
         except (UnavailableError, ValueError) as error:
-            raise PreparationError(problems.SPIRE_NOT_ATTESTED, _as_unavailable(error, "the agent's credential")) from None
+            found = problems.SPIRE_NOT_ATTESTED.found("reading the agent's credential", _reason(error))
+            raise PreparationError(found) from None
         local = spec.server is not None
         # What our own server has in use: anchors that it refused would not lead to it.
         anchors = (self._run / "server" / "bundle.pem").read_text() if local else spec.anchors_pem
@@ -227,10 +225,9 @@ def find_program(configured: str | None, name: str) -> str:
     """Raises PreparationError when it is not there."""
     found = configured or shutil.which(name, path=_PROGRAM_PATH)
     if found is None or not os.access(found, os.X_OK):
-        missing = UnavailableError(
-            f"there is no {configured or name} on this machine", f"install SPIRE, or set identity.spire.{name[6:]}_path"
-        )
-        raise PreparationError(problems.SPIRE_FAILING, missing)
+        where = configured or f"{name} in {_PROGRAM_PATH}"
+        key = f"identity.spire.{name.removeprefix('spire-')}_path"
+        raise PreparationError(problems.SPIRE_FAILING.found(f"looking for {where}", f"there is {phrases.NO_PROGRAM}", key=key))
     return found
 
 
@@ -243,7 +240,7 @@ def _folder(path: Path, user: User, mode: int) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PreparationError(problems.SPIRE_FAILING, UnavailableError(f"{path} cannot be made: {error.strerror}")) from None
+        raise PreparationError(_failing(f"making {path}", str(error.strerror))) from None
     _own(path, user, mode)
     return path
 
@@ -253,7 +250,7 @@ def _give(path: Path, text: str, reader: User) -> None:
     try:
         files.write(path, text, mode=0o600)
     except UnavailableError as error:
-        raise PreparationError(problems.SPIRE_FAILING, error) from None
+        raise PreparationError(_failing(f"giving {path.name} to SPIRE", error.message)) from None
     _own(path, reader)
 
 
@@ -264,9 +261,16 @@ def _own(path: Path, reader: User, mode: int = 0o640) -> None:
         os.chown(path, -1, reader.gid)
         path.chmod(mode)
     except OSError as error:
-        refused = UnavailableError(f"{path} cannot be given to its reader: {error.strerror}")
-        raise PreparationError(problems.SPIRE_FAILING, refused) from None
+        raise PreparationError(_failing(f"giving {path} to its reader", str(error.strerror))) from None
 
 
-def _as_unavailable(error: Exception, what: str) -> UnavailableError:
-    return error if isinstance(error, UnavailableError) else UnavailableError(f"{what} is not PEM: {error}")
+def _unusable(server: SpireServer, came: str) -> Found:
+    return problems.IDENTITY_CA_UNUSABLE.found(f"signing under {server.ca_cert}", came, file=server.ca_cert)
+
+
+def _failing(tried: str, came: str) -> Found:
+    return problems.SPIRE_FAILING.found(tried, came, key="identity.spire")
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, UnavailableError) else f"it is not PEM: {error}"

@@ -13,7 +13,9 @@ import ssl
 import time
 from dataclasses import dataclass
 
+from harness import phrases
 from harness.errors import HarnessError, PermissionError_
+from harness.system import came_back
 from harness.system import workload_api_der as der
 from harness.system.control_plane import client_context, server_context
 from harness.system.workload_api import Svid
@@ -60,9 +62,9 @@ async def look(
     except PermissionError_ as error:
         return Seen(address, name, untried=error.message)
     except TimeoutError:
-        return Seen(address, name, refused=f"no answer within {seconds:g} s")
+        return Seen(address, name, refused=f"{phrases.NO_CONNECTION} within {seconds:g} s")
     except OSError as error:
-        return Seen(address, name, refused=_said(error))
+        return Seen(address, name, refused=came_back.words(error))
     try:
         context = client_context(svid, anchors_pem, name) if svid else server_context(anchors_pem, name)
     except HarnessError as error:
@@ -79,17 +81,11 @@ async def look(
     except TimeoutError:
         return Seen(address, name, refused=f"no answer to TLS within {seconds:g} s")
     except OSError as error:
-        return Seen(address, name, refused=_said(error))
+        return Seen(address, name, refused=came_back.words(error))
     with contextlib.closing(writer):
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         skew = await _skew(reader, writer, name, seconds) if svid else None
         return Seen(address, name, connected=True, not_after=der.validity(certificate)[1], skew=skew)
-
-
-def _said(error: OSError) -> str:
-    """The system's words: asyncio puts its own, and the address again, in their place. A resolver's errors have other numbers."""
-    plain = isinstance(error, socket.gaierror) or error.errno is None
-    return error.strerror or str(error) if plain else os.strerror(error.errno or 0)
 
 
 async def _connect(address: HostPort, uid: int | None) -> socket.socket:

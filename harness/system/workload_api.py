@@ -97,13 +97,13 @@ def stream(socket_path: str) -> Iterator[tuple[Svid, ...]]:
         for response in client.responses(socket_path):
             yield parse_response(response)
     except client.CallError as error:
-        raise _translate(error.kind, error.message) from None
+        raise _translate(error.kind, error.message, socket_path) from None
 
 
-def _translate(kind: FailureKind, message: str) -> HarnessError:
+def _translate(kind: FailureKind, message: str, socket: str) -> HarnessError:
     if kind is FailureKind.SOCKET_MISSING:
         problem = problems.IDENTITY_SOCKET_MISSING
-        return UnavailableError(f"{problem.title}: {message}", problem.hint)
+        return UnavailableError(message, problem.found(problem.title, message, socket=socket).hint(), tried=problem.title)
     if kind is FailureKind.DENIED:
         return PermissionError_(message, problems.IDENTITY_NOT_ISSUED.hint)
     return UnavailableError(message) if kind is FailureKind.INVALID else TemporaryError(message)

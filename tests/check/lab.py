@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,9 @@ def is_named(broken: Broken, named: dict[str, dict[str, str]]) -> None:
     assert broken.code in named
     assert named.keys() <= {broken.code} | broken.also, sorted(named)
     found = named[broken.code]
-    assert found["hint"] == f"docs/troubleshooting.md#{broken.code}" and found["remedy"] and found["error"]
+    assert found["hint"] == f"`meshexp explain {broken.code}`" and found["error"]
+    remedy = found["remedy"]
+    assert "`" in remedy and not re.search(r"[{}…]|\b(PORT|HOST|SOCKET|UID|KEY|COMMAND|GROUP|NAMESPACE)\b", remedy), remedy
 
 
 def anchor(certs: Path, days: int = 400) -> None:

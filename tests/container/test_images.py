@@ -123,6 +123,12 @@ def test_who_checked_out_does_not_decide_who_may_read(playground: Playground, tm
             playground.engine.do("tag", f"{image}-kept", image)
 
 
+def test_the_image_explains_problems(playground: Playground) -> None:
+    """A slim image has no pages of documentation."""
+    code, output = alone(playground, BASE, "--entrypoint=meshexp", command=("explain", "probe-failed"))
+    assert code == 0 and output.startswith("probe-failed\n")
+
+
 def test_programs_come_from_the_folder_that_the_build_was_given(playground: Playground) -> None:
     for name, folder in PROGRAMS.items():
         code, output = alone(playground, BASE, f"--entrypoint={folder}/{name}")

@@ -80,7 +80,7 @@ def test_what_is_wrong_in_the_cluster_is_named(site: Site) -> None:
     wait(lambda: "group-not-ready" in named(), 20, lambda: str(named()))
     found = named()["group-not-ready"]
     assert found["error"].startswith("faces/face: 1 ProbeFailed") and found["result"] == "warning"
-    assert found["hint"] == "docs/troubleshooting.md#group-not-ready"
+    assert found["hint"] == "`meshexp explain group-not-ready`"
     assert "controller-not-ready" in named("--controller-namespace=elsewhere")
 
 

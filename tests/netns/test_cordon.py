@@ -37,7 +37,7 @@ def test_a_cordon_is_told_outlives_a_restart_and_is_lifted(vm: Mesh) -> None:
     assert done.returncode == 0, done.stderr
     assert vm.status()["reported"] == {"ready": False, "reason": "Cordoned"}
     assert told(vm)[-1] == "Cordoned"
-    assert vm.condition("Cordoned")["message"] == "new disks" and vm.status()["phase"] == "Degraded"
+    assert vm.condition("Cordoned")["message"] == "by `meshexp cordon`: new disks" and vm.status()["phase"] == "Degraded"
     assert vm.condition("Proxy")["status"] == "True", "it stays a member"
     assert vm.stop("harness") == 0
     vm.start_daemon()

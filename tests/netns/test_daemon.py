@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,7 +83,9 @@ def test_killed_then_started_again_reclaims_its_name(vm: Mesh) -> None:
 def test_controller_down_at_the_start_and_down_later(vm: Mesh) -> None:
     vm.start_daemon()
     vm.wait_problem("Registration", "controller-unreachable")
-    assert "tried again" in vm.condition("Registration")["message"]
+    told = vm.condition("Registration")
+    assert re.fullmatch(r"POST https://\S+/v1/workloads: connection refused", told["message"])
+    assert "nothing listens at" in told["hint"] and f"{NODE}:8081" in told["hint"]
     vm.start_controller()
     vm.wait_ready()
     vm.stop("controller", signal.SIGKILL)

@@ -81,8 +81,8 @@ def test_plan_and_status_name_what_is_in_the_way(lab: tuple[Mesh, Namespace]) ->
     plan = vm.meshexp("plan").stdout
     refused = "10.9.0.128/25 would hide 10.9.0.0/24, a subnet of this machine"
     conflict = "10.42.9.0/24 via 10.8.0.7 (proto 3) takes traffic for 10.42.0.0/16"
-    assert plan.index(f"# routes: × {refused} (give the cluster networks") < plan.index("# routes: add route"), plan
-    assert "# routes: ‼ left alone, not ours: route " + conflict in plan
+    assert plan.index(f"# routes: × setting the routes: {refused} (`ip route` shows") < plan.index("# routes: add route"), plan
+    assert "# routes: ‼ setting the routes: left alone, not ours: route " + conflict in plan
     assert "10.9.0.128/25 via" not in plan and vm.vm.run("ip", "route") == before
     records: list[dict[str, Any]] = json.loads(vm.meshexp("plan", "--output", "json").stdout)
     assert [record["problem"] for record in records if "problem" in record] == ["route-refused", "route-conflict"]

@@ -109,7 +109,7 @@ def test_a_refused_connection_is_told_in_the_system_s_words() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # and it does not listen
         seen = asyncio.run(look(HostPort("127.0.0.1", bound.getsockname()[1]), "nobody", "", 5, None, None))
-    assert seen.refused == "Connection refused"
+    assert seen.refused == "connection refused"
 
 
 def test_the_cluster_s_side() -> None:
@@ -134,7 +134,7 @@ def test_a_fault_that_was_found_is_said_though_not_all_was_looked_at(tmp_path: P
     assert found == {"firewall-drops"}
     exposed = machine.Facts(secrets=(("/one", Untried(WHY)), ("/two", "has the mode 0644")))
     (failed,) = [r for r in machine.judge(context(tmp_path), exposed) if r.problem]
-    assert failed.problem is problems.SECRETS_EXPOSED and failed.reason == "/two has the mode 0644"
+    assert failed.problem == problems.SECRETS_EXPOSED and failed.reason == "/two has the mode 0644"
 
 
 def test_what_the_daemon_has_not_decided_and_what_it_said_before_it_hung(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_thresholds_are_kept(results: list[bool], failures: int, successes: 
 
 def test_a_group_without_probes_is_ready_and_a_failing_one_says_why() -> None:
     assert Observed().failing is None
-    assert Observed((Check(probe()),), (follow([False], probe()),)).failing == "refused"
+    assert Observed((Check(probe()),), (follow([False], probe()),)).failing == "TCP connection to 127.0.0.1:80: refused"
 
 
 def test_it_is_decided_when_all_have_passed_or_one_has_failed() -> None:
@@ -60,5 +60,5 @@ def test_it_is_decided_when_all_have_passed_or_one_has_failed() -> None:
     assert Observed(()).decided
     assert not seen([]).decided and not seen([True]).decided and not seen([True, True], []).decided
     assert seen([True, True]).decided and seen([False]).decided
-    assert seen([], [False]).decided and seen([], [False]).failing == "refused"
+    assert seen([], [False]).decided and seen([], [False]).failing == "TCP connection to 127.0.0.1:80: refused"
     assert seen([True, True, False, False, False]).decided

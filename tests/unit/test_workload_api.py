@@ -142,7 +142,7 @@ def test_a_missing_socket_can_be_told_from_other_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "none" / "api.sock"):
         with pytest.raises(UnavailableError, match=f"^{problems.IDENTITY_SOCKET_MISSING.title}: ") as caught:
             next(api.stream(str(path)))
-        assert caught.value.hint == problems.IDENTITY_SOCKET_MISSING.hint
+        assert f"`ss -xlp src {path}`" in caught.value.hint
 
 
 def test_a_path_too_long_for_a_socket_is_invalid(tmp_path: Path) -> None:

@@ -1,0 +1,19 @@
+"""Words in what came back that some hints go by. Who says what came back takes them from here."""
+
+from __future__ import annotations
+
+REFUSED = "connection refused"
+NO_CONNECTION = "no connection"
+NO_ANSWER = "no answer"
+UNRESOLVED = "does not resolve"
+NOT_HTTP = "is no HTTP"
+NO_TLS = "speaks no TLS"
+RESET = "connection reset"
+DISCONNECTED = "closed the connection"
+NOT_INSTALLED = "is not installed"
+NO_USER = "no such user"
+NO_COMMAND = "allows no command"
+NO_PROGRAM = "no such program"
+NOT_STARTED = "cannot be started"
+ENDED = "ended with"
+IS_ROOT = "is a root itself"

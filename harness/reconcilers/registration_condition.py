@@ -1,0 +1,63 @@
+"""How the registration stands, in one sentence. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness import phrases, problems
+from harness.errors import HarnessError, InternalError
+from harness.problems import Found
+from harness.specs import RegistrationSpec
+from harness.status import Condition, Truth, wrong
+from harness.system.control_plane import RefusedError, UntrustedError
+from harness.values import HostPort
+
+if TYPE_CHECKING:
+    from harness.reconcilers.registration import Observed
+
+NAME = "Registration"
+
+
+def of(desired: RegistrationSpec | None, observed: Observed) -> Condition:
+    registration, error = observed.registration, observed.error
+    counts = f"{observed.failures} calls in a row" if error is not None and observed.failures > 1 else ""
+    answered = isinstance(error, RefusedError | UntrustedError)  # such an error names the cause; silence does not
+    if observed.silence is not None and observed.silence.lapsed and not answered:
+        tried = error.tried if error is not None and error.tried else _calling(observed)
+        came = error.came if error is not None else phrases.NO_ANSWER
+        found = problems.LEASE_LAPSED.found(tried, came, address=_address(observed) or "")
+        return wrong(NAME, Truth.UNKNOWN, found, stands=str(observed.silence), counts=counts)
+    if registration is not None:
+        text = f"registered as {registration.namespace}/{registration.name}"
+        if error is not None:
+            return wrong(NAME, Truth.TRUE, _found(observed, error), stands=text, counts=counts)
+        if observed.unkept:
+            found = problems.STEP_FAILED.found("keeping the registration for a restart", observed.unkept)
+            return wrong(NAME, Truth.TRUE, found, stands=text)
+        return Condition(NAME, Truth.TRUE, text)
+    if error is not None:
+        return wrong(NAME, Truth.FALSE, _found(observed, error), counts=counts)
+    return Condition(NAME, Truth.UNKNOWN, "waiting for the identity" if desired is None else "registering")
+
+
+def _found(observed: Observed, error: HarnessError) -> Found:
+    tried = error.tried or _calling(observed)
+    address = _address(observed)
+    at = str(address or "")
+    match error:
+        case UntrustedError():
+            return problems.CONTROLLER_UNTRUSTED.found(tried, error.came, address=at)
+        case InternalError():
+            return problems.INTERNAL_ERROR.found(tried, error.came)
+        case RefusedError():
+            return problems.REGISTRATION_REFUSED.found(tried, error.came)
+    return problems.CONTROLLER_UNREACHABLE.found(tried, error.came, address=at, host=address.host if address else "")
+
+
+def _calling(observed: Observed) -> str:
+    address = _address(observed)
+    return f"calling the controller at {address}" if address else "calling the controller"
+
+
+def _address(observed: Observed) -> HostPort | None:
+    return observed.access.target.address if observed.access is not None else None
