@@ -68,8 +68,8 @@ def test_versions_side_by_side_use_rollback_remove(machine: Machine, tmp_path: P
         ("2.366.0", False, True),
     ]
     machine.refuses(64, "is in use", "remove", "2.350.0")
-    machine.refuses(69, "is not installed", "remove", "2.1.0")
-    machine.refuses(69, "is not installed", "use", "2.1.0")
+    machine.refuses(69, "is not installed", "remove", "2.399.0")
+    machine.refuses(69, "is not installed", "use", "2.399.0")
     machine.refuses(64, "is not a version", "use", "../../etc")
     machine.ok("remove", "2.366.0")
     machine.refuses(69, "was used before", "rollback")
