@@ -169,7 +169,7 @@ def test_the_compatible_kind_may_come_after_the_controller_and_go_again(site: Si
     wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", "name") == "", 60, lambda: said()[-2000:])
     site.group("face", template={"ports": [{"port": 8000}]})
     wait(lambda: kubectl("-n", "faces", "get", "externalgroups.workload.meshexp.io", "face", "-o", accepted) == "True", 60)
-    site.fleet("a")("join", count=1)
+    # The machine comes back by itself.
     wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
     assert replica.process.poll() is None and len(replica.lines("controller ready")) == 1
 
