@@ -33,11 +33,12 @@ class Chosen:
     namespace: str
 
 
-def usual() -> tuple[pathlib.Path, ...]:
+def usual(environment: Mapping[str, str] = os.environ) -> tuple[pathlib.Path, ...]:
     """The user's own files: those in $KUBECONFIG, else ~/.kube/config. Of several, those that are not there are passed over."""
-    named = tuple(pathlib.Path(name) for name in os.environ.get("KUBECONFIG", "").split(os.pathsep) if name)
+    named = tuple(pathlib.Path(name) for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name)
     there = tuple(path for path in named if path.exists())
-    return there or named or (pathlib.Path.home() / ".kube" / "config",)
+    home = pathlib.Path(environment.get("HOME") or pathlib.Path.home())
+    return there or named or (home / ".kube" / "config",)
 
 
 def choose(paths: Iterable[pathlib.Path], context: str = "") -> Chosen:

@@ -160,15 +160,16 @@ def test_the_compatible_kind_may_come_after_the_controller_and_go_again(site: Si
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", COMPATIBLE_NAME)
     apply(group_object(api=BUOYANT_GROUP_API))
     accepted = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}"
-    wait(lambda: kubectl("-n", "faces", "get", COMPATIBLE_NAME, "face", "-o", accepted) == "True", 30)
+    said = replica.log.read_text
+    wait(lambda: kubectl("-n", "faces", "get", COMPATIBLE_NAME, "face", "-o", accepted) == "True", 60, lambda: said()[-2000:])
     site.fleet("a")("join", count=1)
     wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
     # With the definition its groups are deleted; the controller and the other kind's groups go on.
     kubectl("delete", "crd", COMPATIBLE_NAME)
-    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", "name") == "", 30)
+    wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", "name") == "", 60, lambda: said()[-2000:])
     site.group("face", template={"ports": [{"port": 8000}]})
-    wait(lambda: kubectl("-n", "faces", "get", "externalgroups.workload.meshexp.io", "face", "-o", accepted) == "True", 30)
-    site.fleet("a")("join", count=1)
+    wait(lambda: kubectl("-n", "faces", "get", "externalgroups.workload.meshexp.io", "face", "-o", accepted) == "True", 60)
+    # The machine comes back by itself.
     wait(lambda: kubectl("-n", "faces", "get", "externalworkloads", "-o", conditions) == "True")
     assert replica.process.poll() is None and len(replica.lines("controller ready")) == 1
 

@@ -30,24 +30,21 @@ def write(path: Path, names: str, current: str = "", **user: Any) -> Path:
     return path
 
 
-def test_several_files_are_merged_and_the_first_that_has_a_name_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_files_are_merged_and_the_first_that_has_a_name_decides(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a" / "one", "dev"), write(tmp_path / "b" / "two", "dev prod", current="prod")
-    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(map(str, (tmp_path / "none", one, two))))
-    found = kubeconfig.choose(kubeconfig.usual())
+    usual = kubeconfig.usual({"KUBECONFIG": os.pathsep.join(map(str, (tmp_path / "none", one, two)))})
+    found = kubeconfig.choose(usual)
     assert found.namespace == "prod-ns" and found.cluster.values["server"] == "https://two.example"
     assert found.cluster.folder == two.parent, "relative paths start from the file that has them"
-    assert kubeconfig.choose(kubeconfig.usual(), "dev").user.values["token"] == "one"
+    assert kubeconfig.choose(usual, "dev").user.values["token"] == "one"
     with pytest.raises(ConfigError, match=r"there is no context 'test'; there are: dev, prod"):
-        kubeconfig.choose(kubeconfig.usual(), "test")
+        kubeconfig.choose(usual, "test")
 
 
-def test_files_that_are_not_there_or_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/none")
+def test_files_that_are_not_there_or_wrong(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none"):
-        kubeconfig.choose(kubeconfig.usual())
-    monkeypatch.delenv("KUBECONFIG")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert kubeconfig.usual() == (tmp_path / ".kube" / "config",)
+        kubeconfig.choose(kubeconfig.usual({"KUBECONFIG": f"{tmp_path}/none"}))
+    assert kubeconfig.usual({"HOME": str(tmp_path)}) == (tmp_path / ".kube" / "config",)
     path = write(tmp_path / "one", "dev")
     with pytest.raises(ConfigError, match=r"current-context: not set, and no --context is given; there are: dev"):
         kubeconfig.choose([path])
