@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import pathlib
@@ -14,9 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from controller import tls
+from harness import reading, yaml_text
 from harness.errors import ConfigError, Fault, UnavailableError
 
 ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -57,7 +55,7 @@ def from_service_account(environment: Mapping[str, str], folder: pathlib.Path) -
 def from_kubeconfig(path: str) -> Access:
     """The current context. Raises ConfigError."""
     try:
-        data = yaml.safe_load(_read(pathlib.Path(path)))
+        data = yaml_text.document(_read(pathlib.Path(path)))
         context = _named(data, "contexts", data["current-context"])["context"]
         cluster = _named(data, "clusters", context["cluster"])["cluster"]
         user = _named(data, "users", context["user"])["user"]
@@ -69,7 +67,7 @@ def from_kubeconfig(path: str) -> Access:
         if certificate:
             tls.load_pair(verified, certificate, _data(user, "client-key") or _text(_file(user, "client-key", folder)))
         return Access(cluster["server"].rstrip("/"), verified, _token(user, folder), context.get("namespace", "default"))
-    except (KeyError, StopIteration, TypeError, AttributeError, yaml.YAMLError, ssl.SSLError, binascii.Error) as error:
+    except (KeyError, StopIteration, TypeError, AttributeError, ssl.SSLError, ValueError) as error:
         raise ConfigError((Fault("", f"not a kubeconfig that can be used: {error!r}"),), path) from None
 
 
@@ -136,6 +134,6 @@ def _context(file: str, text: str | None) -> ssl.SSLContext:
 
 def _read(path: pathlib.Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return reading.text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError((Fault("", str(error)),), str(path)) from None

@@ -11,16 +11,15 @@ from typing import Any, TypeVar
 
 import httpx
 
-from harness import decode, tasks
+from harness import decode, reading, tasks
 from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.messages import SECRET_HEADER, ErrorBody, Registration, RegistrationRequest, StateReport
 from harness.specs import Target
-from harness.system import files
 from harness.system.workload_api import Svid
 
 T = TypeVar("T")
 CONNECT_SECONDS, ANSWER_SECONDS, HOLD_LEAST_SECONDS = 3.0, 10.0, 0.5
-MOST_ANSWER_BYTES = files.MAX_BYTES
+MOST_ANSWER_BYTES = reading.MAX_BYTES
 """It is kept as a file of ours."""
 
 

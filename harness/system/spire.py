@@ -107,7 +107,7 @@ class Spire:
         folder, domain = self._run / "server", spec.spiffe_id.trust_domain
         data = self._data("server", server.user, domain.encode() + signing.data)
         _folder(self.admin_socket.parent, server.user, 0o770)
-        _give(folder / "node.crt", (self._run / "agent" / "node.crt").read_text(), server.user)
+        _give(folder / "node.crt", _made(self._run / "agent" / "node.crt"), server.user)
         cold = not (data / "datastore.sqlite3").exists() or self._entry_made() != _entry_text(spec, data)
         config = spire.Server(
             trust_domain=domain,
@@ -139,7 +139,7 @@ class Spire:
             raise PreparationError(problems.SPIRE_NOT_ATTESTED, _as_unavailable(error, "the agent's credential")) from None
         local = spec.server is not None
         # What our own server has in use: anchors that it refused would not lead to it.
-        anchors = (self._run / "server" / "bundle.pem").read_text() if local else spec.anchors_pem
+        anchors = _made(self._run / "server" / "bundle.pem") if local else spec.anchors_pem
         _give(folder / "anchors.pem", anchors, agent.user)
         _folder(Path(spec.socket).parent, agent.user, 0o775)
         if local:
@@ -170,12 +170,10 @@ class Spire:
     def _origin(self) -> str:
         """Of an agent's trust: our server's data, and the anchors that it has in use."""
         data = sorted(folder.name for folder in self._state.glob("server-*"))
-        return hashlib.sha256(f"{data} {(self._run / 'server' / 'bundle.pem').read_text()}".encode()).hexdigest()
+        return hashlib.sha256(f"{data} {_made(self._run / 'server' / 'bundle.pem')}".encode()).hexdigest()
 
     def _entry_made(self) -> str:
-        with contextlib.suppress(OSError):
-            return (self._state / "entry").read_text()
-        return ""
+        return files.text(self._state / "entry") or ""
 
     def remove(self) -> None:
         """What holds keys and means nothing after a stop."""
@@ -241,6 +239,14 @@ def _folder(path: Path, user: User, mode: int) -> Path:
         raise PreparationError(problems.SPIRE_FAILING, UnavailableError(f"{path} cannot be made: {error.strerror}")) from None
     _own(path, user, mode)
     return path
+
+
+def _made(path: Path) -> str:
+    """What an earlier step has put there."""
+    try:
+        return files.bounded(path).decode("ascii")
+    except (UnavailableError, ValueError) as error:
+        raise PreparationError(problems.SPIRE_FAILING, _as_unavailable(error, str(path))) from None
 
 
 def _give(path: Path, text: str, reader: User) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +119,19 @@ def test_a_stopped_daemon_is_not_ready_whoever_asks(vm: Mesh) -> None:
 
 
 def test_a_daemon_that_hangs_is_not_ready(vm: Mesh) -> None:
-    """Its process runs as ever: it waits for a file that somebody has put among its configuration."""
-    started(vm)
-    pipe = vm.folder / "etc" / "harness.d" / "99-pipe.yaml"
-    pipe.parent.mkdir(exist_ok=True)
-    os.mkfifo(pipe)
-    daemon = vm.processes["harness"]
-    daemon.send_signal(signal.SIGHUP)
+    """Its process runs as ever, but one step of it does not end."""
+    vm.start_controller(lease=f"{LEASE}s")
+    faults = vm.folder / "faults"
+    faults.mkdir()
+    daemon = vm.start("harness", vm.vm, sys.executable, "-s", "-m", "tests.faulty", str(faults), "run")
+    vm.wait_ready()
+    (faults / "cycle.hang").touch()
+    daemon.send_signal(signal.SIGUSR2)
     vm.wait(lambda: is_unknown(vm), SOON)
     message = told(vm)[1]["message"]
     assert re.search(rf"\(pid {daemon.pid}\) has not written for \d+ s: it hangs \(state [SD]\); `", message), message
     assert vm.meshexp("status", "--local").returncode == 1
-    pipe.write_text("")
-    pipe.unlink()
+    (faults / "cycle.hang").unlink()
     vm.wait(lambda: told(vm)[0] == 0)
 
 

@@ -191,6 +191,33 @@ def test_a_reload_takes_nothing_that_does_not_work_here(vm: Mesh) -> None:
     assert vm.condition("Configuration") == {} and vm.status()["children"]["proxy"]["pid"] == proxy
 
 
+def test_what_cannot_be_read_as_a_file_holds_up_neither_a_reload_nor_a_start(vm: Mesh) -> None:
+    vm.start_controller()
+    start(vm)
+    vm.wait_ready()
+    drop_in = vm.folder / "etc/harness.d/99-x.yaml"
+    drop_in.parent.mkdir()
+    for how in ("a folder", "a pipe", "garbage", "bytes", "huge"):
+        MAKE[how](drop_in)
+        is_refused(vm, str(drop_in))
+        vm.stop("harness", signal.SIGKILL)
+        (vm.folder / "run/status.json").unlink()
+        start(vm)
+        vm.wait_problem("Configuration", "config-reload-failed")
+        vm.wait(lambda: bool(vm.status()["ready"]))
+        drop_in.rmdir() if drop_in.is_dir() else drop_in.unlink()
+    reload(vm)
+    vm.wait_ready()
+    assert vm.condition("Configuration") == {}
+
+
+def test_a_machine_that_is_no_member_waits_and_names_it(vm: Mesh) -> None:
+    (vm.folder / "etc/harness.yaml").replace(vm.folder / "right.yaml")
+    os.mkfifo(vm.folder / "etc/harness.yaml")
+    start(vm)
+    waits(vm, "harness.yaml", "it is a pipe")
+
+
 def test_a_member_that_is_restarted_with_a_bad_configuration_goes_on_with_the_one_it_had(vm: Mesh) -> None:
     vm.start_controller()
     start(vm)
