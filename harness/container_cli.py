@@ -9,6 +9,7 @@ workload that cannot run ends the container before anything is started (`contain
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -149,7 +150,8 @@ class Container:
     def _start(self, name: str) -> None:
         if name == "daemon":
             # The status of an earlier daemon, also of one before `docker restart`, is old: another process may have its pid.
-            self._status.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._status.unlink(missing_ok=True)
         try:
             self._running[name] = init.start(self._programs[name])
         except HarnessError as error:

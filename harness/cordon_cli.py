@@ -28,13 +28,13 @@ def cordon(paths: Paths, reason: str) -> int:
 
 
 def uncordon(paths: Paths) -> int:
-    from harness.system import privileges
+    from harness.system import files, privileges
 
     if not paths.cordon.exists():
         print("not cordoned")
         return 0
     privileges.check()
-    paths.cordon.unlink()
+    files.remove(paths.cordon)
     if _told(paths, lambda reported: reported.get("reason") != "Cordoned"):
         print("uncordoned; traffic comes again when the machine is ready")
     return 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
+from harness.errors import UnwritableError
 from harness.messages import ClusterFacts, Reason, Registration, RegistrationRequest
 from harness.paths import Paths
 from harness.specs import (
@@ -66,9 +67,9 @@ class Machine:
     probe_user: User | None = None
     spire_addresses: tuple[IPAddress, ...] = ()
     """Of a remote SPIRE server: without it there is no identity, so the way there must not go through the proxy."""
-    users: tuple[int, ...] = ()
-    """Whose connections are this workload's."""
+    users: tuple[int, ...] = ()  # whose connections are this workload's
     others: Others = Others()
+    unkept: UnwritableError | None = field(default=None, compare=False)  # why a restart could not go on with instance_id
 
 
 @dataclass(frozen=True, slots=True)

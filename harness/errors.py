@@ -39,12 +39,12 @@ class UnavailableError(HarnessError):
 
 
 class UnwritableError(UnavailableError):
-    """`full`: because the disk is, or what one user may have of it."""
+    """`full`: because the disk is, or what one user may have of it. `what` could not be done: written, removed."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path, error: OSError, what: str = "written") -> None:
         self.full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = f"`df -h {path.parent}` and `df -i {path.parent}` show how full its disk is" if self.full else ""
-        super().__init__(f"{path} cannot be written: {error.strerror}", hint)
+        super().__init__(f"{path} cannot be {what}: {error.strerror}", hint)
 
 
 class InternalError(HarnessError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.errors import HarnessError, InternalError, UnwritableError
 from harness.problem_registry import REGISTRY as REGISTRY
 from harness.problem_registry import Problem as Problem
 from harness.problem_registry import Severity as Severity
@@ -25,7 +26,21 @@ STEP_FAILED = register(
     "step-failed",
     Where.MACHINE,
     "a step that the daemon repeats, such as writing its status, fails; the machine stays a member meanwhile",
-    "see the message; for a full disk: `df -h /run /var/lib/meshexp`",
+    "see the message; `meshexp logs` has more",
+    Severity.WARNING,
+)
+DISK_FULL = register(
+    "disk-full",
+    Where.MACHINE,
+    "a file that the harness needs cannot be written, because its disk is full; what is in place stays",
+    "free some space there: `df -h /var/lib/meshexp /run/meshexp` shows how full the disks are, and `df -i` their inodes",
+    Severity.WARNING,
+)
+STATE_UNWRITABLE = register(
+    "state-unwritable",
+    Where.MACHINE,
+    "a file that the harness needs cannot be written; what is in place stays",
+    "see the message for the file: `ls -ld FILE` shows what is there, `findmnt -T FILE` whether its file system is read-only",
     Severity.WARNING,
 )
 ROUTE_CONFLICT = register(
@@ -245,3 +260,12 @@ METRICS_NOT_EXPORTED = register(
 CORDONED = register(
     "cordoned", Where.MACHINE, "an operator has cordoned this machine", "run `meshexp uncordon`", Severity.WARNING
 )
+
+
+def of_failure(error: HarnessError, other: Problem = STEP_FAILED) -> Problem:
+    """Of a step of the daemon. `other`: of all that is neither a bug nor a file that cannot be written."""
+    if isinstance(error, InternalError):
+        return INTERNAL_ERROR
+    if isinstance(error, UnwritableError):
+        return DISK_FULL if error.full else STATE_UNWRITABLE
+    return other

@@ -10,7 +10,7 @@ from harness.config import schema
 from harness.daemon.compose import Part
 from harness.daemon.snapshot import Counters
 from harness.desired import Progress, may_redirect
-from harness.errors import HarnessError, InternalError
+from harness.errors import HarnessError, InternalError, UnwritableError
 from harness.status import Condition, Truth
 
 
@@ -85,14 +85,15 @@ class Bringer:
                 condition = part.reconciler.condition(wanted, observed)
         except HarnessError as error:
             said = self._said.get(part.name)
-            problem = problems.INTERNAL_ERROR if isinstance(error, InternalError) else problems.STEP_FAILED
-            return Condition(said.name if said else part.name.capitalize(), Truth.UNKNOWN, error.message, problem)
+            name = said.name if said else part.name.capitalize()
+            return Condition(name, Truth.UNKNOWN, error.message, problems.of_failure(error))
         self._said[part.name] = condition
         if failure is None or condition.problem is not None:
             return condition
         if isinstance(failure, InternalError):  # after a bug the part may still be right
             return replace(condition, message=f"{condition.message}; {failure.message}", problem=problems.INTERNAL_ERROR)
-        return replace(condition, truth=Truth.FALSE, message=failure.message)
+        problem = problems.of_failure(failure) if isinstance(failure, UnwritableError) else None
+        return replace(condition, truth=Truth.FALSE, message=failure.message, problem=problem)
 
     def _note_failure(self, name: str, failure: HarnessError | None) -> None:
         """Logs a failure once, also when it is repeated. A bug was logged before (Bugs.note)."""

@@ -59,7 +59,7 @@ class Bugs:
         self._record, self._clock, self._wake, self._log = paths.bug, clock, wake, log
         self._met: dict[str, Met] = {}
         self._logged: set[tuple[str, type[BaseException]]] = set()
-        self._failing: dict[str, str] = {}
+        self._failing: dict[str, HarnessError] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._ends = unit is not None
         self.fatal = False
@@ -129,9 +129,10 @@ class Bugs:
         return result
 
     def fault(self, what: str, error: HarnessError) -> None:
-        if self._failing.get(what) != error.message:
+        before = self._failing.get(what)
+        if before is None or before.message != error.message:
             self._log.error(error.message, step=what, hint=error.hint)
-        self._failing[what] = error.message
+        self._failing[what] = error
 
     def conditions(self) -> tuple[Condition, ...]:
         """The daemon's own conditions: one for bugs, one for failing steps; none when all goes well."""
@@ -144,6 +145,7 @@ class Bugs:
             text = "; ".join(map(str, latest[:MOST_SHOWN])) + (f"; and {more} more" if more > 0 else "")
             said.append(Condition("Program", Truth.TRUE, text, problems.INTERNAL_ERROR))
         if self._failing:
-            text = "; ".join(f"{what}: {message}" for what, message in self._failing.items())
-            said.append(Condition("Steps", Truth.TRUE, text, problems.STEP_FAILED))
+            text = "; ".join(f"{what}: {error.message}" for what, error in self._failing.items())
+            problem = problems.of_failure(next(iter(self._failing.values())))
+            said.append(Condition("Steps", Truth.TRUE, text, problem))
         return tuple(said)

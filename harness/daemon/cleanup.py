@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.clock import SystemClock
@@ -94,8 +95,12 @@ async def _clean(paths: Paths, after_exit: bool) -> int:
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
     for left in (paths.status, paths.known_registration, paths.proxy, paths.bug):
-        left.unlink(missing_ok=True)
-    await in_force.forget(paths)
+        failed += _removed(left)
+    try:
+        await in_force.forget(paths)
+    except HarnessError as error:
+        failed += 1
+        print(f"× {error.message}", file=sys.stderr)
     if paths.instance:
         shutil.rmtree(paths.run, ignore_errors=True)
     return 1 if failed else 0
@@ -105,6 +110,15 @@ def _dns(paths: Paths) -> Dns:
     clock = SystemClock()
     runners = Units() if units.booted() else process.Processes(paths.children, lambda name, line: None)
     return names.dns(paths, runners, "", clock, lambda reason: None)
+
+
+def _removed(left: Path) -> int:
+    try:
+        files.remove(left)
+    except HarnessError as error:
+        print(f"× {error.message}", file=sys.stderr)
+        return 1
+    return 0
 
 
 async def _try(what: str, step: Awaitable[object]) -> int:

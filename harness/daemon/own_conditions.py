@@ -25,6 +25,8 @@ def added(
         behind.append(Condition("Cordoned", Truth.TRUE, progress.cordon, problems.CORDONED))
     if anchors_behind(machine, progress.registration):
         behind.append(Condition("Anchors", Truth.TRUE, "told by the controller", problems.ANCHORS_BEHIND))
+    if machine.unkept is not None:
+        behind.append(Condition("State", Truth.TRUE, machine.unkept.message, problems.of_failure(machine.unkept)))
     if metrics_fault:
         behind.append(Condition("Metrics", Truth.TRUE, metrics_fault, problems.METRICS_NOT_EXPORTED))
     return (*before, *parts, *behind, *bugs)

@@ -46,7 +46,7 @@ class Observed:
     """What runs, where a start would now take another binary."""
     certified_until: float = 0.0
     taken: tuple[int, ...] = ()
-    error: str = ""
+    error: UnavailableError | None = None  # why it could not be started
     refused: problems.Problem | None = None
     grace: float = KILL_RESERVE
     may_restart: bool = False
@@ -125,7 +125,7 @@ class Proxy:
         self._polling: asyncio.Task[None] | None = None
         self._certified_until = 0.0
         self._taken: tuple[int, ...] = ()
-        self._error = ""
+        self._error: UnavailableError | None = None
         self._grace = KILL_RESERVE
         self._may_restart = self._lost = False
 
@@ -204,7 +204,7 @@ class Proxy:
             return
         spec = action.spec
         self._may_restart = self._lost = False
-        self._running, self._certified_until, self._error = fingerprint(spec), 0.0, ""
+        self._running, self._certified_until, self._error = fingerprint(spec), 0.0, None
         self._taken = tuple(port for port in spec.ports if process.port_taken(port))
         self._program = program = proxy_program.find(spec.path, self._in_use)
         self._refused = await asyncio.to_thread(self._gate, Path(program.path))
@@ -217,7 +217,7 @@ class Proxy:
         try:
             child = await self._supervised.start(command)
         except UnavailableError as error:
-            self._error = error.message
+            self._error = error
             return
         self._watch_certificate(spec.admin_port)
         # A little after the timeout, or the cycle would find it not over.
@@ -281,8 +281,9 @@ class Proxy:
         if observed.taken:
             ports = ", ".join(map(str, observed.taken))
             return Condition("Proxy", Truth.FALSE, f"another process listens on {ports}", problems.PROXY_PORT_TAKEN)
-        if observed.error:
-            return Condition("Proxy", Truth.FALSE, observed.error, problems.PROXY_MISSING)
+        if observed.error is not None:
+            problem = problems.of_failure(observed.error, problems.PROXY_MISSING)
+            return Condition("Proxy", Truth.FALSE, observed.error.message, problem)
         if child.crash_loop:
             text = f"has exited {child.exits} times, last with {_exit(child.last_exit)}"
             return Condition("Proxy", Truth.FALSE, text, problems.PROXY_CRASH_LOOP)

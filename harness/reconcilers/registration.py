@@ -16,7 +16,7 @@ from typing import Protocol
 from harness import problems, tasks
 from harness.backoff import Backoff
 from harness.clock import Clock
-from harness.errors import HarnessError, InternalError
+from harness.errors import HarnessError, UnwritableError
 from harness.messages import Registration, RegistrationRequest, StateReport
 from harness.reconcilers.kept_name import KeptName
 from harness.reconcilers.lease import Silence
@@ -42,7 +42,7 @@ class Access:
 class Observed:
     """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now). `silence`: of the controller.
 
-    `unkept`: why a restart could not go on with this registration's name.
+    `unkept`: why a restart could not go on with this registration's name, which cannot be written.
     """
 
     access: Access | None = None
@@ -55,7 +55,7 @@ class Observed:
     now: float = 0.0
     retry_at: float = 0.0
     silence: Silence | None = None
-    unkept: str = ""
+    unkept: UnwritableError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ class RegistrationKeeper:
             except HarnessError as error:
                 self._failed(error)
                 return
-            if self._kept.fault:
+            if self._kept.fault is not None:
                 self._kept.keep()
             if current.version != registration.version and self._view.registration is not None:
                 self._view = replace(self._view, registration=current)
@@ -280,16 +280,15 @@ class RegistrationKeeper:
             return Condition("Registration", Truth.UNKNOWN, text, problems.LEASE_LAPSED)
         if isinstance(error, UntrustedError):
             problem = problems.CONTROLLER_UNTRUSTED
-        elif isinstance(error, InternalError):
-            problem = problems.INTERNAL_ERROR
         elif isinstance(error, RefusedError):
             problem = problems.REGISTRATION_REFUSED
         elif error is not None:
-            problem = problems.CONTROLLER_UNREACHABLE
+            problem = problems.of_failure(error, problems.CONTROLLER_UNREACHABLE)
         if registration is not None:
             text = f"registered as {registration.namespace}/{registration.name}"
-            if error is None and observed.unkept:
-                return Condition("Registration", Truth.TRUE, f"{text}; {observed.unkept}", problems.STEP_FAILED)
+            if error is None and observed.unkept is not None:
+                text += f"; a restart could not go on with this name: {observed.unkept.message}"
+                return Condition("Registration", Truth.TRUE, text, problems.of_failure(observed.unkept))
             return Condition("Registration", Truth.TRUE, f"{text}; {error.message}" if error else text, problem)
         if error is not None:
             return Condition("Registration", Truth.FALSE, f"{error.message}; tried again with backoff", problem)

@@ -30,6 +30,14 @@ def write(path: Path, text: str, *, mode: int) -> None:
         raise UnwritableError(path, error) from None
 
 
+def remove(path: Path) -> None:
+    """Also when it is not there. Raises UnwritableError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnwritableError(path, error, "removed") from None
+
+
 def sync(path: Path) -> None:
     """Has it on the disk, whatever becomes of the power: of a file its content, of a folder its names. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -126,19 +134,20 @@ def lock(path: Path) -> Iterator[None]:
     """Held while the block runs, also by a process that is killed in it: one harness per run directory."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
     except PermissionError:
         raise PermissionError_(f"{path} cannot be opened", "run it as root") from None
     except OSError as error:
         raise UnavailableError(f"{path} cannot be opened: {error.strerror}") from None
-    with file:
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip()
+            pid = read_line(path)
             raise TemporaryError(f"another meshexp-harness runs here already (pid {pid})", "`meshexp status` shows it") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock counts, and who holds it is only told
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import problems, spire
-from harness.errors import UnavailableError
+from harness.errors import UnavailableError, UnwritableError
 from harness.paths import Paths
 from harness.problems import Problem
 from harness.specs import IdentitySpec, SpireAgent, SpireServer, User
@@ -236,7 +236,8 @@ def _folder(path: Path, user: User, mode: int) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PreparationError(problems.SPIRE_FAILING, UnavailableError(f"{path} cannot be made: {error.strerror}")) from None
+        unwritable = UnwritableError(path, error)
+        raise PreparationError(problems.of_failure(unwritable), unwritable) from None
     _own(path, user, mode)
     return path
 
@@ -253,8 +254,8 @@ def _give(path: Path, text: str, reader: User) -> None:
     """Root's file, which the reader's group may read."""
     try:
         files.write(path, text, mode=0o600)
-    except UnavailableError as error:
-        raise PreparationError(problems.SPIRE_FAILING, error) from None
+    except UnwritableError as error:
+        raise PreparationError(problems.of_failure(error), error) from None
     _own(path, reader)
 
 
