@@ -56,7 +56,8 @@ class ControlPlane:
         return _body(Registration, await self._held.call(target, svid, "GET", path, secret, read_seconds=seconds))
 
     async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
-        await self._short.call(target, svid, "POST", f"{_path(registration)}/state", secret, body=decode.encode(report))
+        path, seconds = f"{_path(registration)}/state", margin_seconds(registration)
+        await self._short.call(target, svid, "POST", path, secret, body=decode.encode(report), most_seconds=seconds)
 
     async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None:
         await self._short.call(target, svid, "DELETE", _path(registration), secret)
@@ -72,8 +73,13 @@ def hold_seconds(registration: Registration) -> float:
     Enough of the lease is left then to call again: a connection whose packets are silently dropped is replaced before the
     cluster takes this machine for gone.
     """
-    promised = registration.report_seconds + min(ANSWER_SECONDS, registration.lease_seconds / 3)
+    promised = registration.report_seconds + margin_seconds(registration)
     return max(promised, HOLD_LEAST_SECONDS)  # one that promises nothing is heard all the same, when it has come to its senses
+
+
+def margin_seconds(registration: Registration) -> float:
+    """How long an answer may take that is not held. While a report hangs no other call begins, and a short lease would end."""
+    return max(min(ANSWER_SECONDS, registration.lease_seconds / 3), HOLD_LEAST_SECONDS)
 
 
 class _Connection:
@@ -90,13 +96,17 @@ class _Connection:
         secret: str = "",
         body: Any = None,
         read_seconds: float = ANSWER_SECONDS,
+        most_seconds: float | None = None,
     ) -> httpx.Response:
-        """The answer, which is a success; raises RefusedError, UntrustedError or TemporaryError otherwise."""
+        """The answer, which is a success; raises RefusedError, UntrustedError or TemporaryError otherwise.
+
+        `most_seconds`: for all of it; by default each step has its own limit.
+        """
         client = await self._connected(target, svid)
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
         headers = {"Accept-Encoding": "identity"} | ({SECRET_HEADER: secret} if secret else {})
         request = client.build_request(method, path, headers=headers, json=body, timeout=timeout)
-        most = CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
+        most = most_seconds or CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
         try:
             response = await tasks.within(most, _answer(client, request))
         except (httpx.HTTPError, ssl.SSLError) as error:  # Debian's httpx lets the second one through

@@ -98,6 +98,21 @@ def test_connections_that_carry_nothing_any_more_are_replaced_before_the_lease_e
     assert "Unreachable" not in (vm.folder / "controller.log").read_text()
 
 
+def test_a_report_that_hangs_does_not_let_a_short_lease_end(vm: Mesh) -> None:
+    """The answer to it is lost with the connections, when the machine has something to say."""
+    started(vm, lease=6)
+    ports = re.findall(r":(\d+)\s+\S+:8081\b", vm.vm.run("ss", "-tnH", "state", "established"))
+    either = ", ".join(ports)
+    cut(vm, f"tcp sport {{ {either} }}", f"tcp dport {{ {either} }}")
+    failed = vm.status()["calls"]["hold"]["failed"]
+    (vm.folder / "state/cordon.json").write_text(json.dumps({"reason": "by a test"}))
+    vm.processes["harness"].send_signal(signal.SIGUSR2)
+    vm.wait(lambda: vm.status()["calls"]["hold"]["failed"] > failed, SOON)
+    vm.wait(lambda: (vm.status()["reported"] or {}).get("reason") == "Cordoned", SOON)
+    assert "lease-lapsed" not in (vm.folder / "harness.log").read_text()
+    assert "Unreachable" not in (vm.folder / "controller.log").read_text()
+
+
 def test_a_stopped_daemon_is_not_ready_whoever_asks(vm: Mesh) -> None:
     started(vm)
     daemon = vm.processes["harness"]
