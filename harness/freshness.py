@@ -35,10 +35,17 @@ def beat_seconds(lease_seconds: float | None) -> float:
     return min(valid_seconds(lease_seconds) / 3, BEAT_MOST)
 
 
-def judged(data: Mapping[str, Any], process: Process | None, uptime: float, restart: Callable[[], str]) -> dict[str, Any]:
+def judged(
+    data: Mapping[str, Any],
+    process: Process | None,
+    uptime: float,
+    restart: Callable[[], str],
+    no_room: Callable[[], str] = lambda: "",
+) -> dict[str, Any]:
     """The snapshot if it still counts; otherwise another with the phase Stopped, or Unknown with what was last known.
 
-    `process`: what has the snapshot's pid now. `uptime`: Clock.boot(). `restart`: says how to get another daemon.
+    `process`: what has the snapshot's pid now. `uptime`: Clock.boot(). `restart`: says how to get another daemon. `no_room`: why
+    none could write a snapshot now; empty when one could.
     """
     written = data.get("written")
     age = uptime - float(written["uptime"]) if written else 0.0
@@ -48,8 +55,11 @@ def judged(data: Mapping[str, Any], process: Process | None, uptime: float, rest
         text = f"the daemon (pid {data['pid']}) is stopped (state {process.state}) and has not written for {age:.0f} s"
         return _unknown(data, age, f"{text}; `kill -CONT {data['pid']}` lets it go on")
     if written and age > float(written["valid_seconds"]):
+        text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s"
+        if full := no_room():
+            return _unknown(data, age, f"{text}: {full}")
         why = f"it hangs (state {process.state})" if process.state else "it hangs or is stopped"
-        text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s: {why}"
+        text = f"{text}: {why}"
         return _unknown(data, age, f"{text}; {restart()}")
     return dict(data)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import cli, metrics_text
-from harness.daemon import loop, needs, publish
+from harness.daemon import adoption, loop, needs, publish
 from harness.reconcilers import dns, identity, probes, proxy, redirect, registration, routes
 from harness.system import control_plane, probe_call, proxy_admin
 
 # By the name of the file: what holds the step, its name there, and what of the daemon's own words tells of it in the status.
 STEPS: dict[str, tuple[Any, str, str]] = {
-    "start": (loop, "compose", "the start"),
+    "start": (adoption, "compose", "the start"),
+    "in-place": (redirect.Redirect, "in_place", "the start"),
     "cycle": (loop, "desired", "the cycle"),
     "progress": (loop.Daemon, "_find_progress", "the look at how far things are"),
     "reload": (needs, "configuration", "the reload"),

@@ -56,7 +56,7 @@ class ControlPlane:
         return _body(Registration, await self._held.call(target, svid, "GET", path, secret, read_seconds=seconds))
 
     async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
-        path, seconds = f"{_path(registration)}/state", margin_seconds(registration)
+        path, seconds = f"{_path(registration)}/state", max(margin_seconds(registration), HOLD_LEAST_SECONDS)
         await self._short.call(target, svid, "POST", path, secret, body=decode.encode(report), most_seconds=seconds)
 
     async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None:
@@ -79,7 +79,7 @@ def hold_seconds(registration: Registration) -> float:
 
 def margin_seconds(registration: Registration) -> float:
     """How long an answer may take that is not held. While a report hangs no other call begins, and a short lease would end."""
-    return max(min(ANSWER_SECONDS, registration.lease_seconds / 3), HOLD_LEAST_SECONDS)
+    return min(ANSWER_SECONDS, registration.lease_seconds / 3)
 
 
 class _Connection:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,3 +199,28 @@ def test_a_read_only_state_directory_is_named(vm: Mesh) -> None:
         assert "Read-only file system" in vm.condition("Registration")["message"]
         subprocess.run(["mount", "-o", "remount,rw", str(state)], check=True)
         vm.wait(lambda: bool(vm.status().get("ready")))
+
+
+def test_a_full_run_directory_is_told_and_is_no_hang(vm: Mesh) -> None:
+    """Also of a daemon that was started then, after a crash: nobody is told to clean up under it."""
+    run = vm.folder / "run"
+    with small(run):
+        vm.start_controller(lease="5s")
+        vm.start_daemon()
+        vm.wait_ready()
+        filler = fill(run)
+        vm.wait(lambda: told(vm)["phase"] == "Unknown")
+        assert told(vm)["message"].endswith(f": the disk at {run} is full; `df -h {run}` shows it")
+        assert "hangs" not in told(vm)["message"]
+        vm.stop("harness", signal.SIGKILL)
+        assert "gone without a clean stop" in told(vm)["message"]
+        vm.start_daemon()
+        vm.wait(lambda: told(vm)["phase"] == "Unknown")
+        assert told(vm)["message"].startswith("a daemon runs here and cannot say how things stand: the disk at ")
+        filler.unlink()
+        vm.wait(lambda: told(vm)["phase"] == "Ready")
+    assert "Traceback" not in log(vm), log(vm)
+
+
+def told(vm: Mesh) -> dict[str, Any]:
+    return dict(json.loads(vm.meshexp("status", "-o", "json").stdout))

@@ -99,6 +99,13 @@ def test_what_the_machine_lacks_is_named_at_once_and_looked_for_again(vm: Mesh) 
     reload(vm)
     vm.wait(lambda: "proxy.user" not in str(vm.condition("Configuration")))
     waits(vm, "controller.trust_anchors")
+    file = vm.folder / "etc/harness.yaml"
+    right = file.read_text()
+    file.write_text("workload: [half")
+    anchors.write_text("not yet")
+    vm.wait(lambda: "no usable PEM" in str(vm.condition("Configuration")))
+    assert "harness.yaml" not in str(vm.condition("Configuration")), "somebody may be writing it"
+    file.write_text(right)
     anchors.write_text((vm.folder / "certs/ca.crt").read_text())
     vm.wait_ready()
 
