@@ -58,9 +58,9 @@ class Machine:
     anchors_pem: str = field(repr=False)
     workload_api: str
     never_inbound: tuple[PortRange, ...]
-    never_outbound: tuple[PortRange, ...]
-    """Ports that no redirect may take: SSH's, and those of the mesh itself."""
+    never_outbound: tuple[PortRange, ...]  # ports that no redirect may take: SSH's, and those of the mesh itself
     ipv6: bool
+    v6only: bool = False  # net.ipv6.bindv6only: a socket for `::` takes no IPv4
     dns_user: User | None = None
     spire_server: User | None = None
     spire_agent: User | None = None
@@ -241,7 +241,7 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration, progres
     others = "" if progress.left_alone else "the rules of this machine's other workloads leave it alone"
     # What a proxy takes for itself it calls in plain text; this machine's other workloads have the same addresses and are peers.
     own = () if machine.others.proxies else machine.addresses
-    environment = proxy_environment.build(config, known, _anchors(machine, known), machine.workload_api, own, machine.ipv6)
+    environment = proxy_environment.build(config, known, _anchors(machine, known), machine.workload_api, own, machine)
     section = config.proxy
     return ProxySpec(
         path=config.proxy.path,

@@ -42,14 +42,14 @@ class Bringer:
             self._seen[part.name] = await part.reconciler.observe()
         return self._seen[part.name]
 
-    async def bring(self, part: Part, wanted: Any, *, change: bool = True) -> Condition:
-        """Changes the part where it must and may be changed.
+    async def bring(self, part: Part, wanted: Any, *, change: bool = True, keeps: bool = False) -> Condition:
+        """Changes the part where it must and may be changed. `keeps`: what is there stays, also when it is not wanted.
 
         Returns its condition: Unknown with a problem if it cannot be looked at.
         """
         failure: HarnessError | None = None
         try:
-            observed = await self._change(part, wanted) if change else await self._observe(part)
+            observed = await self._change(part, wanted, keeps) if change else await self._observe(part)
         except HarnessError as error:
             self._counters.failures[part.name] += 1
             observed, failure = None, error
@@ -64,11 +64,11 @@ class Bringer:
         name = "Redirected" if part.name == "redirect" else part.name.capitalize()
         return Condition(name, Truth.UNKNOWN, "left as the daemon before this one had it, until the controller answers")
 
-    async def _change(self, part: Part, wanted: Any) -> Any:
+    async def _change(self, part: Part, wanted: Any, keeps: bool) -> Any:
         reconciler = part.reconciler
         observed = await self._observe(part)
         with tasks.unexpected(part.name):
-            actions = reconciler.diff(wanted, observed)
+            actions = [action for action in reconciler.diff(wanted, observed) if not (keeps and action.removes)]
             for action in actions:
                 self._log.info(str(action).partition("\n")[0], part=part.name)
                 self._log.debug("action", text=str(action))

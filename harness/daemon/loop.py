@@ -251,11 +251,13 @@ class Daemon:
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
         wanted = part.want(want)
-        if part in (self._parts.proxy, self._parts.redirect) and is_left(self.config, self._progress):
+        left = is_left(self.config, self._progress)
+        if left and part in (self._parts.proxy, self._parts.redirect):
             return self._bringer.leave(part)
         # Without an identity or an address for a while nothing is asked of the controller; only a stop leaves.
         stays = part is self._parts.registration and wanted is None
-        condition = await self._bringer.bring(part, wanted, change=not stays)
+        keeps = left and part is self._parts.routes  # some of them may be what the controller told
+        condition = await self._bringer.bring(part, wanted, change=not stays, keeps=keeps)
         # Rules that cannot be looked at are as they were.
         if part is self._parts.redirect and (wanted is None or condition.truth is not Truth.UNKNOWN):
             self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)

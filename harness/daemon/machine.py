@@ -58,6 +58,7 @@ async def look(
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
+        v6only=addresses.v6only(),
         dns_user=_dns_user(config),
         spire_server=spire_server,
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
