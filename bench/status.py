@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,8 @@ def run() -> list[Record]:
     for name, (break_, repair) in WAYS.items():
         with mesh() as vm:
             vm.start_controller(lease=f"{LEASE_SECONDS:g}s")
-            vm.start_daemon()
+            _faults(vm).mkdir()
+            vm.start("harness", vm.vm, sys.executable, "-s", "-m", "tests.faulty", str(_faults(vm)), "run")
             slowest = max(_false_ready(vm, break_, repair, round_) for round_ in range(ROUNDS))
         measured.append(slowest)
         unit = f"s, slowest of {ROUNDS}"
@@ -61,21 +62,17 @@ def _cut(vm: Mesh) -> None:
 
 
 def _hang(vm: Mesh) -> None:
-    """Its process is not stopped, but waits for a file of its configuration, a pipe that nobody writes to."""
-    pipe = _pipe(vm)
-    pipe.parent.mkdir(exist_ok=True)
-    os.mkfifo(pipe)
-    _signalled(signal.SIGHUP)(vm)
+    """Its process is not stopped, but one step of it does not end."""
+    _hangs(vm).touch()
+    _signalled(signal.SIGUSR2)(vm)
 
 
-def _go_on(vm: Mesh) -> None:
-    pipe = _pipe(vm)
-    pipe.write_text("")
-    pipe.unlink()
+def _hangs(vm: Mesh) -> Path:
+    return _faults(vm) / "cycle.hang"
 
 
-def _pipe(vm: Mesh) -> Path:
-    return vm.folder / "etc" / "harness.d" / "99-pipe.yaml"
+def _faults(vm: Mesh) -> Path:
+    return vm.folder / "faults"
 
 
 def _signalled(number: signal.Signals) -> Callable[[Mesh], None]:
@@ -85,5 +82,5 @@ def _signalled(number: signal.Signals) -> Callable[[Mesh], None]:
 WAYS: dict[str, tuple[Callable[[Mesh], object], Callable[[Mesh], object]]] = {
     "cut": (_cut, lambda vm: vm.vm.run("nft", "delete table inet cut")),
     "stopped": (_signalled(signal.SIGSTOP), _signalled(signal.SIGCONT)),
-    "hanging": (_hang, _go_on),
+    "hanging": (_hang, lambda vm: _hangs(vm).unlink()),
 }

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from controller.naming import CLUSTER_DOMAIN_LENGTH
 from controller.rendering import Times
+from harness import reading, yaml_text
 from harness.decode import decode
 from harness.errors import ConfigError, Fault
 from harness.messages import ClusterFacts
@@ -91,14 +90,14 @@ def load_facts(config: ControllerConfig) -> ClusterFacts:
 
 def read_yaml(path: str) -> Any:
     try:
-        return yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError((Fault("", f"not YAML: {error}"),), path) from None
+        return yaml_text.document(read_text(path)) or {}
+    except ValueError as error:
+        raise ConfigError((Fault("", str(error)),), path) from None
 
 
 def read_text(path: str, key: str = "") -> str:
     """Raises ConfigError."""
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
+        return reading.text(pathlib.Path(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError((Fault(key, str(error)),), path) from None

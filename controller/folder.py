@@ -7,10 +7,9 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping
 
-import yaml
-
 from controller.manifest import GROUP_API, GROUP_APIS, GROUP_KIND, ExternalGroup, group_from_object
 from controller.store import Store
+from harness import reading, yaml_text
 from harness.errors import ConfigError, Fault
 
 _State = tuple[object, ...]
@@ -93,7 +92,7 @@ class Folder:
 
     def _documents(self, path: pathlib.Path, faults: list[Fault]) -> Iterable[object]:
         try:
-            return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            return yaml_text.documents(reading.text(path))
+        except (OSError, ValueError) as error:
             faults.append(Fault(path.name, str(error)))
             return []

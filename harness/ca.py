@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
+from harness import reading
 from harness.errors import ConfigError, Fault
 
 PATH_LENGTH = 1
@@ -23,8 +24,8 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _PEM = serialization.Encoding.PEM
 _WHERE = (
-    "after a plain `linkerd install` the anchor's key is in the Secret linkerd-identity-issuer; docs/trust-anchor.md has the"
-    " commands, and what to do when nobody has the key"
+    "after a plain `linkerd install` the anchor's key is in the Secret linkerd-identity-issuer; the documentation's page on the"
+    " trust anchor has the commands, and what to do when nobody has the key"
 )
 
 
@@ -111,7 +112,7 @@ def ends(certificate: x509.Certificate) -> datetime.datetime:
 
 def _load_key(path: Path) -> Key:
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(reading.content(path), password=None)
     except OSError as error:
         raise _fault(path, f"cannot be read: {error.strerror}", _WHERE) from None
     except TypeError:
@@ -126,7 +127,7 @@ def _load_key(path: Path) -> Key:
 def _load_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     end = b"-----END CERTIFICATE-----"
     try:
-        parts = path.read_bytes().split(end)[:-1]
+        parts = reading.content(path).split(end)[:-1]
         found = tuple(x509.load_pem_x509_certificate(part[part.index(b"-----BEGIN") :] + end) for part in parts)
     except OSError as error:
         raise _fault(path, f"cannot be read: {error.strerror}") from None

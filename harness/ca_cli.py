@@ -7,6 +7,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+from harness import reading
 from harness.errors import UnavailableError, UsageError
 
 DAYS = 90.0
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         files.write(key, ca.key_pem(private), mode=0o600)
     made = ca.issue(anchor, name, public_key, options.days, now)
     files.write(certificate, ca.certificate_pem(made), mode=0o644)
-    files.write(options.out / "trust-anchors.pem", options.trust_anchor.read_text(), mode=0o644)
+    files.write(options.out / "trust-anchors.pem", reading.text(options.trust_anchor), mode=0o644)
     print(f"{certificate}: {name}, until {ca.ends(made):%Y-%m-%d %H:%M} UTC")
     if options.what == "issue":
         print(f"copy ca.crt and ca.key to /etc/meshexp/spire/ on {name} (mode 0600), trust-anchors.pem to /etc/meshexp/;")

@@ -229,7 +229,7 @@ MACHINE_NOT_HEARD = register(
     Where.CLUSTER,
     "no replica of the controller hears a machine: its ExternalWorkload stays as it is, also when the machine is gone",
     "`kubectl -n meshexp get pods,leases` shows which replicas there are; when none is to come back,"
-    " docs/uninstall.md says what to delete",
+    " the documentation on uninstalling says what to delete",
 )
 GROUP_INVALID = register(
     "group-invalid",

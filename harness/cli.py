@@ -142,10 +142,10 @@ def _run(options: argparse.Namespace) -> int:
     try:
         found = in_force.InForce(*needs.configuration(where, os.environ))
     except ConfigError as error:
-        if not systemd.supervised():
-            raise
         before = in_force.kept(where, error.message)
         if before is None or needs.faults(before.config, os.environ, anchors=False):
+            if not systemd.supervised():
+                raise
             return waiting.run(where, os.environ, None if load.is_unconfigured(where, os.environ) else error)
         found = before
     log.set_up(found.config.log.level, found.config.log.format, systemd.journal_sender())

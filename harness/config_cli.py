@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from harness import decode, paths
+from harness import decode, paths, reading
 from harness.errors import UnavailableError, UsageError
 
 
@@ -101,10 +101,11 @@ def _import(where: paths.Paths, options: argparse.Namespace) -> int:
     from harness.system import files
 
     try:
-        data = json.loads(Path(options.file).read_text(encoding="utf-8"))
+        with Path(options.file).open("rb") as file:
+            data = json.loads(reading.whole(file))
     except OSError as error:
         raise UnavailableError(f"{options.file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{options.file} is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise UsageError(f"{options.file} is no configuration: it must be a JSON object")

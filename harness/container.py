@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import reading
 from harness.errors import ConfigError, HarnessError, UnavailableError
 from harness.paths import Paths
 from harness.system import files
@@ -89,7 +90,7 @@ def _read(path: Path) -> Invitation:
     from harness.invitation import Invitation
 
     try:
-        return decode.decode(Invitation, json.loads(path.read_text(encoding="utf-8")), source=str(path))
+        return decode.decode(Invitation, json.loads(reading.text(path)), source=str(path))
     except OSError as error:
         raise HarnessError(f"{path} cannot be read: {error.strerror}") from None
     except ConfigError as error:

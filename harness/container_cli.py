@@ -9,6 +9,7 @@ workload that cannot run ends the container before anything is started (`contain
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -16,12 +17,15 @@ import time
 from typing import Any
 
 from harness import __version__, container, container_workload, paths
+from harness.backoff import Backoff
 from harness.container_gate import Gate
 from harness.errors import ConfigError, HarnessError, PermissionError_
 from harness.system import init
 
-POLL_SECONDS, RESTART_SECONDS, WORKLOAD_GRACE_SECONDS, CLEANUP_SECONDS = 0.05, 2.0, 1.5, 5.0
-# Trying again would not mend these.
+POLL_SECONDS, LOOK_SECONDS, WORKLOAD_GRACE_SECONDS, CLEANUP_SECONDS = 0.05, 2.0, 1.5, 5.0
+RESTARTS = Backoff(first=2.0, most=15.0)
+STEADY_SECONDS = 60.0  # a daemon that ran for so long has not ended in a row
+# Trying again does not help against these, before there is a workload.
 _FINAL = {ConfigError.exit_code, PermissionError_.exit_code}
 
 
@@ -65,7 +69,8 @@ class Container:
         self._running: dict[str, int] = {}
         self._code: int | None = None  # of the workload, once it has ended
         self._leaving = False
-        self._start_daemon_at = 0.0
+        self._daemon_began = self._start_daemon_at = 0.0
+        self._ends = 0  # of the daemon, in a row
         self._kill_at = float("inf")
 
     def run(self) -> int:
@@ -73,7 +78,7 @@ class Container:
         self._start("daemon")
         while True:
             waiting = self._gate is not None or self._leaving
-            self._heard(init.wait(POLL_SECONDS if waiting else RESTART_SECONDS))
+            self._heard(init.wait(POLL_SECONDS if waiting else LOOK_SECONDS))
             for pid, code in init.ended():
                 self._ended(pid, code)
             now = time.monotonic()
@@ -103,7 +108,8 @@ class Container:
         if name is None:  # an orphan
             return
         del self._running[name]
-        if name == "workload" or (code in _FINAL and not self._leaving):
+        # Once the workload runs a wrong configuration ends nothing: the rules keep what it sends from leaving in plaintext.
+        if name == "workload" or (code in _FINAL and self._gate is not None and not self._leaving):
             self._code = code
             self._leave()
         elif code == 0 and not self._leaving:
@@ -111,8 +117,11 @@ class Container:
             self._leave()
         elif not self._leaving:
             # A daemon that was killed leaves its rules in place: nothing bypasses the proxy meanwhile.
-            say(f"the daemon has ended with {code}; it is started again in {RESTART_SECONDS:.0f} s")
-            self._start_daemon_at = time.monotonic() + RESTART_SECONDS
+            now = time.monotonic()
+            self._ends = self._ends + 1 if now - self._daemon_began < STEADY_SECONDS else 1
+            pause = RESTARTS.pause(self._ends)
+            say(f"the daemon has ended with {code}; it is started again in {pause:.0f} s")
+            self._start_daemon_at = now + pause
 
     def _leave(self) -> None:
         """The daemon first: the workload is to answer until nobody asks it any more."""
@@ -148,8 +157,10 @@ class Container:
 
     def _start(self, name: str) -> None:
         if name == "daemon":
+            self._daemon_began = time.monotonic()
             # The status of an earlier daemon, also of one before `docker restart`, is old: another process may have its pid.
-            self._status.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._status.unlink(missing_ok=True)
         try:
             self._running[name] = init.start(self._programs[name])
         except HarnessError as error:

@@ -17,7 +17,7 @@ from harness import status_cli
 from harness.errors import ConfigError, TemporaryError
 from harness.paths import Paths
 from harness.status import Phase
-from harness.system import privileges
+from harness.system import files, privileges
 
 if TYPE_CHECKING:
     from harness.config import schema
@@ -51,7 +51,7 @@ def uncordon(paths: Paths) -> int:
     if before is None:
         print("not cordoned")
         return 0
-    paths.cordon.unlink()
+    files.remove(paths.cordon)
     since = f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(before.since))}" if before.since else ""
     print(f"it was cordoned: {before.reason}{since}")
     if _told(paths, lambda reported: reported.get("reason") != "Cordoned"):

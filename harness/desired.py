@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness import __version__, proxy_environment, rules
 from harness.config import schema
+from harness.errors import UnwritableError
 from harness.messages import ClusterFacts, Reason, Registration, RegistrationRequest
 from harness.paths import Paths
 from harness.specs import (
@@ -57,18 +58,17 @@ class Machine:
     anchors_pem: str = field(repr=False)
     workload_api: str
     never_inbound: tuple[PortRange, ...]
-    never_outbound: tuple[PortRange, ...]
-    """Ports that no redirect may take: SSH's, and those of the mesh itself."""
+    never_outbound: tuple[PortRange, ...]  # ports that no redirect may take: SSH's, and those of the mesh itself
     ipv6: bool
+    v6only: bool = False  # net.ipv6.bindv6only: a socket for `::` takes no IPv4
     dns_user: User | None = None
     spire_server: User | None = None
     spire_agent: User | None = None
     probe_user: User | None = None
-    spire_addresses: tuple[IPAddress, ...] = ()
-    """Of a remote SPIRE server: without it there is no identity, so the way there must not go through the proxy."""
-    users: tuple[int, ...] = ()
-    """Whose connections are this workload's."""
+    spire_addresses: tuple[IPAddress, ...] = ()  # of a remote SPIRE server: reached without the proxy, which needs it
+    users: tuple[int, ...] = ()  # whose connections are this workload's
     others: Others = Others()
+    unkept: UnwritableError | None = field(default=None, compare=False)  # why a restart could not go on with instance_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration, progres
     others = "" if progress.left_alone else "the rules of this machine's other workloads leave it alone"
     # What a proxy takes for itself it calls in plain text; this machine's other workloads have the same addresses and are peers.
     own = () if machine.others.proxies else machine.addresses
-    environment = proxy_environment.build(config, known, _anchors(machine, known), machine.workload_api, own, machine.ipv6)
+    environment = proxy_environment.build(config, known, _anchors(machine, known), machine.workload_api, own, machine)
     section = config.proxy
     return ProxySpec(
         path=config.proxy.path,

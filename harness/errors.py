@@ -3,6 +3,7 @@
 HarnessError                 a message, a hint, an exit code
 ├── UsageError          64   the command line is wrong
 ├── UnavailableError    69   something that is needed is not there, and waiting does not bring it
+│   └── UnwritableError      a file cannot be written, such as on a full disk
 ├── InternalError       70   a bug: an error that no code expected (EX_SOFTWARE)
 ├── TemporaryError      75   may go well on the next try
 ├── PermissionError_    77   not root, a capability is missing, or the peer refused our identity
@@ -13,7 +14,9 @@ Adapters in `system/` translate a library's errors into these; nothing above the
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class HarnessError(Exception):
@@ -39,6 +42,16 @@ class UsageError(HarnessError):
 
 class UnavailableError(HarnessError):
     exit_code = 69
+
+
+class UnwritableError(UnavailableError):
+    """`full`: because the disk is, or what one user may have of it. `what` could not be done: written, removed."""
+
+    def __init__(self, path: Path, error: OSError, what: str = "written") -> None:
+        self.path = path
+        self.full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f"`df -h {path.parent}` and `df -i {path.parent}` show how full its disk is" if self.full else ""
+        super().__init__(f"{path} cannot be {what}: {error.strerror}", hint)
 
 
 class InternalError(HarnessError):

@@ -37,10 +37,15 @@ def beat_seconds(lease_seconds: float | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """Each says how to get another daemon: in the place of one that has ended, or of one that hangs."""
+    """What to say about a daemon that does not write.
+
+    `start`, `restart`: how to get another one, in the place of one that has ended, or of one that hangs. `no_room`: why none
+    could write a snapshot now; empty when one could.
+    """
 
     start: Callable[[], str]
     restart: Callable[[], str]
+    no_room: Callable[[], str] = lambda: ""
 
 
 def judged(data: Mapping[str, Any], process: Process | None, uptime: float, ways: Ways) -> dict[str, Any]:
@@ -57,9 +62,11 @@ def judged(data: Mapping[str, Any], process: Process | None, uptime: float, ways
         text = f"the daemon (pid {data['pid']}) is stopped (state {process.state}) and has not written for {age:.0f} s"
         return _unknown(data, age, f"{text}; `kill -CONT {data['pid']}` lets it go on")
     if written and age > float(written["valid_seconds"]):
+        text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s"
+        if full := ways.no_room():
+            return _unknown(data, age, f"{text}: {full}")
         why = f"it hangs (state {process.state})" if process.state else "it hangs or is stopped"
-        text = f"the daemon (pid {data['pid']}) has not written for {age:.0f} s: {why}"
-        return _unknown(data, age, f"{text}; {ways.restart()}")
+        return _unknown(data, age, f"{text}: {why}; {ways.restart()}")
     return dict(data)
 
 

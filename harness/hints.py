@@ -26,6 +26,7 @@ SPECIFIC = {
     "address": "ADDRESS:PORT",
     "command": "COMMAND",
     "file": "FILE",
+    "folder": "FOLDER",
     "host": "HOST",
     "identity": "SPIFFE-ID",
     "key": "KEY",

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from harness import paths, status_cli
+from harness import paths, reading, status_cli
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError, UsageError
 from harness.paths import Paths
 
@@ -218,7 +218,7 @@ class Join:
             staged = replace(self._paths, config=Path(folder), machine=self._paths.first)
             for file in (self._paths.harness_yaml, *self._paths.drop_ins.glob("*.yaml")):
                 if file.exists() and file != self._paths.joined:
-                    files.write(staged.config / file.relative_to(self._paths.config), file.read_text(), mode=0o600)
+                    files.write(staged.config / file.relative_to(self._paths.config), reading.text(file), mode=0o600)
             for one in joining.files(invitation, staged) if invitation is not None else ():
                 files.write(one.path, one.text, mode=one.mode)
             yield staged
@@ -234,17 +234,25 @@ class Join:
 def read(source: str) -> str:
     """Raises UnavailableError or UsageError."""
     if source == "-":
-        return sys.stdin.read()
+        return _text(sys.stdin.buffer, source)
     if "://" in source:
         from harness.system import https
 
         return https.fetch(source)
     try:
-        return Path(source).read_text(encoding="utf-8")
+        with Path(source).open("rb") as file:
+            return _text(file, source)
     except OSError as error:
         raise UnavailableError(f"{source} cannot be read: {error.strerror}") from None
+
+
+def _text(file: BinaryIO, source: str) -> str:
+    try:
+        return reading.whole(file).decode("utf-8")
+    except OSError as error:
+        raise UnavailableError(f"{_shown(source)} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{source} is no invitation") from None
+        raise UsageError(f"{_shown(source)} is no invitation") from None
 
 
 def _shown(source: str) -> str:
@@ -253,7 +261,7 @@ def _shown(source: str) -> str:
 
 def _holds(one: Any) -> bool:
     try:
-        return bool(one.path.read_text() == one.text and one.path.stat().st_mode & 0o777 == one.mode)
+        return bool(reading.text(one.path) == one.text and one.path.stat().st_mode & 0o777 == one.mode)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -263,7 +271,7 @@ def _restore(path: Path) -> Callable[[], None]:
     from harness.system import files
 
     there = path.exists()
-    text, mode = (path.read_text(), path.stat().st_mode & 0o777) if there else ("", 0)
+    text, mode = (reading.text(path), path.stat().st_mode & 0o777) if there else ("", 0)
     fresh = [folder for folder in path.parents if not folder.exists()]
 
     def back() -> None:

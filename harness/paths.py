@@ -12,6 +12,8 @@ from harness.errors import UsageError
 
 INSTANCE = "MESHEXP_INSTANCE"
 """The variable that says which of the machine's workloads is meant, as `--instance` does."""
+LOCK = "harness.lock"
+"""In the run directory, beside the status: held by the daemon that runs."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,9}[a-z0-9])?")
 
 
@@ -98,7 +100,7 @@ class Paths:
 
     @property
     def lock(self) -> Path:
-        return self.run / "harness.lock"
+        return self.run / LOCK
 
     @property
     def status(self) -> Path:

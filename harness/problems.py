@@ -21,6 +21,11 @@ from harness.problem_registry import Problem as Problem
 from harness.problem_registry import Severity as Severity
 from harness.problem_registry import Where as Where
 from harness.problem_registry import register as register
+from harness.step_problems import DISK_FULL as DISK_FULL
+from harness.step_problems import INTERNAL_ERROR as INTERNAL_ERROR
+from harness.step_problems import STATE_UNWRITABLE as STATE_UNWRITABLE
+from harness.step_problems import STEP_FAILED as STEP_FAILED
+from harness.step_problems import of_failure as of_failure
 
 _SPEAKS_TLS = "does it speak TLS? then the probe's scheme must be HTTPS; `ss -ltnp 'sport = :{port}'` names the process"
 TRUST_ROOTS = "`kubectl -n linkerd get configmap linkerd-identity-trust-roots -o yaml`"
@@ -30,19 +35,6 @@ CONFIG_RELOAD_FAILED = register(
     Where.MACHINE,
     "the new configuration is wrong; the old one stays in force",
     "correct what the message names; `meshexp config check{instance}` looks again, then `systemctl reload {unit}`",
-    Severity.WARNING,
-)
-INTERNAL_ERROR = register(
-    "internal-error",
-    Where.EITHER,  # a restart need not help, and takes a member out of the mesh
-    "the program met an error that no code expects, which is a bug; the rest goes on, and what failed is tried again",
-    "report it with the whole error: `meshexp logs{instance} --lines 1000`",
-)
-STEP_FAILED = register(
-    "step-failed",
-    Where.MACHINE,
-    "a step that the daemon repeats, such as writing its status, fails; the machine stays a member meanwhile",
-    "is a disk full? `df -h {run} {state}`; `meshexp logs{instance}` shows what went before",
     Severity.WARNING,
 )
 ROUTE_CONFLICT = register(

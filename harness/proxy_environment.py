@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable
+from typing import Protocol
 
 from harness.config import schema
 from harness.messages import ClusterFacts, Registration
@@ -18,13 +19,24 @@ POLICY = HostPort("linkerd-policy.linkerd.svc.cluster.local.", 8090)
 DESTINATION_IDENTITY = "linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local"
 
 
+class Sockets(Protocol):
+    """What decides about the sockets that the proxy listens on; desired.Machine is one."""
+
+    @property
+    def ipv6(self) -> bool: ...
+    @property
+    def v6only(self) -> bool: ...
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]: ...
+
+
 def build(
     config: schema.Config,
     registration: Registration,
     anchors_pem: str,
     workload_api: str,
     own_addresses: tuple[IPAddress, ...],
-    ipv6: bool,
+    sockets: Sockets,
 ) -> dict[str, str]:
     """Every variable that a VM's proxy needs, and the recommended ones; sorted by name so that equal inputs compare equal.
 
@@ -52,15 +64,21 @@ def build(
         "INBOUND_DEFAULT_POLICY": "all-unauthenticated",
         "INBOUND_PORTS": _joined(p.port for p in registration.template.ports),
         **({"INBOUND_IPS": _joined(own_addresses)} if own_addresses else {}),
-        "INBOUND_LISTEN_ADDR": str(HostPort("::" if ipv6 else "0.0.0.0", proxy.inbound_port)),  # noqa: S104
+        "INBOUND_LISTEN_ADDR": str(HostPort(_every_address(sockets), proxy.inbound_port)),
         "OUTBOUND_LISTEN_ADDRS": _joined(
-            HostPort(host, proxy.outbound_port) for host in (["127.0.0.1", "::1"] if ipv6 else ["127.0.0.1"])
+            HostPort(host, proxy.outbound_port) for host in (["127.0.0.1", "::1"] if sockets.ipv6 else ["127.0.0.1"])
         ),
         "ADMIN_LISTEN_ADDR": str(HostPort("127.0.0.1", proxy.admin_port)),
         "SHUTDOWN_GRACE_PERIOD": f"{max(1, round(proxy.shutdown_grace))}s",
         **_CHART_VALUES,
     }
     return {f"{_PREFIX}{name}": value for name, value in sorted(variables.items())}
+
+
+def _every_address(sockets: Sockets) -> str:
+    """Of both families if one socket can have them; else of the family by which peers know this machine. The proxy takes one."""
+    known_by_ipv4 = not sockets.addresses or sockets.addresses[0].version == 4
+    return "0.0.0.0" if not sockets.ipv6 or (sockets.v6only and known_by_ipv4) else "::"  # noqa: S104
 
 
 # Linkerd's chart: clusterNetworks.

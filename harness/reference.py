@@ -139,6 +139,7 @@ last heard this machine.
 |---|---|---|
 | the controller has not answered for a lease | Degraded: `no answer for 34 s (lease 30 s): peers may have stopped sending` | 1 |
 | the daemon hangs: it has not written for a lease (at least 5 s, at most 60 s) | Unknown, with its pid and what to do | 1 |
+| it cannot write, because the disk at /run/meshexp is full or read-only | Unknown, with that reason | 1 |
 | the daemon is stopped by a signal | the same, at once | 1 |
 | the daemon was killed, or its pid is another process' | Stopped | 1 |
 | the file cannot be read, or is no status | Unknown, with the reason | 1 |

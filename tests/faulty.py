@@ -1,6 +1,7 @@
 """`python3 -m tests.faulty FOLDER VERB…`: the real program, in which a step fails while a file of its name is in FOLDER.
 
-Nothing is replaced: each step looks for its file first, and raises an error that no code expects if it is there.
+Nothing is replaced: each step looks for its file first, and raises an error that no code expects if it is there. While there is a
+file NAME.hang, the step does not return.
 """
 
 from __future__ import annotations
@@ -8,18 +9,20 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness import cli, metrics_text
-from harness.daemon import loop, needs, publish
+from harness.daemon import adoption, loop, needs, publish
 from harness.reconcilers import dns, identity, probes, proxy, redirect, registration, routes
 from harness.system import control_plane, probe_call, proxy_admin
 
 # By the name of the file: what holds the step, its name there, and what of the daemon's own words tells of it in the status.
 STEPS: dict[str, tuple[Any, str, str]] = {
-    "start": (loop, "compose", "the start"),
+    "start": (adoption, "compose", "the start"),
+    "in-place": (redirect.Redirect, "in_place", "the start"),
     "cycle": (loop, "desired", "the cycle"),
     "progress": (loop.Daemon, "_find_progress", "the look at how far things are"),
     "reload": (needs, "configuration", "the reload"),
@@ -51,17 +54,22 @@ class Fault(Exception):
     """No HarnessError."""
 
 
+def _check(file: Path) -> None:
+    while file.with_name(f"{file.name}.hang").exists():
+        time.sleep(0.01)  # and nothing else runs in this thread
+    if file.exists():
+        raise Fault(f"injected into {file.name}")
+
+
 def _failing(step: Callable[..., Any], file: Path) -> Callable[..., Any]:
     @functools.wraps(step)
     def look(*words: Any, **more: Any) -> Any:
-        if file.exists():
-            raise Fault(f"injected into {file.name}")
+        _check(file)
         return step(*words, **more)
 
     @functools.wraps(step)
     async def look_async(*words: Any, **more: Any) -> Any:
-        if file.exists():
-            raise Fault(f"injected into {file.name}")
+        _check(file)
         return await step(*words, **more)
 
     return look_async if inspect.iscoroutinefunction(step) else look

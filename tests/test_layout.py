@@ -17,6 +17,8 @@ ALL = [*CODE, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "bench").
 # Who may import whom within harness/, by the first part of the module's name; what is not named here is pure.
 PURE = {
     "errors",
+    "reading",
+    "yaml_text",
     "values",
     "decode",
     "messages",
@@ -24,6 +26,7 @@ PURE = {
     "problems",
     "problem_registry",
     "identity_problems",
+    "step_problems",
     "hints",
     "phrases",
     "check_problems",
@@ -135,7 +138,7 @@ def test_layers(path: Path) -> None:
 def test_controller_takes_only_the_wire_from_harness() -> None:
     """And how a server listens, which has no second place."""
     allowed = {"messages", "values", "decode", "errors", "clock", "invitation", "ca", "check", "check_problems", "lean_imports"}
-    allowed |= {"backoff", "status", "missing"}
+    allowed |= {"backoff", "status", "missing", "reading", "yaml_text"}
     for path in (ROOT / "controller").rglob("*.py"):
         names = {name for name in imports(path) if not name.startswith("harness.system.listening")}
         taken = {name.split(".")[1] for name in names if name.startswith("harness.")}
@@ -234,3 +237,50 @@ def test_pauses_after_failures_are_computed_in_one_place() -> None:
 
 def _doubles(product: ast.BinOp) -> bool:
     return "2" in (ast.unparse(product.left), ast.unparse(product.right))
+
+
+READ_WHOLE = {
+    # the kernel's own files, and our own page
+    "harness/daemon/machine.py",
+    "harness/system/procfs.py",
+    "harness/system/process.py",
+    "harness/system/redirect_exclusions.py",
+    "harness/system/tcp_sockets.py",
+    "harness/system/legacy_rules.py",
+    "harness/system/xtables.py",
+    "harness/system/units.py",
+    "harness/check/firewall.py",
+    "harness/reference.py",
+    "controller/fleet_page.py",
+    "harness/system/files.py",  # /proc/locks
+}
+OPENED = {
+    "harness/reading.py",
+    "harness/system/process.py",
+    # what an operator gives a command by hand may be a pipe
+    "harness/join_cli.py",
+    "harness/config_cli.py",
+    # one that was looked at before
+    "harness/container_workload.py",
+    "harness/system/proxy_store.py",
+}
+
+
+def _reads(node: ast.Call) -> str:
+    """`whole` or `opened`, for a call that reads a file by its name in a way that a pipe would hold up."""
+    if not isinstance(node.func, ast.Attribute):
+        return "opened" if ast.unparse(node.func) == "open" else ""
+    if node.func.attr in ("read_text", "read_bytes") and not node.args:
+        return "whole"
+    mode = ast.unparse(node.args[0]) if node.args else "'r'"
+    is_file = node.func.attr == "open" and ast.unparse(node.func.value) not in ("os", "tarfile", "opener")
+    return "opened" if is_file and mode in ("'r'", "'rb'") else ""
+
+
+def test_files_are_read_in_one_place() -> None:
+    """A pipe in the place of a file holds up whoever opens it plainly, and a device gives bytes without an end."""
+    allowed = {"whole": READ_WHOLE, "opened": OPENED}
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and not relative(path).startswith("demo/") and (how := _reads(node)):
+                assert relative(path) in allowed[how], f"{relative(path)}:{node.lineno} (see harness/reading.py)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from typing import Any
 
 from controller import tls
 from controller.kubernetes import kubeconfig as files
+from harness import reading
 from harness.errors import ConfigError, Fault, UnavailableError
 
 ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -87,7 +87,7 @@ def _from_files(paths: tuple[pathlib.Path, ...], context: str) -> Access:
             tls.load_pair(verified, certificate, _data(user, "client-key") or _text(_file(user, "client-key", folder)))
         who = Impersonated(str(user.get("as") or ""), tuple(map(str, user.get("as-groups") or ())))
         return Access(cluster["server"].rstrip("/"), verified, _token(user, folder), chosen.namespace, who)
-    except (KeyError, TypeError, AttributeError, ssl.SSLError, binascii.Error) as error:
+    except (KeyError, TypeError, AttributeError, ssl.SSLError, ValueError) as error:
         raise ConfigError((Fault("", f"not a kubeconfig that can be used: {error!r}"),), chosen.source) from None
 
 
@@ -149,6 +149,6 @@ def _context(file: str, text: str | None) -> ssl.SSLContext:
 
 def _read(path: pathlib.Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return reading.text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError((Fault("", str(error)),), str(path)) from None

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-import yaml
 
 from controller.following import BACKOFF, follow
 from controller.kubernetes.client import Client
 from controller.kubernetes.store import KubernetesCollection
 from controller.model import Key, Metadata
 from controller.store import Change, ChangeType, Listing, NotFoundError
+from harness import yaml_text
 from harness.clock import Clock
 from harness.decode import decode
 from harness.errors import TemporaryError, UnavailableError
@@ -152,8 +152,8 @@ def facts(sources: Sources, configured: ClusterFacts, linkerd_namespace: str) ->
 
 def _linkerd_config(items: tuple[Mapping[str, Any], ...]) -> Mapping[str, Any]:
     try:
-        values = yaml.safe_load(str(items[0].get("data", {}).get("values", ""))) if items else None
-    except yaml.YAMLError as error:
+        values = yaml_text.document(str(items[0].get("data", {}).get("values", ""))) if items else None
+    except ValueError as error:
         log.error("linkerd-config is not read", error=str(error))
         values = None
     return values if isinstance(values, Mapping) else {}

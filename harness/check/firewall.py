@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import check_problems as problems
+from harness import reading
 from harness.check import iptables_listing, nft_listing, packet_filter
 from harness.check.context import NEEDS_ROOT, Context, needs_root
 from harness.check.packet_filter import Packet
@@ -136,7 +137,7 @@ def _managers() -> tuple[str, ...]:
     if Path("/run/firewalld").exists():
         found.append("firewalld")
     try:
-        if re.search(r"(?m)^ENABLED=yes", Path("/etc/ufw/ufw.conf").read_text()):
+        if re.search(r"(?m)^ENABLED=yes", reading.text(Path("/etc/ufw/ufw.conf"))):
             found.append("ufw")
     except FileNotFoundError:
         pass

@@ -11,16 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness import decode
+from harness import decode, reading, yaml_text
 from harness.config import claims, environment, schema
 from harness.denied import denied as denied_to_us
 from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths, configured
-
-MAX_BYTES = 1 << 20
-"""Of one file of the configuration; the packaged one, with a sentence for each key, has 12 KiB."""
 
 
 @dataclass(slots=True)
@@ -125,34 +120,19 @@ def _placed(fault: Fault, layers: Layers) -> Fault:
     return Fault(fault.path, f"{fault.message} [{origin}]", fault.hint) if origin else fault
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader takes the last of two equal keys without a word; a doubled key is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for name, _ in node.value:
-            if name.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name.value!r} stands twice", name.start_mark)
-            seen.add(name.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read(file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ConfigError((Fault(str(file), f"has more than {MAX_BYTES} bytes"),))
-        text = file.read_text(encoding="utf-8")
+        text = reading.text(file)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError((Fault(str(file), f"cannot be read: {error.strerror}"),)) from None
+    except UnicodeDecodeError as error:
         raise ConfigError((Fault(str(file), f"cannot be read: {error}"),)) from None
     try:
-        data = yaml.load(text, _StrictLoader)  # noqa: S506 — a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError((Fault(str(file), f"is not YAML: {error.problem}{line}"),)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError((Fault(str(file), f"is not YAML: {error}"),)) from None
+        data = yaml_text.document(text, strict=True)
+    except ValueError as error:
+        raise ConfigError((Fault(str(file), str(error)),)) from None
     if data is None:
         return {}
     if not isinstance(data, dict):

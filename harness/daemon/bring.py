@@ -11,8 +11,7 @@ from harness.config import schema
 from harness.daemon.compose import Part
 from harness.daemon.snapshot import Counters
 from harness.desired import Progress, may_redirect
-from harness.errors import HarnessError, InternalError
-from harness.problems import Found
+from harness.errors import HarnessError, InternalError, UnwritableError
 from harness.status import Condition, Truth, made_worse, wrong
 
 SHARED_WITH_OTHERS = ("routes", "dns", "redirect")
@@ -26,12 +25,6 @@ def is_left(config: schema.Config, progress: Progress) -> bool:
     """Whether the proxy and the rules of the daemon before this one stay as they are: nobody knows yet what they are to be, since
     what the controller told is lost. Without the rules all would go on in plaintext."""
     return progress.registration is None and progress.redirected and may_redirect(config, progress)
-
-
-def _found(tried: str, error: HarnessError) -> Found:
-    if isinstance(error, InternalError):
-        return problems.INTERNAL_ERROR.found(tried, error.message)
-    return problems.STEP_FAILED.found(tried, error.message)
 
 
 class Bringer:
@@ -57,14 +50,14 @@ class Bringer:
             self._seen[part.name] = await part.reconciler.observe()
         return self._seen[part.name]
 
-    async def bring(self, part: Part, wanted: Any, *, change: bool = True) -> Condition:
-        """Changes the part where it must and may be changed.
+    async def bring(self, part: Part, wanted: Any, *, change: bool = True, keeps: bool = False) -> Condition:
+        """Changes the part where it must and may be changed. `keeps`: what is there stays, also when it is not wanted.
 
         Returns its condition: Unknown with a problem if it cannot be looked at.
         """
         failure: HarnessError | None = None
         try:
-            observed = await self._change(part, wanted) if change else await self._observe(part)
+            observed = await self._change(part, wanted, keeps) if change else await self._observe(part)
         except HarnessError as error:
             self._counters.failures[part.name] += 1
             observed, failure = None, error
@@ -79,11 +72,11 @@ class Bringer:
         name = "Redirected" if part.name == "redirect" else part.name.capitalize()
         return Condition(name, Truth.UNKNOWN, "left as the daemon before this one had it, until the controller answers")
 
-    async def _change(self, part: Part, wanted: Any) -> Any:
+    async def _change(self, part: Part, wanted: Any, keeps: bool) -> Any:
         reconciler = part.reconciler
         observed = await self._observe(part)
         with tasks.unexpected(part.name):
-            actions = reconciler.diff(wanted, observed)
+            actions = [action for action in reconciler.diff(wanted, observed) if not (keeps and action.removes)]
             repair = wanted is not None and self._right.get(part.name) == wanted
             for action in actions:
                 self._log_action(part.name, str(action), repair)
@@ -113,12 +106,14 @@ class Bringer:
         except HarnessError as error:
             said = self._said.get(part.name)
             name = said.name if said else part.name.capitalize()
-            return wrong(name, Truth.UNKNOWN, _found(f"the look at {part.name}", error))
+            return wrong(name, Truth.UNKNOWN, problems.of_failure(f"the look at {part.name}", error))
         self._said[part.name] = condition
         if failure is None or condition.problem is not None:
             return condition
         if isinstance(failure, InternalError):  # after a bug the part may still be right
-            return made_worse(condition, _found(f"changing {part.name}", failure))
+            return made_worse(condition, problems.of_failure(f"changing {part.name}", failure))
+        if isinstance(failure, UnwritableError):
+            return wrong(condition.name, Truth.FALSE, problems.of_failure(f"changing {part.name}", failure))
         return replace(condition, truth=Truth.FALSE, message=f"changing {part.name}: {failure.message}")
 
     def _note_failure(self, name: str, failure: HarnessError | None) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import datetime
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from harness import problems, tasks
@@ -59,7 +59,7 @@ class Bugs:
         self._record, self._clock, self._wake, self._log = paths.bug, clock, wake, log
         self._met: dict[str, Met] = {}
         self._logged: set[tuple[str, type[BaseException]]] = set()
-        self._failing: dict[str, str] = {}
+        self._failing: dict[str, HarnessError] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._ends = unit is not None
         self.fatal = False
@@ -129,9 +129,10 @@ class Bugs:
         return result
 
     def fault(self, what: str, error: HarnessError) -> None:
-        if self._failing.get(what) != error.message:
+        before = self._failing.get(what)
+        if before is None or before.message != error.message:
             self._log.error(error.message, step=what, hint=error.hint)
-        self._failing[what] = error.message
+        self._failing[what] = error
 
     def conditions(self) -> tuple[Condition, ...]:
         """The daemon's own conditions: one for bugs, one for failing steps; none when all goes well."""
@@ -144,7 +145,8 @@ class Bugs:
             text = "; ".join(map(str, latest[:MOST_SHOWN])) + (f"; and {more} more" if more > 0 else "")
             said.append(wrong("Program", Truth.TRUE, problems.INTERNAL_ERROR.found("the daemon's own work", text)))
         if self._failing:
-            (tried, message), *others = self._failing.items()
-            came = "; ".join([message, *(f"{what}: {other}" for what, other in others)])
-            said.append(wrong("Steps", Truth.TRUE, problems.STEP_FAILED.found(tried, came)))
+            (tried, first), *others = self._failing.items()
+            found = problems.of_failure(tried, first)
+            others_too = "".join(f"; {what}: {error.message}" for what, error in others)
+            said.append(wrong("Steps", Truth.TRUE, replace(found, came=f"{found.came}{others_too}")))
         return tuple(said)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harness.clock import SystemClock
@@ -111,8 +112,12 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
     for left in (paths.status, paths.known_registration, paths.proxy, paths.bug):
-        left.unlink(missing_ok=True)
-    await in_force.forget(paths)
+        failed += _removed(left)
+    try:
+        await in_force.forget(paths)
+    except HarnessError as error:
+        failed += 1
+        print(f"× {error.message}", file=sys.stderr)
     if paths.instance:
         shutil.rmtree(paths.run, ignore_errors=True)
     return 1 if failed else 0
@@ -133,6 +138,15 @@ async def _warn(redirect: Redirect, proxy: bool, paths: Paths) -> None:
             effect = "open connections through the proxy break, and what programs send to the cluster is no longer encrypted"
             text = f"‼ this takes the machine out of the mesh: {effect}; to go on as a member instead: {ways}"
             print(text, file=sys.stderr, flush=True)
+
+
+def _removed(left: Path) -> int:
+    try:
+        files.remove(left)
+    except HarnessError as error:
+        print(f"× {error.message}", file=sys.stderr)
+        return 1
+    return 0
 
 
 async def _try(what: str, step: Callable[[], Awaitable[object]], dry: bool) -> int:

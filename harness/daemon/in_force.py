@@ -63,4 +63,4 @@ async def forget(paths: Paths) -> None:
     except HarnessError:
         return  # systemd does not say; `meshexp cleanup` asks again
     if not shutting_down:
-        paths.in_force.unlink(missing_ok=True)
+        files.remove(paths.in_force)

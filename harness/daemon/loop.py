@@ -14,10 +14,10 @@ import structlog
 from harness import decode, tasks
 from harness.clock import Clock
 from harness.config import load, schema
-from harness.daemon import bugs, in_force, machine, needs, own_conditions, shutdown
+from harness.daemon import adoption, bugs, in_force, machine, needs, own_conditions, shutdown
 from harness.daemon.bring import Bringer, is_left
 from harness.daemon.bugs import Bugs
-from harness.daemon.compose import Part, compose
+from harness.daemon.compose import Part
 from harness.daemon.export import Exporter
 from harness.daemon.head_start import HeadStart
 from harness.daemon.in_force import InForce
@@ -85,12 +85,9 @@ class Daemon:
 
     async def _begin(self) -> None:
         """Takes over what a daemon before this one left in place on purpose: its registration, its proxy and its rules."""
-        self._parts = await compose(self.config, self._paths, self._clock, self._begun)
-        adopted = await self._parts.adopt(self.config.proxy.admin_port)
+        self._parts, adopted, redirected = await adoption.begin(self.config, self._paths, self._clock, self._begun)
         if adopted:
             self._log.info("the proxy of the daemon before this one goes on")
-        # Rules that a killed daemon left stay until there is a proxy again: without them all traffic would be plaintext.
-        redirected = adopted or await self._parts.redirect_in_place()
         self._progress = Progress(registration=self._begun.registration, redirected=redirected)
         self._publisher.was_ready = adopted
         self._route_events = kernel_events.watch_routes(self.wake)
@@ -254,11 +251,13 @@ class Daemon:
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
         wanted = part.want(want)
-        if part in (self._parts.proxy, self._parts.redirect) and is_left(self.config, self._progress):
+        left = is_left(self.config, self._progress)
+        if left and part in (self._parts.proxy, self._parts.redirect):
             return self._bringer.leave(part)
         # Without an identity or an address for a while nothing is asked of the controller; only a stop leaves.
         stays = part is self._parts.registration and wanted is None
-        condition = await self._bringer.bring(part, wanted, change=not stays)
+        keeps = left and part is self._parts.routes  # some of them may be what the controller told
+        condition = await self._bringer.bring(part, wanted, change=not stays, keeps=keeps)
         # Rules that cannot be looked at are as they were.
         if part is self._parts.redirect and (wanted is None or condition.truth is not Truth.UNKNOWN):
             self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)

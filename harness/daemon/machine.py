@@ -16,7 +16,7 @@ from typing import Any
 from harness.config import claims, load, schema
 from harness.daemon import needs
 from harness.desired import Machine, Others, workload_api
-from harness.errors import ConfigError, Fault, HarnessError
+from harness.errors import ConfigError, Fault, HarnessError, UnwritableError
 from harness.paths import Paths, configured
 from harness.specs import User
 from harness.system import addresses, files, process, redirect_exclusions, snapshot_reader
@@ -45,17 +45,20 @@ async def look(
     beside = load.others(paths)
     own = (config.proxy.admin_port, *((config.metrics.listen.port,) if config.metrics.listen else ()))
     theirs = (port for claim in beside for _, port in claim.ports)
+    identifier, unkept = instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname)
     excluded = await asyncio.to_thread(redirect_exclusions.exclusions, (*own, *theirs))
     return Machine(
         user=user,
         hostname=hostname,
-        instance_id=instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname),
+        instance_id=identifier,
+        unkept=unkept,
         addresses=config.workload.addresses or await _addresses(config) or addresses_before,
         anchors_pem=_anchors(config.controller.trust_anchors, anchors_before),
         workload_api=workload_api(config, paths),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
         ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
+        v6only=addresses.v6only(),
         dns_user=_dns_user(config),
         spire_server=spire_server,
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
@@ -129,21 +132,30 @@ def proxy_in_use(paths: Paths) -> Path:
 
 def read_cordon(paths: Paths) -> str | None:
     """The operator's reason; None when the machine is not cordoned."""
-    return str(files.read_json(paths.cordon).get("reason", "")) if paths.cordon.exists() else None
+    if not paths.cordon.exists():
+        return None
+    return str(files.read_json(paths.cordon).get("reason") or f"the reason in {paths.cordon} cannot be read")
 
 
-def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> str:
-    """Configured, else random and kept in the state directory, else (a container without a volume) the host name."""
+def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> tuple[str, UnwritableError | None]:
+    """Configured, else random and kept in the state directory, else (a container without a volume) the host name.
+
+    Also the host name where it cannot be kept: with the reason. It does no harm meanwhile: a machine that cannot keep its secret
+    does not register, and a member is known by that secret.
+    """
     if configured:
-        return configured
+        return configured, None
     with contextlib.suppress(HarnessError):  # lost, or of no use after a power loss: the registration's secret is what counts
         if _ID.fullmatch(found := files.bounded(kept).decode(errors="replace").strip()):
-            return found
+            return found, None
     if ephemeral:
-        return hostname
+        return hostname, None
     fresh = secrets.token_hex(16)
-    files.write(kept, fresh + "\n", mode=0o600)
-    return fresh
+    try:
+        files.write(kept, fresh + "\n", mode=0o600)
+    except UnwritableError as error:
+        return hostname, error
+    return fresh, None
 
 
 def ephemeral(paths: Paths) -> bool:
@@ -151,8 +163,8 @@ def ephemeral(paths: Paths) -> bool:
     container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or bool(os.environ.get("container"))  # noqa: SIM112 — written small
     if not container:
         return False
-    paths.state.mkdir(parents=True, exist_ok=True)
-    return paths.state.stat().st_dev == Path("/").stat().st_dev
+    place = next(folder for folder in (paths.state, *paths.state.parents) if folder.exists())
+    return place.stat().st_dev == Path("/").stat().st_dev
 
 
 def _anchors(path: str, before: str) -> str:

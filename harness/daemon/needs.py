@@ -23,6 +23,16 @@ _ANCHORS_HINT = "copy Linkerd's trust anchors there: the ca-bundle.crt of its Co
 class MissingError(ConfigError):
     """The configuration itself is right, but this machine lacks something that it needs."""
 
+    def __init__(self, faults: tuple[Fault, ...], config: schema.Config) -> None:
+        super().__init__(faults, "what the configuration needs of this machine")
+        self.config = config
+
+
+def lacking(config: schema.Config, environ: Mapping[str, str]) -> MissingError | None:
+    """What this machine still lacks; no file of the configuration is read for it."""
+    found = faults(config, environ)
+    return MissingError(found, config) if found else None
+
 
 def configuration(paths: Paths, environ: Mapping[str, str], *, new: bool = False) -> tuple[schema.Config, dict[str, Any]]:
     """The configuration, and its values as they were written. Blocking. Raises ConfigError with every fault.
@@ -32,7 +42,7 @@ def configuration(paths: Paths, environ: Mapping[str, str], *, new: bool = False
     """
     config, layers = load.load_with_origins(paths, environ)
     if found := (*faults(config, environ), *(_new_faults(config) if new else ())):
-        raise MissingError(found, "what the configuration needs of this machine")
+        raise MissingError(found, config)
     return config, layers.values
 
 

@@ -28,6 +28,8 @@ def added(
         came = "the controller tells other certificates, which are in use"
         found = problems.ANCHORS_BEHIND.found("reading controller.trust_anchors", came)
         behind.append(wrong("Anchors", Truth.TRUE, found))
+    if machine.unkept is not None:
+        behind.append(wrong("State", Truth.TRUE, problems.of_failure("keeping what a restart needs", machine.unkept)))
     if metrics_fault:
         behind.append(wrong("Metrics", Truth.TRUE, metrics_fault))
     return (*before, *parts, *behind, *bugs)

@@ -27,18 +27,19 @@ def run(paths: Paths, environ: Mapping[str, str], error: ConfigError | None) -> 
     """Until SIGHUP (a fresh process takes this one's place, and looks again) or SIGTERM.
 
     `error`: why it waits; None when nobody has configured anything. What this machine lacks is looked for again without a signal;
-    the files of a wrong configuration are read again only at SIGHUP, since somebody may still be writing them.
+    the files of the configuration are read again only at SIGHUP, since somebody may still be writing them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, early_signals.ALL)
     _tell(paths, error)
     while (received := _received()) is None:
         systemd.notify(WATCHDOG=1)
         if isinstance(error, needs.MissingError):
-            before, error = error, _look_again(paths, environ)
-            if error is None:
+            lacking = needs.lacking(error.config, environ)
+            if lacking is None:
                 break
-            if error.message != before.message:
-                _tell(paths, error)
+            if lacking.message != error.message:
+                _tell(paths, lacking)
+            error = lacking
     with contextlib.suppress(OSError):
         paths.status.unlink(missing_ok=True)
     if received in (None, signal.SIGHUP):
@@ -52,14 +53,6 @@ def _received() -> int | None:
     """The next signal that says something to a daemon that waits, or None when none came in time."""
     received = signal.sigtimedwait(early_signals.ALL, systemd.beat(LONGEST_SECONDS))
     return received.si_signo if received and received.si_signo not in (signal.SIGUSR1, signal.SIGUSR2) else None
-
-
-def _look_again(paths: Paths, environ: Mapping[str, str]) -> ConfigError | None:
-    try:
-        needs.configuration(paths, environ)
-    except ConfigError as error:
-        return error
-    return None
 
 
 def _tell(paths: Paths, error: ConfigError | None) -> None:

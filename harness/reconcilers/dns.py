@@ -181,7 +181,7 @@ class Dns:
                 self._dnsmasq.ready()
             case Stop():
                 await self._dnsmasq.stop(STOP_GRACE)
-                self._conf.unlink(missing_ok=True)
+                files.remove(self._conf)
             case Change(front, what):
                 await self._fronts[front].apply(what)
 

@@ -47,7 +47,7 @@ class Observed:
     """What runs, where a start would now take another binary."""
     certified_until: float = 0.0
     taken: tuple[int, ...] = ()
-    error: str = ""
+    error: UnavailableError | None = None  # why it could not be started
     refused: Found | None = None
     grace: float = KILL_RESERVE
     may_restart: bool = False
@@ -126,7 +126,7 @@ class Proxy:
         self._polling: asyncio.Task[None] | None = None
         self._certified_until = 0.0
         self._taken: tuple[int, ...] = ()
-        self._error = ""
+        self._error: UnavailableError | None = None
         self._grace = KILL_RESERVE
         self._may_restart = self._lost = False
 
@@ -205,7 +205,7 @@ class Proxy:
             return
         spec = action.spec
         self._may_restart = self._lost = False
-        self._running, self._certified_until, self._error = fingerprint(spec), 0.0, ""
+        self._running, self._certified_until, self._error = fingerprint(spec), 0.0, None
         self._taken = tuple(port for port in spec.ports if process.port_taken(port))
         self._program = program = proxy_program.find(spec.path, self._in_use)
         self._refused = await asyncio.to_thread(self._gate, Path(program.path))
@@ -218,7 +218,7 @@ class Proxy:
         try:
             child = await self._supervised.start(command)
         except UnavailableError as error:
-            self._error = error.message
+            self._error = error
             return
         self._watch_certificate(spec.admin_port)
         # A little after the timeout, or the cycle would find it not over.

@@ -62,8 +62,8 @@ def _not_started(desired: ProxySpec | None, observed: Observed) -> Found | None:
         ports = ", ".join(map(str, observed.taken))
         came = f"another process listens on {ports}"
         return problems.PROXY_PORT_TAKEN.found("taking the proxy's ports", came, port=observed.taken[0])
-    if observed.error:
-        return problems.PROXY_MISSING.found(f"starting {program}", observed.error)
+    if observed.error is not None:
+        return problems.of_failure(f"starting {program}", observed.error, problems.PROXY_MISSING)
     if child.crash_loop or child.state is State.BACKOFF:
         times = f"{child.exits} time{'' if child.exits == 1 else 's'}"
         came = f"has exited {times}, last with {_exit(child.last_exit)}; it is started again"

@@ -16,7 +16,7 @@ from typing import Protocol
 from harness import tasks
 from harness.backoff import Backoff
 from harness.clock import Clock
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnwritableError
 from harness.messages import Registration, RegistrationRequest, StateReport
 from harness.reconcilers import registration_condition
 from harness.reconcilers.kept_name import KeptName
@@ -56,7 +56,7 @@ class Observed:
     now: float = 0.0
     retry_at: float = 0.0
     silence: Silence | None = None
-    unkept: str = ""
+    unkept: UnwritableError | None = None
     failures: int = 0
 
 
@@ -241,7 +241,7 @@ class RegistrationKeeper:
             except HarnessError as error:
                 self._failed(error)
                 return
-            if self._kept.fault:
+            if self._kept.fault is not None:
                 self._kept.keep()
             if current.version != registration.version and self._view.registration is not None:
                 self._view = replace(self._view, registration=current)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import phrases, problems
-from harness.errors import HarnessError, InternalError
+from harness.errors import HarnessError
 from harness.problems import Found
 from harness.specs import RegistrationSpec
 from harness.status import Condition, Truth, wrong
@@ -31,8 +31,8 @@ def of(desired: RegistrationSpec | None, observed: Observed) -> Condition:
         text = f"registered as {registration.namespace}/{registration.name}"
         if error is not None:
             return wrong(NAME, Truth.TRUE, _found(observed, error), stands=text, counts=counts)
-        if observed.unkept:
-            found = problems.STEP_FAILED.found("keeping the registration for a restart", observed.unkept)
+        if observed.unkept is not None:
+            found = problems.of_failure("keeping the name for a restart", observed.unkept)
             return wrong(NAME, Truth.TRUE, found, stands=text)
         return Condition(NAME, Truth.TRUE, text)
     if error is not None:
@@ -47,11 +47,10 @@ def _found(observed: Observed, error: HarnessError) -> Found:
     match error:
         case UntrustedError():
             return problems.CONTROLLER_UNTRUSTED.found(tried, error.came, address=at)
-        case InternalError():
-            return problems.INTERNAL_ERROR.found(tried, error.came)
         case RefusedError():
             return problems.REGISTRATION_REFUSED.found(tried, error.came)
-    return problems.CONTROLLER_UNREACHABLE.found(tried, error.came, address=at, host=address.host if address else "")
+    host = address.host if address else ""
+    return problems.of_failure(tried, error, problems.CONTROLLER_UNREACHABLE, address=at, host=host)
 
 
 def _calling(observed: Observed) -> str:

@@ -40,6 +40,10 @@ class Change:
     verb: Verb
     what: Route | Rule
 
+    @property
+    def removes(self) -> bool:
+        return self.verb is Verb.DELETE
+
     def __str__(self) -> str:
         return f"{self.verb.value} {self.what}"
 

@@ -18,6 +18,15 @@ async def resolved(endpoint: HostPort) -> tuple[IPAddress, ...]:
     return tuple(_address(str(name)) for *_, (name, *_) in found)
 
 
+def v6only() -> bool:
+    """Whether a socket for `::` takes no IPv4 unless its program asks for that: the sysctl net.ipv6.bindv6only, as it counts."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            return bool(probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    except OSError:
+        return False  # there is no IPv6
+
+
 def source_of(target: IPAddress) -> IPAddress | None:
     """The local address that packets to `target` leave from; None when there is no way there. Nothing is sent."""
     family = socket.AF_INET if target.version == 4 else socket.AF_INET6

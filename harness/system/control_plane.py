@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 import httpx
 
-from harness import decode, tasks
+from harness import decode, reading, tasks
 from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.messages import SECRET_HEADER, ErrorBody, Registration, RegistrationRequest, StateReport
 from harness.specs import Target
-from harness.system import came_back, files
+from harness.system import came_back
 from harness.system.workload_api import Svid
 
 T = TypeVar("T")
 CONNECT_SECONDS, ANSWER_SECONDS, HOLD_LEAST_SECONDS = 3.0, 10.0, 0.5
-MOST_ANSWER_BYTES = files.MAX_BYTES
+MOST_ANSWER_BYTES = reading.MAX_BYTES
 """It is kept as a file of ours."""
 
 
@@ -57,7 +57,8 @@ class ControlPlane:
         return _body(Registration, await self._held.call(target, svid, "GET", path, secret, read_seconds=seconds))
 
     async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
-        await self._short.call(target, svid, "POST", f"{_path(registration)}/state", secret, body=decode.encode(report))
+        path, seconds = f"{_path(registration)}/state", max(margin_seconds(registration), HOLD_LEAST_SECONDS)
+        await self._short.call(target, svid, "POST", path, secret, body=decode.encode(report), most_seconds=seconds)
 
     async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None:
         await self._short.call(target, svid, "DELETE", _path(registration), secret)
@@ -73,8 +74,13 @@ def hold_seconds(registration: Registration) -> float:
     Enough of the lease is left then to call again: a connection whose packets are silently dropped is replaced before the
     cluster takes this machine for gone.
     """
-    promised = registration.report_seconds + min(ANSWER_SECONDS, registration.lease_seconds / 3)
+    promised = registration.report_seconds + margin_seconds(registration)
     return max(promised, HOLD_LEAST_SECONDS)  # one that promises nothing is heard all the same, when it has come to its senses
+
+
+def margin_seconds(registration: Registration) -> float:
+    """How long an answer may take that is not held. While a report hangs no other call begins, and a short lease would end."""
+    return min(ANSWER_SECONDS, registration.lease_seconds / 3)
 
 
 class _Connection:
@@ -91,13 +97,17 @@ class _Connection:
         secret: str = "",
         body: Any = None,
         read_seconds: float = ANSWER_SECONDS,
+        most_seconds: float | None = None,
     ) -> httpx.Response:
-        """The answer, which is a success; raises RefusedError, UntrustedError or TemporaryError otherwise."""
+        """The answer, which is a success; raises RefusedError, UntrustedError or TemporaryError otherwise.
+
+        `most_seconds`: for all of it; by default each step has its own limit.
+        """
         client = await self._connected(target, svid)
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
         headers = {"Accept-Encoding": "identity"} | ({SECRET_HEADER: secret} if secret else {})
         request = client.build_request(method, path, headers=headers, json=body, timeout=timeout)
-        most = CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
+        most = most_seconds or CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
         tried = f"{method} https://{target.address}{request.url.path}"
         try:
             response = await tasks.within(most, _answer(client, request))

@@ -6,15 +6,12 @@ import contextlib
 import fcntl
 import json
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness.errors import PermissionError_, TemporaryError, UnavailableError
-
-MAX_BYTES = 1 << 20
-"""Of a file that is read whole; the largest of ours, a registration, is bounded by messages.MAX_BODY_BYTES."""
+from harness import reading
+from harness.errors import PermissionError_, TemporaryError, UnavailableError, UnwritableError
 
 
 def write(path: Path, text: str, *, mode: int) -> None:
@@ -30,7 +27,15 @@ def write(path: Path, text: str, *, mode: int) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             fresh.unlink()
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None
+        raise UnwritableError(path, error) from None
+
+
+def remove(path: Path) -> None:
+    """Also when it is not there. Raises UnwritableError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnwritableError(path, error, "removed") from None
 
 
 def sync(path: Path) -> None:
@@ -51,37 +56,23 @@ def overwrite(path: Path, text: str) -> None:
             file.write(content)
             file.truncate(len(content))
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None
+        raise UnwritableError(path, error) from None
 
 
 def text(path: Path) -> str | None:
     """What is in `path`; None when it is not there or cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        return reading.content(path).decode("utf-8", "surrogateescape")
     except OSError:
         return None
 
 
 def bounded(path: Path) -> bytes:
-    """All of a plain file that has at most MAX_BYTES. Raises UnavailableError, which names the file."""
+    """As reading.content. Raises UnavailableError, which names the file."""
     try:
-        return _content(path)
+        return reading.content(path)
     except OSError as error:
         raise UnavailableError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UnavailableError(f"{path} cannot be read: {error}") from None
-
-
-def _content(path: Path) -> bytes:
-    """Raises OSError, and ValueError with the reason. A pipe in the file's place does not hold us up."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no plain file")
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES} bytes")
-    return content
 
 
 def write_json(path: Path, data: Any, *, mode: int) -> None:
@@ -89,9 +80,9 @@ def write_json(path: Path, data: Any, *, mode: int) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """What is in `path`. Raises OSError, and ValueError with the reason when it is too large, no plain file, or no JSON."""
+    """What is in `path`. Raises OSError, and ValueError with the reason when it is no JSON."""
     try:
-        return json.loads(_content(path).decode("utf-8"), parse_constant=_no_number)
+        return json.loads(reading.text(path), parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -112,7 +103,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_line(path: Path | None) -> str | None:
     """The text of a file of one line; None when it is not there, cannot be read, or is empty."""
     try:
-        return (path.read_text(encoding="utf-8").strip() or None) if path is not None else None
+        return (reading.text(path).strip() or None) if path is not None else None
     except (OSError, ValueError):
         return None
 
@@ -129,7 +120,7 @@ def identity(path: Path) -> str:
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock on `path`."""
     try:
-        with path.open() as file:
+        with reading.opened(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -153,7 +144,7 @@ def _in_the_kernels_list(path: Path) -> bool:
 
 def open_lock(path: Path) -> TextIO:
     """A lock's file, which only its owner may open: whoever can open it can hold the lock. Raises OSError."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600), "r+")
     os.fchmod(file.fileno(), 0o600)  # one of an older release was open to all
     return file
 
@@ -172,10 +163,9 @@ def lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip()
+            pid = read_line(path)
             raise TemporaryError(f"another meshexp-harness runs here already (pid {pid})", "`meshexp status` shows it") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock counts, and who holds it is only told
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         yield

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from harness import reading
 from harness.errors import UnavailableError
 from harness.system import oci
 
@@ -19,7 +20,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115 — closed by __exit__
+            self._file = reading.opened(path)
+            self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 — closed by __exit__
             self._members = {member.name.removeprefix("./"): member for member in self._tar}
         except tarfile.TarError as error:
             raise UnavailableError(f"{path} is no readable tar archive: {error}", "unpack gzip first") from None
@@ -30,6 +32,7 @@ class Archive:
 
     def __exit__(self, *_: object) -> None:
         self._tar.close()
+        self._file.close()
 
     def image(self, architecture: str) -> oci.Image:
         if "index.json" in self._members:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from harness import freshness, tasks
-from harness.errors import ConfigError, Fault, UnavailableError
+from harness.errors import ConfigError, Fault, UnavailableError, UnwritableError
 from harness.specs import User
 from harness.system import files, procfs
 
@@ -121,7 +121,7 @@ class Child:
         code = await self._process.wait()
         if self._output:
             await asyncio.wait(self._output, timeout=1.0)
-        self._record.unlink(missing_ok=True)
+        _forget(self._record)
         return code
 
     async def stop(self, grace: float) -> int:
@@ -236,8 +236,14 @@ def orphans(records: Path) -> tuple[Orphan, ...]:
         if (orphan := recorded(record)) is not None:
             found.append(orphan)
         else:
-            record.unlink(missing_ok=True)
+            _forget(record)
     return tuple(found)
+
+
+def _forget(record: Path) -> None:
+    """What cannot be removed, such as a folder in its place, is named at the next start of that child."""
+    with contextlib.suppress(UnwritableError):
+        files.remove(record)
 
 
 def recorded(record: Path) -> Orphan | None:
@@ -259,6 +265,6 @@ async def end(orphan: Orphan, grace: float) -> None:
             os.killpg(orphan.pid, number)
         for _ in range(int(seconds / 0.02) + 1):
             if start_time(orphan.pid) != started:
-                orphan.record.unlink(missing_ok=True)
+                _forget(orphan.record)
                 return
             await asyncio.sleep(0.02)

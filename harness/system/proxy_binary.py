@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from harness import problems, proxy_release
+from harness import problems, proxy_release, reading
 from harness.errors import UnavailableError
 
 SECONDS = 10.0  # it takes 10 ms
@@ -65,7 +65,7 @@ def problem_of(path: Path) -> problems.Found | None:
 
 def asked(path: Path) -> proxy_release.Release | None:
     """As `release_of`. A script (a wrapper, a stand-in) is not asked, and tells none. Raises OSError when it cannot be read."""
-    with path.open("rb") as file:
+    with reading.opened(path) as file:
         program = file.read(4) == b"\x7fELF"
     return release_of(path) if program else None
 
@@ -78,7 +78,7 @@ def _hint(text: str) -> str:
 
 def check_architecture(path: Path) -> None:
     """Raises UnavailableError unless it is this interpreter's own; a script is let through (a stand-in, a wrapper)."""
-    with path.open("rb") as file, Path("/proc/self/exe").open("rb") as own:
+    with reading.opened(path) as file, reading.opened(Path("/proc/self/exe")) as own:
         head, here = file.read(20), own.read(20)
     # Bytes 4, 5 and 18 of an ELF header: word size, byte order, machine.
     if head[:2] != b"#!" and (head[:6], head[18:20]) != (here[:6], here[18:20]):

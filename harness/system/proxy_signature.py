@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UnavailableError
+from harness.system import files
 from harness.system.oci import IntegrityError
-
-MAX_BYTES = 1 << 20
 
 
 def verify(digests: Iterable[str], signature: Path, key: Path) -> None:
@@ -29,7 +28,7 @@ def verify(digests: Iterable[str], signature: Path, key: Path) -> None:
         raise UnavailableError(
             "a signature cannot be verified without cryptography", "apt install python3-cryptography"
         ) from None
-    public, data, known = _public_key(key), _read(signature), tuple(digests)
+    public, data, known = _public_key(key), files.bounded(signature), tuple(digests)
     cosign = _cosign(data)
     for body, payload in cosign:
         try:
@@ -55,20 +54,12 @@ def _public_key(path: Path) -> Any:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        key = serialization.load_pem_public_key(_read(path))
+        key = serialization.load_pem_public_key(files.bounded(path))
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise UnavailableError(f"{path} is no ECDSA P-256 public key in PEM form", "such as cosign.pub")
     return key
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES)
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _cosign(data: bytes) -> list[tuple[bytes, bytes]]:

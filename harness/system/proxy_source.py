@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from harness import reading
 from harness.errors import UnavailableError
 from harness.system import oci, oci_archive, oci_registry
 
@@ -44,9 +45,10 @@ def opened(text: str, insecure: bool) -> Iterator[Source]:
 @contextlib.contextmanager
 def _file(path: Path, architecture: str) -> Iterator[Source]:
     try:
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             whole = oci.Descriptor(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", file.tell())
-            is_archive = tarfile.is_tarfile(path)
+            file.seek(0)
+            is_archive = tarfile.is_tarfile(file)
     except OSError as error:
         raise UnavailableError(f"{path} cannot be read: {error.strerror}") from None
     if not is_archive:
@@ -59,7 +61,7 @@ def _file(path: Path, architecture: str) -> Iterator[Source]:
 
 def _copy(path: Path, wanted: oci.Descriptor, into: IO[bytes]) -> None:
     """Checks again: the file may have been changed since its digest was taken."""
-    with path.open("rb") as file:
+    with reading.opened(path) as file:
         reader = oci.Checked(iter(lambda: file.read(oci.CHUNK), b""), wanted)
         while chunk := reader.read(oci.CHUNK):
             into.write(chunk)

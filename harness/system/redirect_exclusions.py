@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.rules import merge_ports
+from harness.system import files
 from harness.values import PortRange
 
 SSH = 22
@@ -57,12 +58,8 @@ def _ranges(ports: Iterable[int]) -> tuple[PortRange, ...]:
 
 def configured_ssh_ports(root: Path = Path("/")) -> frozenset[int]:
     """Every port that any of sshd's files names, also inside a Match or by socket activation: too many is the safe side."""
-    texts = [
-        file.read_text(errors="replace")
-        for folder, patterns in _FILES.items()
-        for pattern in patterns
-        for file in (root / folder).glob(pattern)
-    ]
+    found = (file for folder, patterns in _FILES.items() for pattern in patterns for file in (root / folder).glob(pattern))
+    texts = [text for file in found if (text := files.text(file)) is not None]  # what root cannot read, sshd cannot either
     return frozenset(
         int(port) for text in texts for regex in (_PORT, _LISTEN_ADDRESS, _LISTEN_STREAM) for port in regex.findall(text)
     )

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from harness.errors import TemporaryError
+from harness.errors import TemporaryError, UnwritableError
 
 _RETRY_SECONDS = 0.05
 
@@ -19,14 +19,14 @@ _RETRY_SECONDS = 0.05
 async def exclusive(file: Path, seconds: float) -> AsyncIterator[None]:
     """Holds `file` (only root can open it). A file system that takes no lock file has no second harness either, and is let pass.
 
-    Raises TemporaryError when another change has not ended after `seconds`.
+    Raises TemporaryError when another change has not ended after `seconds`, and UnwritableError.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno != errno.EROFS:
-            raise
+            raise UnwritableError(file, error) from None
         yield
         return
     try:

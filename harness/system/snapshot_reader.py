@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from harness import freshness, status_fields
+from harness.paths import LOCK
+from harness.status import Phase
 from harness.system import files, procfs
 
 PIDS = 2**22
@@ -15,6 +18,14 @@ PIDS = 2**22
 
 def read(path: Path, instance: str = "") -> dict[str, Any]:
     """What a daemon says in `path` if that counts; otherwise phase Stopped or Unknown, and why in `message`. Raises nothing."""
+    found = _read(path, instance)
+    if found["phase"] != Phase.STOPPED.text or not files.is_locked(path.with_name(LOCK)):
+        return found
+    why = _no_room(path)
+    return freshness.unreadable(f"a daemon runs here and cannot say how things stand: {why}") if why else found
+
+
+def _read(path: Path, instance: str) -> dict[str, Any]:
     try:
         data = files.load_json(path)
         if fault := status_fields.fault(data):
@@ -28,8 +39,25 @@ def read(path: Path, instance: str = "") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         return freshness.unreadable(f"{path} cannot be read: {_reason(error)}; `meshexp check` looks at the rest")
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    ways = freshness.Ways(lambda: start(instance), lambda: _restart(data["pid"], instance))
+    ways = freshness.Ways(lambda: start(instance), lambda: _restart(data["pid"], instance), lambda: _no_room(path))
     return freshness.judged(data, procfs.look(data["pid"]), uptime, ways)
+
+
+def _no_room(path: Path) -> str:
+    """Why nobody could write another snapshot there; empty when one could."""
+    folder = path.parent
+    try:
+        system = os.statvfs(folder)
+        needed = (path.stat().st_size if path.exists() else 0) + system.f_frsize
+    except OSError:
+        return ""
+    if system.f_flag & os.ST_RDONLY:
+        return f"{folder} is read-only; `findmnt -T {folder}` shows it"
+    if system.f_bfree * system.f_frsize < needed:
+        return f"the disk at {folder} is full; `df -h {folder}` shows it"
+    if system.f_files and not system.f_ffree:
+        return f"the disk at {folder} has no inode left; `df -i {folder}` shows it"
+    return ""
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import phrases, problems, spire
-from harness.errors import UnavailableError
+from harness.errors import UnavailableError, UnwritableError
 from harness.paths import Paths
 from harness.problems import Found
 from harness.specs import IdentitySpec, SpireAgent, SpireServer, User
@@ -104,7 +104,7 @@ class Spire:
         folder, domain = self._run / "server", spec.spiffe_id.trust_domain
         data = self._data("server", server.user, domain.encode() + signing.data)
         _folder(self.admin_socket.parent, server.user, 0o770)
-        _give(folder / "node.crt", (self._run / "agent" / "node.crt").read_text(), server.user)
+        _give(folder / "node.crt", _made(self._run / "agent" / "node.crt"), server.user)
         cold = not (data / "datastore.sqlite3").exists() or self._entry_made() != _entry_text(spec, data)
         config = spire.Server(
             trust_domain=domain,
@@ -137,7 +137,7 @@ class Spire:
             raise PreparationError(found) from None
         local = spec.server is not None
         # What our own server has in use: anchors that it refused would not lead to it.
-        anchors = (self._run / "server" / "bundle.pem").read_text() if local else spec.anchors_pem
+        anchors = _made(self._run / "server" / "bundle.pem") if local else spec.anchors_pem
         _give(folder / "anchors.pem", anchors, agent.user)
         _folder(Path(spec.socket).parent, agent.user, 0o775)
         if local:
@@ -168,12 +168,10 @@ class Spire:
     def _origin(self) -> str:
         """Of an agent's trust: our server's data, and the anchors that it has in use."""
         data = sorted(folder.name for folder in self._state.glob("server-*"))
-        return hashlib.sha256(f"{data} {(self._run / 'server' / 'bundle.pem').read_text()}".encode()).hexdigest()
+        return hashlib.sha256(f"{data} {_made(self._run / 'server' / 'bundle.pem')}".encode()).hexdigest()
 
     def _entry_made(self) -> str:
-        with contextlib.suppress(OSError):
-            return (self._state / "entry").read_text()
-        return ""
+        return files.text(self._state / "entry") or ""
 
     def remove(self) -> None:
         """What holds keys and means nothing after a stop."""
@@ -240,17 +238,26 @@ def _folder(path: Path, user: User, mode: int) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PreparationError(_failing(f"making {path}", str(error.strerror))) from None
+        unwritable = UnwritableError(path, error, "made")
+        raise PreparationError(problems.of_failure(f"making {path}", unwritable)) from None
     _own(path, user, mode)
     return path
+
+
+def _made(path: Path) -> str:
+    """What an earlier step has put there."""
+    try:
+        return files.bounded(path).decode("ascii")
+    except (UnavailableError, ValueError) as error:
+        raise PreparationError(_failing(f"reading {path}", _reason(error))) from None
 
 
 def _give(path: Path, text: str, reader: User) -> None:
     """Root's file, which the reader's group may read."""
     try:
         files.write(path, text, mode=0o600)
-    except UnavailableError as error:
-        raise PreparationError(_failing(f"giving {path.name} to SPIRE", error.message)) from None
+    except UnwritableError as error:
+        raise PreparationError(problems.of_failure(f"giving {path.name} to SPIRE", error)) from None
     _own(path, reader)
 
 

@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from harness import reading
 from harness.errors import UnavailableError
 from harness.system import proxy_binary
 from harness.system.spire import AGENT, SERVER
@@ -20,7 +21,7 @@ def install(archive: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
     made: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(archive) as tar:
+        with reading.opened(archive) as file, tarfile.open(fileobj=file) as tar:
             members = {Path(member.name).name: member for member in tar if member.isfile() and "/bin/" in f"/{member.name}"}
             for name in (SERVER, AGENT):
                 if name not in members:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from harness import values
+from harness import reading, values
 from harness.errors import ConfigError, Fault
 from harness.system import workload_api_der as der
 from harness.system.workload_api import Svid
@@ -97,7 +97,7 @@ def load(certificates: Path, key: Path, now: float) -> Authority:
 
 def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
     try:
-        found = _PEM.findall(path.read_bytes())
+        found = _PEM.findall(reading.content(path))
         chain = tuple(x509.load_pem_x509_certificate(pem) for pem in found)
     except OSError as error:
         raise _fault("--ca-cert", f"{path}: {error.strerror}") from None
@@ -110,7 +110,7 @@ def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
 
 def _load_key(path: Path) -> _CaKey:
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(reading.content(path), password=None)
     except OSError as error:
         raise _fault("--ca-key", f"{path}: {error.strerror}") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted

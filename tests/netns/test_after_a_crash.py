@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.daemon_support import ruleset, vm_fixture  # noqa: F401
-from tests.mesh import Mesh
+from tests.mesh import NODE, Mesh
 from tests.netns import test_waiting as waiting
 
 TABLE = "table inet meshexp"
@@ -57,6 +58,30 @@ def test_rules_stay_until_the_controller_tells_what_they_are_to_be(vm: Mesh, lef
     assert ruleset(vm) == before
     assert vm.stop("harness") == 0
     assert TABLE not in ruleset(vm)
+
+
+def test_routes_that_the_controller_told_stay_until_it_answers(vm: Mesh) -> None:
+    """What it told is lost. Configured ones that are missing come back meanwhile: the way to the controller may be one."""
+    told = "10.44.0.0/24"
+    facts = {"pod_routes": [{"pod_cidr": told, "via": NODE}]}
+    (vm.folder / "facts.yaml").write_text(yaml.safe_dump(facts))
+    vm.start_controller(facts=f"{vm.folder}/facts.yaml")
+    vm.start_daemon()
+    vm.wait_ready()
+    before = vm.vm.run("ip", "route", "show", "proto", "77")
+    assert told in before and "10.42.0.0/24" in before
+    vm.stop("controller", signal.SIGKILL)
+    vm.stop("harness", signal.SIGKILL)
+    (vm.folder / "run/registration.json").unlink()
+    vm.vm.run("ip", "route", "del", "10.42.0.0/24", "proto", "77")
+    vm.start_daemon()
+    vm.wait_problem("Registration", "controller-unreachable")
+    vm.wait(lambda: "left as the daemon before this one" in vm.condition("Redirected").get("message", ""))
+    assert vm.vm.run("ip", "route", "show", "proto", "77") == before
+    (vm.folder / "facts.yaml").write_text("{}")
+    vm.start_controller(facts=f"{vm.folder}/facts.yaml")
+    vm.wait_ready()
+    assert told not in vm.vm.run("ip", "route", "show", "proto", "77"), "the cluster has it no longer"
 
 
 def test_a_full_state_directory_does_not_keep_a_member_out(vm: Mesh) -> None:

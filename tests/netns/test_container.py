@@ -113,6 +113,40 @@ def test_a_killed_daemon_is_followed_by_another_under_the_same_rules(vm: Mesh) -
     assert rules(vm) == before
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "lost"])
+def test_a_crash_while_the_configuration_is_wrong_ends_no_member(vm: Mesh, kept: bool) -> None:
+    """It goes on with the configuration that was in force; without that it is tried again, and all it sends is refused."""
+    vm.start_controller()
+    start(vm, "sh", "-c", WORKLOAD)
+    vm.wait(lambda: RUNS in said(vm))
+    vm.wait_ready()
+    before = rules(vm)
+    bad = vm.folder / "etc/harness.d/99-bad.yaml"
+    bad.write_text("nope: such key\n")
+    if not kept:
+        (vm.folder / "state/configuration.json").unlink()
+    signal_daemon(vm, signal.SIGKILL)
+    if kept:
+        vm.wait_problem("Configuration", "config-reload-failed")
+        vm.wait(lambda: bool(vm.status()["ready"]))
+    else:
+        vm.wait(lambda: said(vm).count("the daemon has ended with 78") >= 2)
+        assert "nope: unknown key" in said(vm)
+    assert rules(vm) == before
+    bad.unlink()
+    if kept:
+        send(vm, 1, signal.SIGHUP)
+    vm.wait_ready()
+    assert vm.condition("Configuration") == {}
+    assert vm.processes["container"].poll() is None and said(vm).count(RUNS) == 1
+
+
+def test_a_first_configuration_that_is_wrong_ends_the_container(vm: Mesh) -> None:
+    start(vm, "sh", "-c", WORKLOAD, outbound="mash")
+    assert vm.processes["container"].wait(60) == 78
+    assert "redirect.outbound" in said(vm) and RUNS not in said(vm)
+
+
 def test_a_daemon_that_is_told_to_stop_ends_the_container(vm: Mesh) -> None:
     """Its redirect goes with it: the workload would go on in plaintext."""
     vm.start_controller()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,21 @@ def test_connections_that_carry_nothing_any_more_are_replaced_before_the_lease_e
     assert "Unreachable" not in (vm.folder / "controller.log").read_text()
 
 
+def test_a_report_that_hangs_does_not_let_a_short_lease_end(vm: Mesh) -> None:
+    """The answer to it is lost with the connections, when the machine has something to say."""
+    started(vm, lease=6)
+    ports = re.findall(r":(\d+)\s+\S+:8081\b", vm.vm.run("ss", "-tnH", "state", "established"))
+    either = ", ".join(ports)
+    cut(vm, f"tcp sport {{ {either} }}", f"tcp dport {{ {either} }}")
+    failed = vm.status()["calls"]["hold"]["failed"]
+    (vm.folder / "state/cordon.json").write_text(json.dumps({"reason": "by a test"}))
+    vm.processes["harness"].send_signal(signal.SIGUSR2)
+    vm.wait(lambda: vm.status()["calls"]["hold"]["failed"] > failed, SOON)
+    vm.wait(lambda: (vm.status()["reported"] or {}).get("reason") == "Cordoned", SOON)
+    assert "lease-lapsed" not in (vm.folder / "harness.log").read_text()
+    assert "Unreachable" not in (vm.folder / "controller.log").read_text()
+
+
 def test_a_stopped_daemon_is_not_ready_whoever_asks(vm: Mesh) -> None:
     started(vm)
     daemon = vm.processes["harness"]
@@ -118,19 +134,19 @@ def test_a_stopped_daemon_is_not_ready_whoever_asks(vm: Mesh) -> None:
 
 
 def test_a_daemon_that_hangs_is_not_ready(vm: Mesh) -> None:
-    """Its process runs as ever: it waits for a file that somebody has put among its configuration."""
-    started(vm)
-    pipe = vm.folder / "etc" / "harness.d" / "99-pipe.yaml"
-    pipe.parent.mkdir(exist_ok=True)
-    os.mkfifo(pipe)
-    daemon = vm.processes["harness"]
-    daemon.send_signal(signal.SIGHUP)
+    """Its process runs as ever, but one step of it does not end."""
+    vm.start_controller(lease=f"{LEASE}s")
+    faults = vm.folder / "faults"
+    faults.mkdir()
+    daemon = vm.start("harness", vm.vm, sys.executable, "-s", "-m", "tests.faulty", str(faults), "run")
+    vm.wait_ready()
+    (faults / "cycle.hang").touch()
+    daemon.send_signal(signal.SIGUSR2)
     vm.wait(lambda: is_unknown(vm), SOON)
     message = told(vm)[1]["message"]
     assert re.search(rf"\(pid {daemon.pid}\) has not written for \d+ s: it hangs \(state [SD]\); `", message), message
     assert vm.meshexp("status", "--local").returncode == 1
-    pipe.write_text("")
-    pipe.unlink()
+    (faults / "cycle.hang").unlink()
     vm.wait(lambda: told(vm)[0] == 0)
 
 

@@ -99,6 +99,13 @@ def test_what_the_machine_lacks_is_named_at_once_and_looked_for_again(vm: Mesh) 
     reload(vm)
     vm.wait(lambda: "proxy.user" not in str(vm.condition("Configuration")))
     waits(vm, "controller.trust_anchors")
+    file = vm.folder / "etc/harness.yaml"
+    right = file.read_text()
+    file.write_text("workload: [half")
+    anchors.write_text("not yet")
+    vm.wait(lambda: "no usable PEM" in str(vm.condition("Configuration")))
+    assert "harness.yaml" not in str(vm.condition("Configuration")), "somebody may be writing it"
+    file.write_text(right)
     anchors.write_text((vm.folder / "certs/ca.crt").read_text())
     vm.wait_ready()
 
@@ -189,6 +196,33 @@ def test_a_reload_takes_nothing_that_does_not_work_here(vm: Mesh) -> None:
     reload(vm)
     vm.wait_ready()
     assert vm.condition("Configuration") == {} and vm.status()["children"]["proxy"]["pid"] == proxy
+
+
+def test_what_cannot_be_read_as_a_file_holds_up_neither_a_reload_nor_a_start(vm: Mesh) -> None:
+    vm.start_controller()
+    start(vm)
+    vm.wait_ready()
+    drop_in = vm.folder / "etc/harness.d/99-x.yaml"
+    drop_in.parent.mkdir()
+    for how in ("a folder", "a pipe", "garbage", "bytes", "huge"):
+        MAKE[how](drop_in)
+        is_refused(vm, str(drop_in))
+        vm.stop("harness", signal.SIGKILL)
+        (vm.folder / "run/status.json").unlink()
+        start(vm)
+        vm.wait_problem("Configuration", "config-reload-failed")
+        vm.wait(lambda: bool(vm.status()["ready"]))
+        drop_in.rmdir() if drop_in.is_dir() else drop_in.unlink()
+    reload(vm)
+    vm.wait_ready()
+    assert vm.condition("Configuration") == {}
+
+
+def test_a_machine_that_is_no_member_waits_and_names_it(vm: Mesh) -> None:
+    (vm.folder / "etc/harness.yaml").replace(vm.folder / "right.yaml")
+    os.mkfifo(vm.folder / "etc/harness.yaml")
+    start(vm)
+    waits(vm, "harness.yaml", "it is a pipe")
 
 
 def test_a_member_that_is_restarted_with_a_bad_configuration_goes_on_with_the_one_it_had(vm: Mesh) -> None:

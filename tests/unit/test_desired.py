@@ -196,6 +196,20 @@ class TestProxyEnvironment:
         assert found["LINKERD2_PROXY_INBOUND_LISTEN_ADDR"] == "[::]:4143"
         assert found["LINKERD2_PROXY_OUTBOUND_LISTEN_ADDRS"] == "127.0.0.1:4140,[::1]:4140"
 
+    @pytest.mark.parametrize(
+        ("ipv6", "v6only", "own", "listens"),
+        [
+            (True, False, "10.9.0.2", "[::]:4143"),
+            (True, True, "10.9.0.2", "0.0.0.0:4143"),
+            (True, True, "fd09::2", "[::]:4143"),
+            (False, False, "10.9.0.2", "0.0.0.0:4143"),
+        ],
+    )
+    def test_it_listens_where_peers_know_the_machine(self, ipv6: bool, v6only: bool, own: str, listens: str) -> None:
+        machine = builders.machine(ipv6=ipv6, v6only=v6only, addresses=(ipaddress.ip_address(own),))
+        proxy = desired(builders.config(), machine, builders.progress()).proxy
+        assert proxy is not None and dict(proxy.env)["LINKERD2_PROXY_INBOUND_LISTEN_ADDR"] == listens
+
     def test_what_would_break_it_is_never_set(self) -> None:
         """LOCAL_NAME overrides the SPIFFE id, even when empty; without profile networks direct pod traffic is plaintext."""
         found = self.environment()

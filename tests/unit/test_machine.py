@@ -19,11 +19,11 @@ from tests.snapshots import snapshot
 
 def test_the_instance_id(tmp_path: Path) -> None:
     kept = tmp_path / "instance-id"
-    assert machine.instance_id("configured", kept, False, "host") == "configured"
-    assert machine.instance_id(None, kept, True, "host") == "host", "a container without a volume"
-    fresh = machine.instance_id(None, kept, False, "host")
+    assert machine.instance_id("configured", kept, False, "host") == ("configured", None)
+    assert machine.instance_id(None, kept, True, "host") == ("host", None), "a container without a volume"
+    fresh, _ = machine.instance_id(None, kept, False, "host")
     assert len(fresh) == 32
-    assert machine.instance_id(None, kept, False, "host") == fresh
+    assert machine.instance_id(None, kept, False, "host") == (fresh, None)
     assert kept.stat().st_mode & 0o777 == 0o600
 
 

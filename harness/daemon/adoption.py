@@ -1,0 +1,29 @@
+"""How a daemon begins: its parts are put together, and take over what the daemon before this one has left."""
+
+from __future__ import annotations
+
+import contextlib
+
+from harness.clock import Clock
+from harness.config import schema
+from harness.daemon.compose import Parts, compose
+from harness.daemon.head_start import HeadStart
+from harness.paths import Paths
+
+
+async def begin(config: schema.Config, paths: Paths, clock: Clock, begun: HeadStart) -> tuple[Parts, bool, bool]:
+    """The parts, whether a proxy was taken over, and whether rules are in place."""
+    parts = await compose(config, paths, clock, begun)
+    return parts, *await take_over(parts, config.proxy.admin_port)
+
+
+async def take_over(parts: Parts, admin_port: int) -> tuple[bool, bool]:
+    """After a failure nothing of it goes on, such as the watch over a proxy: the next try takes over from nothing."""
+    with contextlib.ExitStack() as failed:
+        for release in parts.release:
+            failed.callback(release)
+        adopted = await parts.adopt(admin_port)
+        # Rules that a killed daemon left stay until there is a proxy again: without them all traffic would be plaintext.
+        redirected = adopted or await parts.redirect_in_place()
+        failed.pop_all()
+    return adopted, redirected
