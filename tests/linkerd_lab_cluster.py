@@ -24,7 +24,7 @@ import yaml
 from demo.machine import BRIDGE
 from tests import linkerd_lab_pki as pki
 from tests.kubernetes_build import kubectl_environment
-from tests.linkerd_lab_box import PATH, Box, box
+from tests.linkerd_lab_box import PATH, Box, box, bring_built
 from tests.waiting import wait
 
 NODE, POD_GATEWAY, IDENTITY, DESTINATION = "10.77.0.1", "10.42.0.1", "10.42.0.11", "10.42.0.12"
@@ -126,6 +126,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         node = stack.enter_context(box("node", folder / "node", NODE))
         pods = {name: stack.enter_context(box(name, folder / name, POD_GATEWAY)) for name in ("identity", "destination")}
         made = Cluster(folder, node, pods)
+        bring_built(node)
         _network(made)
         pki_made.result()
         manifests = pool.submit(_linkerd_manifests, made.pki)
