@@ -39,7 +39,7 @@ release: .setup-package
 images: deb
 	docker/build $(ARGS)
 
-# What docs/playground.md needs and, where it is all here, the whole of it; ARGS=--check only looks.
+# docs/playground.md, each step verified. ARGS=--check only looks whether all is here; ARGS=teardown removes all of it.
 playground:
 	@deploy/playground/walk $(ARGS)
 
