@@ -1,7 +1,7 @@
 """Asks the Faces page for cells, as a browser does, until the answers are as expected; run by `verify` in a container.
 
     ask.py SECONDS EXPECTATION...       exit code 1 when they are not within SECONDS; what came back is printed
-    ask.py --for SECONDS EXPECTATION... asks for so long, and judges all of the answers once
+    ask.py --for SECONDS EXPECTATION... asks for so long from the line "asking" on, and judges all of the answers once
 
 name=NAME       the cluster's DNS knows NAME
 face=none       face does not answer: the page shows a frowning face on purple
@@ -137,6 +137,9 @@ def main(words: list[str]) -> int:
     set_routes()
     once = words[0] == "--for"
     seconds, *expectations = words[1:] if once else words
+    if once:
+        gather(THREADS, time.monotonic() + TIMEOUT)
+        print("asking", flush=True)
     end = time.monotonic() + float(seconds)
     names = [expectation.partition("=")[2] for expectation in expectations if expectation.startswith("name=")]
     number = SHARE_NUMBER if any(expectation.startswith("share=") for expectation in expectations) else NUMBER

@@ -59,6 +59,7 @@ class Kubelet:
     pods: dict[str, Pod] = field(default_factory=dict)
     fault: BaseException | None = None
     _rules: str = ""
+    _slices: dict[str, list[Any]] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -168,15 +169,15 @@ class Kubelet:
             w["spec"]["workloadIPs"][0]["ip"]: (w["metadata"]["labels"].get("service"), is_ready(w))
             for w in self.api.items(WORKLOADS)
         }
-        ways = []
+        ways, slices = [], []
         for service in services:
             name, address = service["metadata"]["name"], service["spec"]["clusterIP"]
             selected = service["spec"]["selector"].get("service")
             pods = {pod.address: True for key, pod in self.pods.items() if key.rpartition("-")[0] == selected}
             theirs = {ip: ready for ip, (label, ready) in machines.items() if label == selected}
-            self._slice(name, "pods", "endpointslice-controller.k8s.io", pods)
+            slices.append((name, "pods", "endpointslice-controller.k8s.io", pods))
             if not self.real:
-                self._slice(name, "machines", "linkerd-external-workloads-controller", theirs)
+                slices.append((name, "machines", "linkerd-external-workloads-controller", theirs))
             targets = [ip for ip, ready in {**pods, **theirs}.items() if ready]
             if targets:
                 chosen = ", ".join(f"{number} : {ip}" for number, ip in enumerate(targets))
@@ -186,7 +187,10 @@ class Kubelet:
             record = self.cluster.folder / "dns" / f"{name}.{NAMESPACE}.svc.cluster.local"
             if not record.exists() or not record.read_text().startswith(f"{address} "):
                 self.cluster.name(record.name, address)
+        # First the way: a machine that leaves waits only some seconds for that.
         self._lead(ways)
+        for one in slices:
+            self._slice(*one)
 
     def _slice(self, service: str, part: str, manager: str, endpoints: Mapping[str, bool]) -> None:
         where, name = f"{SLICES}/namespaces/{NAMESPACE}/endpointslices", f"{service}-{part}"
@@ -195,15 +199,16 @@ class Kubelet:
             {"addresses": [ip], "conditions": {"ready": ready, "serving": ready}, "targetRef": _reference(names.get(ip))}
             for ip, ready in sorted(endpoints.items())
         ]
-        found = self.api.call("GET", f"{where}/{name}")
-        if found and (found["endpoints"] or []) == listed:
+        if self._slices.get(name) == listed:
             return
+        found = self.api.call("GET", f"{where}/{name}")
         labels = {"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": manager}
         ports = [{"name": "", "port": PORT, "protocol": "TCP"}]
         made: dict[str, Any] = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"}
         made["metadata"] = {"name": name, "labels": labels}
         made |= {"addressType": "IPv4", "ports": ports, "endpoints": listed}
         self.api.call("PUT" if found else "POST", f"{where}/{name}" if found else where, made)
+        self._slices[name] = listed
 
     def _lead(self, ways: list[str]) -> None:
         """As kube-proxy; a pod that calls a pod is given the node's address, since the answer would go past the node else."""
@@ -241,6 +246,7 @@ table ip faces {{
 
     def _finish(self, namespace: Mapping[str, Any]) -> None:
         name = namespace["metadata"]["name"]
+        self._slices.clear()
         for path in CONTENT:
             self.api.call("DELETE", path.format(name), {"gracePeriodSeconds": 0})
         self.api.call("PUT", f"{CORE}/namespaces/{name}/finalize", {**namespace, "spec": {"finalizers": []}})
