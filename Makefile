@@ -47,8 +47,9 @@ images: ## container images, with Docker alone
 ## ARGS: docker/build's, such as --programs FOLDER, or --k3d CLUSTER
 	docker/build $(ARGS)
 
-playground: ## the walk-through of docs/playground.md, where all that it needs is here
-## ARGS=--check: only look whether it is
+playground: ## docs/playground.md, each step verified; run it as often as you like
+## ARGS=--check: only say what is needed, and whether that is here
+## ARGS=teardown: remove all of it
 	@deploy/playground/walk $(ARGS)
 
 format: .setup-dev ## format the code

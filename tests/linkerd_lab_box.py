@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from demo.machine import NAMESPACES
+from tests.kubernetes_build import MODULES, kept
 from tests.waiting import wait
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -126,7 +127,21 @@ def box(name: str, folder: Path, dns: str) -> Iterator[Box]:
 
 
 def which(name: str) -> str | None:
-    return shutil.which(name, path=PATH)
+    """On PATH, or among what the set-up of the tests has built."""
+    found = shutil.which(name, path=PATH)
+    if found is None and name in MODULES and kept(name).exists():
+        return str(kept(name))
+    return found
+
+
+def bring_built(made: Box) -> None:
+    """What is not on PATH, to be found by its name inside."""
+    built = {name: which(name) for name in MODULES if shutil.which(name, path=PATH) is None}
+    if built:
+        made.do("mount", "-t", "tmpfs", "tmpfs", "/usr/local/sbin")
+    for name, place in built.items():
+        if place is not None:
+            made.do("ln", "-s", place, f"/usr/local/sbin/{name}")
 
 
 def _as(uid: int | None) -> list[str]:

@@ -25,7 +25,7 @@ import yaml
 from demo.machine import BRIDGE
 from tests import linkerd_lab_pki as pki
 from tests.kubernetes_build import kubectl_environment
-from tests.linkerd_lab_box import PATH, Box, box
+from tests.linkerd_lab_box import PATH, Box, box, bring_built
 from tests.waiting import wait
 
 NODE, POD_GATEWAY, IDENTITY, DESTINATION = "10.77.0.1", "10.42.0.1", "10.42.0.11", "10.42.0.12"
@@ -130,6 +130,7 @@ def cluster(folder: Path, by_the_cli: bool = False) -> Iterator[Cluster]:
         node = stack.enter_context(box("node", folder / "node", NODE))
         pods = {name: stack.enter_context(box(name, folder / name, POD_GATEWAY)) for name in ("identity", "destination")}
         made = Cluster(folder, node, pods)
+        bring_built(node)
         _network(made)
         pki_made.result()
         manifests = pool.submit(_linkerd_manifests, made.pki, by_the_cli)

@@ -29,18 +29,35 @@ from harness.proxy_environment import DESTINATION_IDENTITY
 from tests import linkerd_lab_cluster as lab_cluster
 from tests import linkerd_lab_pki as pki
 from tests.kubernetes_build import kube_apiserver, kubectl, kubectl_environment
-from tests.linkerd_lab_box import box
+from tests.linkerd_lab_box import box, bring_built
 from tests.linkerd_lab_cluster import NODE, SERVICE_CIDR, Cluster
 from tests.mesh import ENVIRONMENT, IDENTITY, ROOT, TRUST_DOMAIN
 from tests.waiting import wait
 
 NAMESPACE, PORT, SOURCE = "faces", 8086, "/opt/stand-in"
 POLL_SECONDS = 0.2
+ROUTED = ("Service", "ExternalWorkload", "Pod", "HTTPRoute")  # what decides where a call goes
 # What a container gets for programs that no registry carries.
 VARIABLES = {
     "MESHEXP_DEMO": "1",
     "MESHEXP_IDENTITY_MODE": "embedded",
     "MESHEXP_PROXY_PATH": f"{SOURCE}/development-proxy",
+}
+_ANYTHING = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+_HTTP_ROUTE = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "httproutes.gateway.networking.k8s.io",
+        # Without it the API server takes no kind of that group.
+        "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/3328"},
+    },
+    "spec": {
+        "group": "gateway.networking.k8s.io",
+        "scope": "Namespaced",
+        "names": {"kind": "HTTPRoute", "plural": "httproutes", "singular": "httproute"},
+        "versions": [{"name": "v1", "served": True, "storage": True, "schema": _ANYTHING, "subresources": {"status": {}}}],
+    },
 }
 
 
@@ -66,10 +83,9 @@ def stand_in() -> Iterator[StandIn]:
             (folder / part).mkdir()
         with box("node", folder / "node", NODE) as node:
             made = Cluster(folder, node, {})
-            # Where the API server's own build is in a cache, it is to be found by its name inside.
-            node.do("mount", "-t", "tmpfs", "tmpfs", "/usr/local/sbin")
-            for program in (kube_apiserver(), kubectl()):
-                node.do("ln", "-s", program, f"/usr/local/sbin/{'kubectl' if 'kubectl' in program else 'kube-apiserver'}")
+            for build in (kube_apiserver, kubectl):
+                build()
+            bring_built(node)
             node.do("ip", *BRIDGE)
             node.do("ip", "address", "add", f"{NODE}/24", "dev", "br0")
             node.do("ip", "link", "set", "br0", "up")
@@ -86,6 +102,7 @@ def _start_controller(made: Cluster) -> None:
     deploy, keys = ROOT / "deploy", made.pki
     crds = (*sorted((deploy / "crds").rglob("*.yaml")), ROOT / "tests" / "kubernetes" / "externalworkload.yaml")
     made.kubectl("apply", "--server-side", *(f"--filename={path}" for path in crds))
+    made.apply(_HTTP_ROUTE)
     made.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (NAMESPACE, "linkerd")))
     made.kubectl("apply", "--server-side", f"--filename={deploy / 'manifests' / 'meshexp-controller.yaml'}")
     made.await_crds()
@@ -126,7 +143,7 @@ async def _serve(folder: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(folder / "pki" / "destination.crt", folder / "pki" / "destination.key")
     await server.start(NODE, PORT, tls)
-    words = ("kubectl", "get", "services,externalworkloads", "-n", NAMESPACE, "-o", "json")
+    words = ("kubectl", "get", "services,externalworkloads,pods,httproutes", "-n", NAMESPACE, "-o", "json")
     environment = os.environ | kubectl_environment(folder / "admin.kubeconfig", folder)
     before: list[Any] = []
     while True:
@@ -135,8 +152,8 @@ async def _serve(folder: Path) -> None:
         items = json.loads(output)["items"] if process.returncode == 0 else before
         if items != before:
             before = items
-            services = [item for item in items if item["kind"] == "Service"]
-            server.update(Objects(services, [item for item in items if item["kind"] == "ExternalWorkload"]))
+            kinds = {kind: [item for item in items if item["kind"] == kind] for kind in ROUTED}
+            server.update(Objects(*kinds.values()))
         await asyncio.sleep(POLL_SECONDS)
 
 

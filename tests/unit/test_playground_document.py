@@ -1,4 +1,7 @@
-"""docs/playground.md: its commands are as few as it says, what it names is there, and the walk says what is missing."""
+"""docs/playground.md: its commands are as few as it says, what it names is there, and the walk says what is missing.
+
+What the walk and its verifications do on a cluster and an engine: tests/container/test_walk.py.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,19 @@ TEXT = (ROOT / "docs/playground.md").read_text()
 ORIGINAL = 39
 
 
-def commands() -> list[str]:
+VERIFY = "deploy/playground/verify "
+SCRIPTS = ("walk", "verify", "common", "teardown", "cluster-env")
+
+
+def lines() -> list[str]:
     """Of the shell blocks; a line that goes on is one command."""
     text = "\n".join(re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
-    found = re.sub(r"'\[.*?\]'", "'[]'", text, flags=re.DOTALL)
-    return [line for line in found.splitlines() if line.strip()]
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def commands() -> list[str]:
+    """Without those that verify."""
+    return [line for line in lines() if not line.startswith(VERIFY)]
 
 
 def test_at_most_half_of_the_originals_commands() -> None:
@@ -52,7 +63,7 @@ def test_the_tests_of_the_nine_rows_exist() -> None:
 
 
 def test_the_walk_says_what_is_missing(tmp_path: Path) -> None:
-    for name in ("bash", "dirname", "openssl"):
+    for name in ("sh", "dirname", "openssl", "mktemp", "rm", "sed"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     walk = [str(ROOT / "deploy/playground/walk")]
     done = subprocess.run(walk, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
@@ -61,26 +72,65 @@ def test_the_walk_says_what_is_missing(tmp_path: Path) -> None:
     assert "√ openssl" in done.stdout and "make demo" in done.stdout
 
 
-def test_the_walk_runs_the_documents_commands_in_order(tmp_path: Path) -> None:
-    """With programs that only say that they were called."""
-    for name in ("docker", "k3d", "kubectl", "helm", "linkerd", "make"):
-        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/calls\n')
-        (tmp_path / name).chmod(0o755)
-    root = tmp_path / "root"
-    shutil.copytree(ROOT / "deploy", root / "deploy")
-    (root / "docs").mkdir()
-    shutil.copy(ROOT / "docs/playground.md", root / "docs")
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    walk = [str(root / "deploy/playground/walk")]
-    done = subprocess.run(walk, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0] == "docker info" and calls[1].startswith("k3d cluster create mesh-exp")
-    assert calls[2] == "make images ARGS=--k3d mesh-exp"
-    started = [re.findall(r"--name=(\S+)", call)[0] for call in calls if call.startswith("docker run")]
-    assert started == ["face-1", "smiley-1", "face-2", "color-1", "smiley2-1"]
-    assert {"ca.crt", "ca.key", "issuer.crt", "issuer.key"} == {path.name for path in (root / "certs").iterdir()}
-    assert "WORKLOAD_NAMESPACE=faces" in (root / "mesh.env").read_text()
+@pytest.mark.parametrize("by", [("dash",), ("bash", "--posix")], ids=["dash", "bash"])
+def test_the_walk_prints_the_documents_commands_in_order(tmp_path: Path, by: tuple[str, ...]) -> None:
+    done = walk(tmp_path, "--print", by=by)
+    printed = [line.removeprefix("+ ") for line in done.stdout.splitlines() if line.startswith("+ ")]
+    assert printed == [" ".join(line.split()) for line in lines()]
+
+
+def test_each_step_is_verified() -> None:
+    """Between two commands that change the mesh there is a verification, and the machine is Ready before color is scaled down."""
+    found = lines()
+    assert found[-1].startswith(VERIFY)
+    for number, line in enumerate(found):
+        if line.startswith("docker run"):
+            (name,) = re.findall(r"--name=(\S+)", line)
+            (group,) = re.findall(r"WORKLOAD_NAME=(\S+)", line)
+            assert found[number + 1] == f"{VERIFY}machine {name} {group}"
+        if line.startswith(("kubectl scale", "kubectl delete", "helm upgrade", "sed ")):
+            assert found[number + 1].startswith(VERIFY)
+    words = [" ".join(line.split()[:3]) for line in found]
+    assert words.index(f"{VERIFY}linkerd") < words.index("helm upgrade --install")
+    assert words.index(f"{VERIFY}crd") > words.index("kubectl apply -f")
+
+
+def test_the_verifications_are_the_ones_there_are(tmp_path: Path) -> None:
+    said = run(tmp_path, "verify", "--help").stdout
+    known = re.findall(r"^([a-z-]+)[ A-Z.]*  \S", said, re.MULTILINE)
+    assert {line.split()[1] for line in lines() if line.startswith(VERIFY)} == set(known) - {"verify"}
+    assert run(tmp_path, "verify", "nothing").returncode == 64
+
+
+@pytest.mark.parametrize("words", [("--no-such",), ("--timeout",), ("--timeout", "soon"), ("--network", "kind"), ("teardwon",)])
+def test_a_wrong_option_is_one_line_and_exit_64(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = walk(tmp_path, *words)
+    assert done.returncode == 64 and done.stdout.startswith("walk: ") and done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_are_for_any_posix_shell(name: str) -> None:
+    """And for awk, sed and grep of any maker: without what only GNU's have."""
+    path = ROOT / "deploy/playground" / name
+    for shell in (["dash"], ["bash", "--posix"]):
+        subprocess.run([*shell, "-n", str(path)], check=True)
+    gnu = re.compile(
+        r"\[\[ |<<<|\bpipefail\b|^\s*local |\bRS=|\bsed -[ri]|\bgrep -P|\breadlink -f|\bmktemp --|\bdate -d|\\b|^\s*timeout "
+    )
+    for line in path.read_text().splitlines():
+        assert line.lstrip().startswith("#") or not gnu.search(line), line
+
+
+def run(folder: Path, name: str, *words: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    argv = [*by, str(ROOT / "deploy/playground" / name), *words]
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(folder)}
+    return subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+def walk(folder: Path, *words: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    (folder / "k3d").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "k3d").chmod(0o755)
+    return run(folder, "walk", *words, by=by)
 
 
 def test_the_cluster_gets_the_controllers_image_once_it_is_built(tmp_path: Path) -> None:
