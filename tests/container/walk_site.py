@@ -24,7 +24,6 @@ from tests.kubernetes_build import helm, kubectl, kubectl_environment
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import DNS, NODE, POD_CIDR, POD_GATEWAY
 from tests.mesh import ROOT
-from tests.package.root import sh
 
 GROUPS = "externalgroups.workload.buoyant.io"
 FACES = ("face", "smiley", "color", "faces-gui")
@@ -92,11 +91,10 @@ def site(programs: Path, places: Mapping[str, str], folder: Path) -> Iterator[Si
     `programs`: a folder with files in place of SPIRE and the proxy; `places`: where an image has each.
     """
     real = not linkerd_lab.MISSING
-    package = ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1]
     with contextlib.ExitStack() as stack:
         mesh: Mesh = stack.enter_context(linkerd_lab.lab()) if real else stack.enter_context(standin.stand_in())
         docker = stack.enter_context(engine.engine(mesh.cluster.node.pid))
-        images.build_all(docker, mesh.cluster.node, package, str(programs), stand_ins=not real)
+        images.build_all(docker, mesh.cluster.node, str(programs), stand_ins=not real)
         _complete(docker, folder, real, places)
         bridge = "com.docker.network.bridge.name=br0"
         ours = ("--subnet=10.77.0.0/24", "--ip-range=10.77.0.128/25", f"--gateway={NODE}", "-o", bridge)
