@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from harness import reading, yaml_text
 from harness.errors import ConfigError, Fault
 
 _KINDS = {"contexts": "context", "clusters": "cluster", "users": "user"}
@@ -64,10 +63,12 @@ def choose(paths: Iterable[pathlib.Path], context: str = "") -> Chosen:
 
 def _load(path: pathlib.Path) -> Mapping[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
+        data = yaml_text.document(reading.text(path)) or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError((Fault("", f"not text: {error}"),), str(path)) from None
+    except OSError as error:
         raise ConfigError((Fault("", str(error)),), str(path)) from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise ConfigError((Fault("", f"not YAML: {error}"),), str(path)) from None
     if not isinstance(data, Mapping):
         raise ConfigError((Fault("", "not a kubeconfig: expected a mapping"),), str(path))
