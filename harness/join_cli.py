@@ -145,7 +145,7 @@ class Join:
         with self._staged() as bare:
             layers, faults = load.sources(bare, os.environ)
         if faults:
-            raise UsageError(f"the configuration that is there cannot be read: {faults[0]}", "mend or remove it first")
+            raise UsageError(f"the configuration that is there cannot be read: {faults[0]}", "correct or remove it first")
         other = [f"{key} in {layers.origin(key)}" for key in joining.differences(wanted, layers.values)]
         other += [str(one.path) for one in placed if one.path.exists() and not _holds(one)]
         if other and not self._options.force:

@@ -65,8 +65,8 @@ def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.
         faults.extend(_placed(fault, layers) for fault in error.faults)
     if config is not None:
         faults.extend(_placed(fault, layers) for fault in check(config))
-        beside = claims.faults(config, claims.of_config(paths, config), others(paths))
-        faults.extend(_placed(fault, layers) for fault in beside)
+        clashes = claims.faults(config, claims.of_config(paths, config), others(paths))
+        faults.extend(_placed(fault, layers) for fault in clashes)
     if faults or config is None:
         raise ConfigError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)")
     return config, layers

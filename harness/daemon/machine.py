@@ -42,9 +42,9 @@ async def look(
     spire_server = _spire_user(config, "server", user) if mode is schema.IdentityMode.LOCAL else None
     in_spire = mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT)
     remote = config.identity.agent.server_address if mode is schema.IdentityMode.AGENT else None
-    beside = load.others(paths)
+    others = load.others(paths)
     own = (config.proxy.admin_port, *((config.metrics.listen.port,) if config.metrics.listen else ()))
-    theirs = (port for claim in beside for _, port in claim.ports)
+    theirs = (port for claim in others for _, port in claim.ports)
     identifier, unkept = instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname)
     excluded = await asyncio.to_thread(redirect_exclusions.exclusions, (*own, *theirs))
     return Machine(
@@ -65,7 +65,7 @@ async def look(
         probe_user=_apart(config.probes.user, "probes.user", user) if config.probes.commands else None,
         spire_addresses=await addresses.resolved(remote) if remote else (),
         users=tuple(process.find_user(name, f"workload.users[{i}]").uid for i, name in enumerate(config.workload.users)),
-        others=_others(beside),
+        others=_others(others),
     )
 
 

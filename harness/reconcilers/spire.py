@@ -138,7 +138,7 @@ def _new_origin(agent: Part, server: Part, desired: IdentitySpec) -> str:
         return _new_anchors(agent, desired)
     if not agent.child.alive or agent.prepared is None or server.prepared is None:
         return ""
-    return "its server has begun anew" if agent.prepared.origin != server.prepared.origin else ""
+    return "its server has been started again" if agent.prepared.origin != server.prepared.origin else ""
 
 
 def _settled(observed: Observed, now: float, overdue: bool) -> bool:

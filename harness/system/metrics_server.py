@@ -53,7 +53,7 @@ class MetricsServer:
                     writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
                     await writer.drain()
         except (OSError, EOFError, asyncio.LimitOverrunError):
-            pass  # whoever asked has gone, was too slow, or speaks something else
+            pass  # the caller has gone, was too slow, or speaks something else
         finally:
             self._open -= 1
             writer.close()
@@ -74,7 +74,7 @@ class MetricsServer:
 
 
 async def ask(where: HostPort, seconds: float) -> str:
-    """What is answered there to GET /metrics, whoever answers, at most MOST_ANSWER_BYTES. Raises UnavailableError."""
+    """What any program there answers to GET /metrics, at most MOST_ANSWER_BYTES. Raises UnavailableError."""
     host = where.host
     if where.ip is not None and where.ip.is_unspecified:
         host = "127.0.0.1" if where.ip.version == 4 else "::1"

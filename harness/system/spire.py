@@ -179,7 +179,7 @@ class Spire:
         shutil.rmtree(self._run, ignore_errors=True)
 
     async def _make_node_pair(self, user: User) -> None:
-        """One pair for as long as the server that trusts it and the agent that has it, and reads it anew each time, are ours."""
+        """One pair for as long as the server that trusts it and the agent that has it, and reads it again each time, are ours."""
         folder = _folder(self._run / "agent", user, 0o750)
         pair = folder / "node.crt", folder / "node.key"
         if not (self._node_pair_made and all(path.exists() for path in pair)):
