@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness import paths, reading, status_cli
-from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError, UsageError
+from harness.errors import HarnessError, TemporaryError, UnavailableError, UsageError
 from harness.paths import Paths
 
 WAIT_SECONDS = 120.0
@@ -41,9 +41,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     from harness.steps import Steps
+    from harness.system import privileges
 
-    if os.geteuid() != 0:
-        raise PermissionError_("`meshexp join` needs root", "run it with sudo")
+    privileges.root("join")
     steps, undo, join = Steps(options.output), Undo(), Join(paths.from_environment(), options)
     with _interruptible():
         try:

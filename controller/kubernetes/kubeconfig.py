@@ -69,7 +69,7 @@ def _load(path: pathlib.Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigError((Fault("", str(error)),), str(path)) from None
     except ValueError as error:
-        raise ConfigError((Fault("", f"not YAML: {error}"),), str(path)) from None
+        raise ConfigError((Fault("", str(error)),), str(path)) from None
     if not isinstance(data, Mapping):
         raise ConfigError((Fault("", "not a kubeconfig: expected a mapping"),), str(path))
     return data

@@ -19,7 +19,7 @@ from harness.desired import Machine, Others, workload_api
 from harness.errors import ConfigError, Fault, HarnessError, UnwritableError
 from harness.paths import Paths, configured
 from harness.specs import User
-from harness.system import addresses, files, process, redirect_exclusions, snapshot_reader
+from harness.system import addresses, cordon, files, process, redirect_exclusions, snapshot_reader
 from harness.system.proxy_store import Store
 from harness.values import IPAddress
 
@@ -132,9 +132,10 @@ def proxy_in_use(paths: Paths) -> Path:
 
 def read_cordon(paths: Paths) -> str | None:
     """The operator's reason; None when the machine is not cordoned."""
-    if not paths.cordon.exists():
+    found = cordon.read(paths.cordon)
+    if found is None:
         return None
-    return str(files.read_json(paths.cordon).get("reason") or f"the reason in {paths.cordon} cannot be read")
+    return found.reason or f"the reason in {paths.cordon} cannot be read"
 
 
 def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> tuple[str, UnwritableError | None]:
