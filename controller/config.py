@@ -26,7 +26,7 @@ class ControllerConfig:
     `service_account`, `namespace`: the controller's own; without `namespace` it is that of the account or of the kubeconfig.
     `identity_token`: a token of the account for the audience identity.l5d.io.
     `listen`, `health_listen`: `[::]` is every address, of IPv4 and of IPv6; `0.0.0.0` is IPv4 alone.
-    `fleet_listen`: where the fleet's page is, to whoever reaches it; nowhere if unset.
+    `fleet_listen`: where the fleet's page is, for everybody who reaches that address; nowhere if unset.
     """
 
     tls_cert: str = ""

@@ -62,11 +62,13 @@ def _duration(text: str) -> float:
 
 async def _check(options: argparse.Namespace) -> tuple[Result, ...]:
     """Looks until all is well, --wait is over, or waiting is of no use."""
-    deadline, said = time.monotonic() + options.wait, ""
+    deadline = time.monotonic() + options.wait
+    said = ""
     while True:
         facts = await _look(options)
         results = tuple(checks.judge(facts, options.controller_namespace))
-        left, missing = deadline - time.monotonic(), _missing(facts, results)
+        left = deadline - time.monotonic()
+        missing = _missing(facts, results)
         if not missing or left <= 0:
             return results
         if missing != said and options.output != "json":

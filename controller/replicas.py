@@ -32,7 +32,8 @@ renew, each on its own clock. A reader looks only once, so it has to compare two
 _LEADER, REPLICA, _USED = "leader", "replica.", "used."
 _SHARE = "workload.meshexp.io/share"
 _CLOCKS_SECONDS = 3600.0
-"""Replicas' clocks are not further apart: what is used is kept for so long after its time, lest a late clock takes it again."""
+"""Replicas' clocks are not further apart: what is used is kept for so long after its time, so that
+a replica with a late clock does not accept it again."""
 
 
 class Replicas:

@@ -42,7 +42,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class _Replicas:
-    """`stamps`: of each replica that has a Lease, when it renewed it. `alive`: those of which it was lately."""
+    """`stamps`: when each replica that has a Lease renewed it. `alive`: those that have renewed it lately."""
 
     stamps: dict[str, float]
     alive: frozenset[str]

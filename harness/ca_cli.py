@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"copy ca.crt and ca.key to /etc/meshexp/spire/ on {name} (mode 0600), trust-anchors.pem to /etc/meshexp/;")
         print(f"then {key} is needed here no more: a renewal takes the certificate alone")
     else:
-        print(f"copy ca.crt over /etc/meshexp/spire/ca.crt on {name}; it is taken up by itself")
+        print(f"copy ca.crt over /etc/meshexp/spire/ca.crt on {name}; it is read again without a restart")
     return 0
 
 

@@ -78,7 +78,8 @@ def _waited(where: Paths, scope: Any, deadline: float) -> Any:
         left = deadline - time.monotonic()
         if report.success(results) or left <= 0:
             return results
-        if said != (wrong := report.codes(results)):
+        wrong = report.codes(results)
+        if wrong != said:
             print(f"not well yet: {wrong}; looking again for {left:.0f} s at most", file=sys.stderr, flush=True)
             said = wrong
         time.sleep(POLL_SECONDS)

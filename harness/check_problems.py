@@ -8,8 +8,8 @@ from harness.problems import TRUST_ROOTS, Severity, Where, register
 from harness.problems import Problem as Problem
 
 _ASK_THE_CLUSTER = (
-    "`cat /etc/resolv.conf` shows who is asked: have the cluster's DNS asked for the cluster domain, or give addresses in"
-    " controller.address, proxy.destination_address and proxy.policy_address"
+    "`cat /etc/resolv.conf` shows who is asked: have the cluster's DNS asked for the cluster domain, or"
+    " give addresses in controller.address, proxy.destination_address and proxy.policy_address"
 )
 CONFIG_INVALID = register(
     "config-invalid",
@@ -27,23 +27,22 @@ SECRETS_EXPOSED = register(
     "secrets-exposed",
     Where.MACHINE,
     "a secret of this machine can be read by others than root",
-    "`chown root:` and `chmod 600` the files that the message names (`ls -l {config} {state}` shows them); if others use"
-    " this machine, ask for a new invitation or CA too",
+    "`chown root:` and `chmod 600` the files that the message names (`ls -l {config} {state}` shows them);"
+    " if others use this machine, ask for a new invitation or CA too",
 )
 PRIVILEGES_MISSING = register(
     "privileges-missing",
     Where.MACHINE,
     "root or a capability is missing",
-    "run it as root, in a container with --cap-add=NET_ADMIN, keeping SETUID, SETGID, SETPCAP and KILL; `id -u`"
-    " prints 0 for root,"
-    " `grep Cap /proc/self/status` the capabilities",
+    "run it as root; a container needs --cap-add=NET_ADMIN, and must keep SETUID, SETGID, SETPCAP and KILL; `id"
+    " -u` prints 0 for root, `grep Cap /proc/self/status` the capabilities",
 )
 USER_MISSING = register(
     "user-missing",
     Where.MACHINE,
     "a system user that the harness needs is not there",
-    "the package makes them: `systemd-sysusers` does so again; or set the key that the message names to a user that"
-    " `getent passwd` shows",
+    "the package makes them: `systemd-sysusers` does so again; or set the key that the message names to a"
+    " user that `getent passwd` shows",
 )
 KERNEL_UNSUITABLE = register(
     "kernel-unsuitable",
@@ -80,9 +79,8 @@ DNS_NO_SRV = register(
     "dns-no-srv",
     Where.EITHER,
     "a name of the control plane resolves, but has no SRV record",
-    "forward the whole cluster domain to the cluster's DNS, SRV too (`cat /etc/resolv.conf` shows who is asked"
-    " now); without it the"
-    " proxy does not balance its control plane",
+    "forward the whole cluster domain to the cluster's DNS, SRV too (`cat /etc/resolv.conf` shows who is"
+    " asked now); without it the proxy does not balance its control plane",
     Severity.WARNING,
 )
 DNS_SILENT = register(
@@ -103,33 +101,30 @@ DESTINATION_UNTRUSTED = register(
     "destination-untrusted",
     Where.EITHER,
     "what answers at the destination service's address is not Linkerd's destination service",
-    "proxy.destination_address and the trust anchors (`meshexp config show{instance}`) must be this cluster's,"
-    " and nothing between may end"
-    " the TLS",
+    "proxy.destination_address and the trust anchors (`meshexp config show{instance}`) must be this"
+    " cluster's, and nothing between may end the TLS",
 )
 POLICY_UNREACHABLE = register(
     "policy-unreachable",
     Where.EITHER,
     "Linkerd's policy service does not answer",
-    "does linkerd-destination, which holds policy, run? `kubectl -n linkerd get pods -o wide`; the way to the"
-    " pod network: `ip route`, and firewalls between",
+    "does linkerd-destination, which holds policy, run? `kubectl -n linkerd get pods -o wide`; the way to"
+    " the pod network: `ip route`, and firewalls between",
     cases={phrases.UNRESOLVED: _ASK_THE_CLUSTER},
 )
 POLICY_UNTRUSTED = register(
     "policy-untrusted",
     Where.EITHER,
     "what answers at the policy service's address is not Linkerd's policy service",
-    "proxy.policy_address and the trust anchors (`meshexp config show{instance}`) must be this cluster's, and"
-    " nothing between may end"
-    " the TLS",
+    "proxy.policy_address and the trust anchors (`meshexp config show{instance}`) must be this cluster's,"
+    " and nothing between may end the TLS",
 )
 FIREWALL_DROPS = register(
     "firewall-drops",
     Where.MACHINE,
     "a firewall of this machine drops what peers send to the proxy",
-    "let TCP 4143 in from the mesh's networks: `firewall-cmd --add-port=4143/tcp`, `ufw allow 4143/tcp`, or a"
-    " rule before"
-    " the one that the message names",
+    "let TCP 4143 in from the mesh's networks: `firewall-cmd --add-port=4143/tcp`, `ufw allow 4143/tcp`, or"
+    " a rule before the one that the message names",
 )
 FIREWALL_MIXED = register(
     "firewall-mixed",
@@ -168,9 +163,8 @@ SPIRE_MISSING = register(
     "spire-missing",
     Where.MACHINE,
     "a SPIRE program that this machine needs is not installed",
-    "`meshexp join INVITATION --spire FILE` installs them out of SPIRE's release archive; or install them in"
-    " /opt/spire/bin or on PATH,"
-    " or set identity.spire.server_path and agent_path",
+    "`meshexp join INVITATION --spire FILE` installs them out of SPIRE's release archive; or install them"
+    " in /opt/spire/bin or on PATH, or set identity.spire.server_path and agent_path",
 )
 PROXY_CERTIFICATE_EXPIRING = register(
     "proxy-certificate-expiring",
@@ -206,9 +200,8 @@ CRD_MISSING = register(
     "crd-missing",
     Where.CLUSTER,
     "a resource definition is not in the cluster",
-    "`kubectl get crd externalgroups.workload.meshexp.io externalworkloads.workload.linkerd.io` shows which is"
-    " there: the first comes"
-    " with the chart of the controller, the second with Linkerd's CRDs",
+    "`kubectl get crd externalgroups.workload.meshexp.io externalworkloads.workload.linkerd.io` shows which"
+    " is there: the first comes with the chart of the controller, the second with Linkerd's CRDs",
 )
 CONTROLLER_NOT_READY = register(
     "controller-not-ready",
@@ -228,8 +221,8 @@ MACHINE_NOT_HEARD = register(
     "machine-not-heard",
     Where.CLUSTER,
     "no replica of the controller hears a machine: its ExternalWorkload stays as it is, also when the machine is gone",
-    "`kubectl -n meshexp get pods,leases` shows which replicas there are; when none is to come back,"
-    " the documentation on uninstalling says what to delete",
+    "`kubectl -n meshexp get pods,leases` shows which replicas there are; when none is to come back, the"
+    " documentation on uninstalling says what to delete",
 )
 GROUP_INVALID = register(
     "group-invalid",

@@ -16,7 +16,7 @@ from harness.errors import HarnessError
 _GROUPS = {
     "join": ("harness.join_cli", "make this machine a member, by an invitation; on a failure everything is as before"),
     "leave": ("harness.leave_cli", "leave the mesh in good order: drain, stop, disable, deregister"),
-    "check": ("harness.check_cli", "what is wrong with this machine and what mends it; exit code 1 when a check fails"),
+    "check": ("harness.check_cli", "what is wrong with this machine and how to fix it; exit code 1 when a check fails"),
     "explain": ("harness.explain_cli", "what a problem's code means, and what to do; without a code the list of all"),
     "config": ("harness.config_cli", "check, show or import the configuration"),
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),

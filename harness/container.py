@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 CERTS, OWN = Path("/opt/spire/certs"), Path("/etc/meshexp")
 ROOT_KEY = (
-    "warning: ca.key is the key of the mesh's own trust anchor, and whoever takes this container can be anybody in the mesh;"
+    "warning: ca.key is the key of the mesh's own trust anchor, and an attacker in this container can be anybody in the mesh;"
     " mount an invitation, or what `meshexp ca issue` makes (ca.crt, ca.key, trust-anchors.pem), in its place"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """`secrets`: files that the configuration names, or the daemon looks for, by their name beside it."""
+    """`secrets`: files that the configuration names, or the daemon looks for, by their name in its folder."""
 
     config: Mapping[str, Any]
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -52,7 +52,7 @@ def set_up(environ: Mapping[str, str], certs: Path, folder: Path) -> Setup:
 
 
 def write(setup: Setup, where: Paths, own: Path = OWN) -> None:
-    """The image's own folder may be read-only, and what the user put there stands over this."""
+    """The image's own folder may be read-only, and what the user put there wins over this."""
     for name, text in setup.secrets.items():
         files.write(where.config / name, text, mode=0o600)
     files.write(where.harness_yaml, json.dumps(setup.config, indent=1), mode=0o644)  # which is YAML too

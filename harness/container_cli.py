@@ -22,7 +22,10 @@ from harness.container_gate import Gate
 from harness.errors import ConfigError, HarnessError, PermissionError_
 from harness.system import init
 
-POLL_SECONDS, LOOK_SECONDS, WORKLOAD_GRACE_SECONDS, CLEANUP_SECONDS = 0.05, 2.0, 1.5, 5.0
+POLL_SECONDS = 0.05
+LOOK_SECONDS = 2.0
+WORKLOAD_GRACE_SECONDS = 1.5
+CLEANUP_SECONDS = 5.0
 RESTARTS = Backoff(first=2.0, most=15.0)
 STEADY_SECONDS = 60.0  # a daemon that ran for so long has not ended in a row
 # Trying again does not help against these, before there is a workload.

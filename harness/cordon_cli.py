@@ -10,30 +10,24 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import status_cli
 from harness.errors import ConfigError, TemporaryError
 from harness.paths import Paths
 from harness.status import Phase
+from harness.system import cordon as cordon_file
 from harness.system import files, privileges
+from harness.system.cordon import Cordon
 
 if TYPE_CHECKING:
     from harness.config import schema
 
-POLL_SECONDS, TOLD_SECONDS = 0.05, 10.0
+POLL_SECONDS = 0.05
+TOLD_SECONDS = 10.0
 DEFAULT_REASON = "cordoned by an operator"
 UNKNOWN_SPREAD_SECONDS = 2.0
 """Before the controller has told how long an endpoint change takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cordon:
-    """`since`: epoch seconds, 0 when that is not known."""
-
-    reason: str
-    since: float
 
 
 def cordon(paths: Paths, reason: str | None) -> int:
@@ -47,13 +41,13 @@ def cordon(paths: Paths, reason: str | None) -> int:
 
 def uncordon(paths: Paths) -> int:
     privileges.check("uncordon")
-    before = kept(paths)
+    before = cordon_file.read(paths.cordon)
     if before is None:
         print("not cordoned")
         return 0
     files.remove(paths.cordon)
     since = f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(before.since))}" if before.since else ""
-    print(f"it was cordoned: {before.reason}{since}")
+    print(f"it was cordoned: {before.reason or 'the reason cannot be read'}{since}")
     if _told(paths, lambda reported: reported.get("reason") != "Cordoned"):
         print("uncordoned; traffic comes again when the machine is ready")
     return 0
@@ -73,7 +67,8 @@ def drain(paths: Paths, reason: str | None, timeout: float | None) -> int:
         spread = known.drain_seconds if known else UNKNOWN_SPREAD_SECONDS
         print(f"cordoned: {made.reason}; {spread:g} s for the endpoint change to spread", flush=True)
         time.sleep(max(0.0, min(spread, deadline - time.monotonic())))
-    port, said = config.proxy.inbound_port, -1
+    port = config.proxy.inbound_port
+    said = -1
     while (number := tcp_sockets.open_connections(port)) and time.monotonic() < deadline:
         if number != said:
             print(f"{_connections(number)} open", flush=True)
@@ -101,25 +96,14 @@ def _config(paths: Paths) -> schema.Config:
         return before.config
 
 
-def kept(paths: Paths) -> Cordon | None:
-    """The cordon that is there."""
-    from harness.system import files
-
-    if not paths.cordon.exists():
-        return None
-    data = files.read_json(paths.cordon)
-    since = data.get("since")
-    return Cordon(str(data.get("reason") or DEFAULT_REASON), since if isinstance(since, float | int) else 0.0)
-
-
 def _set(paths: Paths, reason: str | None) -> Cordon:
     """Another reason takes the place of the one that is there only when it is given: a drain is no reason of its own."""
-    from harness.system import files
-
-    before = kept(paths)
-    made = Cordon(reason or (before.reason if before else DEFAULT_REASON), before.since if before else time.time())
+    before = cordon_file.read(paths.cordon)
+    known = before.reason if before is not None else ""
+    since = before.since if before is not None else time.time()
+    made = Cordon(reason or known or DEFAULT_REASON, since)
     if made != before:
-        files.write_json(paths.cordon, {"reason": made.reason, "since": made.since}, mode=0o644)
+        cordon_file.write(paths.cordon, made)
     return made
 
 

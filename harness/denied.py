@@ -18,6 +18,6 @@ def is_denied(path: Path | str) -> bool:
     return False
 
 
-def denied(paths: Iterable[Path]) -> tuple[Path, ...]:
+def to_this_user(paths: Iterable[Path]) -> tuple[Path, ...]:
     """Those of them that a user other than root may not read; nothing for root, to whom it happens for other reasons."""
     return tuple(path for path in paths if is_denied(path)) if os.geteuid() != 0 else ()

@@ -144,7 +144,7 @@ def anchors_behind(machine: Machine, known: Registration | None) -> bool:
 
 
 def _anchors(machine: Machine, known: Registration | None) -> str:
-    """The mesh's trust anchors: the controller's word stands over the file, which need not follow a rotation at once."""
+    """The mesh's trust anchors: the controller's word wins over the file, which need not follow a rotation at once."""
     return canonical_pem((known.facts.trust_anchors_pem if known else "") or machine.anchors_pem)
 
 
@@ -196,14 +196,14 @@ def routes(config: schema.Config, known: Registration | None) -> tuple[Route, ..
     return tuple(sorted((route for route in found if route is not None), key=str))
 
 
-def _route(section: schema.Network_, network: IPNetwork, nodes: tuple[IPAddress, ...], beside: HostPort | None) -> Route | None:
-    """None when no node has an address of the network's family. `beside`: where the way there must not go by this route."""
+def _route(section: schema.Network_, network: IPNetwork, nodes: tuple[IPAddress, ...], apart: HostPort | None) -> Route | None:
+    """None when no node has an address of the network's family. `apart`: an address whose way must not go by this route."""
     version = network.version
     nodes = tuple(node for node in nodes if node.version == version)
     if not nodes:
         return None
     source = section.source_address if section.source_address and section.source_address.version == version else None
-    keep = tuple(own.network_address for own in _own_network(beside) if own.version == version) if beside else ()
+    keep = tuple(own.network_address for own in _own_network(apart) if own.version == version) if apart else ()
     return Route(
         network, nodes[0], metric=section.route_metric, table=section.route_table, source=source, spares=nodes[1:], keep=keep
     )

@@ -10,8 +10,8 @@ from harness.check_problems import REGISTRY, Problem
 from harness.errors import UsageError
 
 PAGE = "https://github.com/meshexp/meshexp-harness/blob/main/docs/troubleshooting.md"
-"""In the home that the packages name, too (test_explain.py)."""
-_IPROUTE = "`ss` and `ip` are of the package iproute2 (EL: iproute), which a container may lack."
+"""Under the Homepage that the packages name (test_explain.py)."""
+_IPROUTE = "`ss` and `ip` come with the package iproute2 (EL: iproute), which a container may lack."
 _STANDING = "This is how the machine is set up: status names it, and the machine stays Ready."
 
 

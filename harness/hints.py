@@ -1,4 +1,4 @@
-"""The places in a hint where a value stands: `{port}` becomes the port that was tried. Pure."""
+"""The places for values in a hint: `{port}` becomes the port that was tried. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GENERAL = {
     "namespace": "NAMESPACE",
     "group": "GROUP",
 }
-"""What is known of every workload, as it is of the machine's first. A page has it so; a machine has its own (`general`)."""
+"""Values that every workload has: those of a machine's first workload, for a page. A machine puts in its own (`general`)."""
 SPECIFIC = {
     "address": "ADDRESS:PORT",
     "command": "COMMAND",
@@ -36,7 +36,7 @@ SPECIFIC = {
     "socket": "SOCKET",
     "uid": "UID",
 }
-"""What only who meets the problem knows, and the word that a page has for it."""
+"""Values that are known only where the problem is met, each with the word that a page has in its place."""
 _PLACE = re.compile(r"\{([a-z]+)\}")
 
 

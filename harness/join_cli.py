@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness import paths, reading, status_cli
-from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError, UsageError
+from harness.errors import HarnessError, TemporaryError, UnavailableError, UsageError
 from harness.paths import Paths
 
 WAIT_SECONDS = 120.0
@@ -41,9 +41,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     from harness.steps import Steps
+    from harness.system import privileges
 
-    if os.geteuid() != 0:
-        raise PermissionError_("`meshexp join` needs root", "run it with sudo")
+    privileges.root("join")
     steps, undo, join = Steps(options.output), Undo(), Join(paths.from_environment(), options)
     with _interruptible():
         try:
@@ -145,7 +145,7 @@ class Join:
         with self._staged() as bare:
             layers, faults = load.sources(bare, os.environ)
         if faults:
-            raise UsageError(f"the configuration that is there cannot be read: {faults[0]}", "mend or remove it first")
+            raise UsageError(f"the configuration that is there cannot be read: {faults[0]}", "correct or remove it first")
         other = [f"{key} in {layers.origin(key)}" for key in joining.differences(wanted, layers.values)]
         other += [str(one.path) for one in placed if one.path.exists() and not _holds(one)]
         if other and not self._options.force:

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _meant(where: Paths) -> tuple[Paths, ...]:
-    """With the machine's first workload, which sees to routes and DNS, all others leave, and before it."""
+    """The machine's first workload sets routes and DNS: when it leaves, all others leave before it."""
     from harness.daemon import cleanup
 
     return (where,) if where.instance else cleanup.everyone(where)

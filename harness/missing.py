@@ -1,4 +1,4 @@
-"""A Python package that is not installed is told in a sentence, by every command."""
+"""Every command says in a sentence which Python package is not installed."""
 
 from __future__ import annotations
 

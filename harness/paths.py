@@ -13,7 +13,7 @@ from harness.errors import UsageError
 INSTANCE = "MESHEXP_INSTANCE"
 """The variable that says which of the machine's workloads is meant, as `--instance` does."""
 LOCK = "harness.lock"
-"""In the run directory, beside the status: held by the daemon that runs."""
+"""In the run directory, next to the status: held by the daemon that runs."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,9}[a-z0-9])?")
 
 
@@ -40,7 +40,7 @@ class Paths:
     def of(self, instance: str) -> Paths:
         """Of another workload of this machine. Raises UsageError for what cannot be the name of one.
 
-        The run directory is beside the first's and not below it: systemd removes that when the first stops.
+        The run directory is next to the first's and not below it: systemd removes that when the first stops.
         """
         first = self.first
         if not instance:
@@ -66,7 +66,7 @@ class Paths:
 
     @property
     def joined(self) -> Path:
-        """What `meshexp join` sets, as a drop-in: what stands in another file with a later name stands over it."""
+        """What `meshexp join` sets, as a drop-in: a file with a later name wins over it."""
         return self.drop_ins / "50-join.yaml"
 
     @property

@@ -1,4 +1,4 @@
-"""Words in what came back that some hints go by. Who says what came back takes them from here."""
+"""Words of what came back. Code that reports a failure uses them, and a problem has hints for some of them (Problem.cases)."""
 
 from __future__ import annotations
 

@@ -71,7 +71,11 @@ class Problem:
         """With the advice for what came back. `known` and `values` are put into it, the first as they are, the others quoted."""
         advice = next((advice for words, advice in self.cases if words in came), self.advice)
         quoted = {name: _quoted(value) for name, value in values.items()}
-        return replace(self, advice=hints.put(advice, quoted | dict(known or {})), cases=())
+        return self.advised(hints.put(advice, quoted | dict(known or {})))
+
+    def advised(self, hint: str) -> Problem:
+        """With a hint that has all its values already."""
+        return replace(self, advice=hint, cases=())
 
     def found(self, tried: str, came: str, **values: object) -> Found:
         """As it was met: what was tried, what came back, and the values for its hints."""

@@ -48,15 +48,15 @@ ROUTE_REFUSED = register(
     "route-refused",
     Where.EITHER,
     "the route to a cluster network would hide this machine's own subnet, its gateway, a node or the controller; it is not set",
-    "`ip route` shows this machine's own networks; give the cluster others, or correct network.pod_cidrs and"
-    " network.service_cidrs",
+    "`ip route` shows this machine's own networks; give the cluster others, or correct network.pod_cidrs"
+    " and network.service_cidrs",
 )
 ROUTE_NODE_SILENT = register(
     "route-node-silent",
     Where.CLUSTER,
     "a node that service networks are reached through does not answer on its link",
-    "`ip neigh` shows who answers here, `kubectl get nodes -o wide` how the cluster sees its nodes;"
-    " traffic goes through another node as long as one answers",
+    "`ip neigh` shows who answers here, `kubectl get nodes -o wide` how the cluster sees its nodes; traffic"
+    " goes through another node as long as one answers",
     Severity.WARNING,
     standing=True,
 )
@@ -64,16 +64,15 @@ FIRST_WORKLOAD_STOPPED = register(
     "first-workload-stopped",
     Where.MACHINE,
     "routes and DNS are set by the machine's first workload, which does not run",
-    "`meshexp status` says why, `systemctl start meshexp-harness` starts it;"
-    " a machine with several workloads has one without a name",
+    "`meshexp status` says why, `systemctl start meshexp-harness` starts it; a machine with several"
+    " workloads has one without a name",
 )
 ROUTE_GATEWAY_UNREACHABLE = register(
     "route-gateway-unreachable",
     Where.EITHER,
     "the node's address is not on any directly connected network",
-    "`ip route get {host}` shows the way that there is; set network.node (NODE_IP) to an address of the node"
-    " that this machine"
-    " reaches without a router",
+    "`ip route get {host}` shows the way that there is; set network.node (NODE_IP) to an address of the"
+    " node that this machine reaches without a router",
 )
 ROUTE_FAILED = register(
     "route-failed",
@@ -85,14 +84,13 @@ DNS_FAILED = register(
     "dns-failed",
     Where.MACHINE,
     "the cluster's names are not asked of the cluster's DNS servers; all other names are asked as before",
-    "`meshexp logs` has the lines of dnsmasq; without it: a container can be started with --dns=ADDRESS of the"
-    " cluster's DNS"
-    " Service, or set dns.mode: off",
+    "`meshexp logs` has the lines of dnsmasq; to do without it, a container can be started with --dns=ADDRESS of"
+    " the cluster's DNS Service, or set dns.mode: off",
     Severity.WARNING,
     cases={
-        phrases.NOT_INSTALLED: "`apt-get install dnsmasq-base` (EL: `dnf install dnsmasq`); a container can be"
-        " started with --dns=ADDRESS"
-        " of the cluster's DNS Service; or set dns.mode: off",
+        phrases.NOT_INSTALLED: "`apt-get install dnsmasq-base` (EL: `dnf install dnsmasq`); a container can"
+        " be started with --dns=ADDRESS of the cluster's DNS Service; or set"
+        " dns.mode: off",
         phrases.NO_USER: "`systemd-sysusers` makes the package's user meshexp-dns; or set dns.user to one that exists",
     },
 )
@@ -111,65 +109,63 @@ CONTROLLER_UNREACHABLE = register(
     "`meshexp check{instance}` says how far the way to {address} is open; traffic of a proxy that already runs goes on",
     Severity.WARNING,
     cases={
-        phrases.REFUSED: "nothing listens at {address}: `kubectl -n meshexp get pods,services` says whether the"
-        " controller runs, and at"
-        " which port; controller.address must be that; traffic of a proxy that already runs goes on",
-        phrases.NO_CONNECTION: "packets to {address} are lost on the way: `ip route get {host}` shows the way,"
-        " `meshexp check{instance}`"
-        " how far it is open; traffic of a proxy that already runs goes on",
-        phrases.UNRESOLVED: "does this machine know the name? `getent hosts {host}`; or set controller.address"
-        " to an address;"
-        " traffic of a proxy that already runs goes on",
+        phrases.REFUSED: "nothing listens at {address}: `kubectl -n meshexp get pods,services` says whether"
+        " the controller runs, and at which port; controller.address must be that; traffic"
+        " of a proxy that already runs goes on",
+        phrases.NO_CONNECTION: "packets to {address} are lost on the way: `ip route get {host}` shows the"
+        " way, `meshexp check{instance}` how far it is open; traffic of a proxy that"
+        " already runs goes on",
+        phrases.UNRESOLVED: "does this machine know the name? `getent hosts {host}`; or set"
+        " controller.address to an address; traffic of a proxy that already runs goes"
+        " on",
     },
 )
 LEASE_LAPSED = register(
     "lease-lapsed",
     Where.EITHER,
     "the controller has not answered for longer than the lease: where it runs, it has taken this machine out of the endpoints",
-    "`meshexp check{instance}` says how far the way to {address} is open, `kubectl -n meshexp get pods` whether the"
-    " controller runs; the proxy goes on, and the machine is back with the next answer",
+    "`meshexp check{instance}` says how far the way to {address} is open, `kubectl -n meshexp get pods`"
+    " whether the controller runs; the proxy goes on, and the machine is back with the next answer",
 )
 CONTROLLER_UNTRUSTED = register(
     "controller-untrusted",
     Where.EITHER,
     "the controller's certificate is not the expected one",
-    "who answers there? `openssl s_client -connect {address} -showcerts`; controller.identity must be its name, and"
-    " controller.trust_anchors its root",
+    "who answers there? `openssl s_client -connect {address} -showcerts`; controller.identity must be its"
+    " name, and controller.trust_anchors its root",
 )
 REGISTRATION_REFUSED = register(
     "registration-refused",
     Where.EITHER,
     "the controller refused the registration",
-    "`kubectl -n {namespace} describe externalgroups.workload.meshexp.io {group}` shows what the group accepts,"
-    " `meshexp config show{instance}` what this machine asks for",
+    "`kubectl -n {namespace} describe externalgroups.workload.meshexp.io {group}` shows what the group"
+    " accepts, `meshexp config show{instance}` what this machine asks for",
 )
 _GET_PROXY = (
-    "`meshexp proxy install --from cr.l5d.io/linkerd/proxy:VERSION`, with the VERSION that `linkerd version`"
-    " prints on the"
-    " admin's machine, or --from FILE"
+    "`meshexp proxy install --from cr.l5d.io/linkerd/proxy:VERSION`, with the VERSION that `linkerd"
+    " version` prints on the admin's machine, or --from FILE"
 )
 PROXY_MISSING = register(
     "proxy-missing",
     Where.MACHINE,
     "there is no linkerd2-proxy on this machine",
-    f"{_GET_PROXY}; while joining the same is `meshexp join INVITATION --proxy cr.l5d.io/linkerd/proxy:VERSION`;"
-    " `meshexp proxy list` shows what is installed, and proxy.path names one elsewhere",
+    f"{_GET_PROXY}; while joining the same is `meshexp join INVITATION --proxy"
+    " cr.l5d.io/linkerd/proxy:VERSION`; `meshexp proxy list` shows what is installed, and proxy.path names"
+    " one elsewhere",
 )
 PROXY_NOT_CERTIFIED = register(
     "proxy-not-certified",
     Where.IDENTITY,
     "the proxy runs but has no certificate",
-    "`meshexp logs{instance}` has the proxy's lines; does the Workload API listen? `ss -xlp src {socket}`; the"
-    " identity that it"
-    " issues to uid {uid} must be identity.spiffe_id",
+    "`meshexp logs{instance}` has the proxy's lines; does the Workload API listen? `ss -xlp src {socket}`;"
+    " the identity that it issues to uid {uid} must be identity.spiffe_id",
 )
 PROXY_ENV_OVERRIDDEN = register(
     "proxy-env-overridden",
     Where.MACHINE,
     "variables of the proxy are set by hand",
-    "`meshexp config show{instance}` says in which file; the harness vouches for nothing that proxy.env"
-    " changes, so leave it"
-    " empty unless you need it",
+    "`meshexp config show{instance}` says in which file; nothing that proxy.env changes is tested with the"
+    " harness, so leave it empty unless you need it",
     Severity.WARNING,
     standing=True,
 )
@@ -177,9 +173,8 @@ PROXY_REPLACED = register(
     "proxy-replaced",
     Where.MACHINE,
     "the proxy runs from another binary than the one that its next start takes",
-    "`meshexp proxy restart{instance}` tells its peers first; until then the old one goes on; `meshexp proxy"
-    " list` shows the"
-    " versions",
+    "`meshexp proxy restart{instance}` tells its peers first; until then the old one goes on; `meshexp"
+    " proxy list` shows the versions",
     Severity.WARNING,
     standing=True,
 )
@@ -199,8 +194,8 @@ PROXY_BAD_RELEASE = register(
     "proxy-bad-release",
     Where.MACHINE,
     "this linkerd2-proxy release cannot work with SPIRE",
-    "use 2.331.0 or newer, which Linkerd edge-25.11.3 and newer have: `meshexp proxy list` shows what is installed;"
-    f" {_GET_PROXY}",
+    "use 2.331.0 or newer, which Linkerd edge-25.11.3 and newer have: `meshexp proxy list` shows what is"
+    f" installed; {_GET_PROXY}",
 )
 REDIRECT_FAILED = register(
     "redirect-failed",
@@ -212,9 +207,8 @@ REDIRECT_REVERTED = register(
     "redirect-reverted",
     Where.MACHINE,
     "the self-test through the new redirect rules failed; the rules before them are back",
-    "`meshexp check{instance}` names the firewall rule that is in the way, `meshexp redirect test{instance}`"
-    " tests those in"
-    " force",
+    "`meshexp check{instance}` names the firewall rule that is in the way, `meshexp redirect"
+    " test{instance}` tests those in force",
 )
 REDIRECT_BACKEND_UNAVAILABLE = register(
     "redirect-backend-unavailable",
@@ -226,8 +220,8 @@ INBOUND_UNVERIFIED = register(
     "inbound-unverified",
     Where.EITHER,
     "the inbound redirect could not be tested from outside",
-    "harmless if peers reach this machine, which a call from a pod shows; `meshexp redirect test{instance}` tries it again,"
-    " and says what it lacks",
+    "harmless if peers reach this machine, which a call from a pod shows; `meshexp redirect test{instance}`"
+    " tries it again, and says what it lacks",
     Severity.WARNING,
     standing=True,
 )
@@ -238,19 +232,17 @@ PROBE_FAILED = register(
     "the application's own log says why; `ss -ltnp 'sport = :{port}'` names the process that listens",
     cases={
         phrases.REFUSED: "is it listening? `ss -ltnp 'sport = :{port}'`; if it listens on another port or"
-        " address, correct the group's"
-        " probe: `kubectl -n {namespace} edit externalgroups.workload.meshexp.io {group}`",
-        phrases.NO_ANSWER: "it does not answer in time: `ss -ltnp 'sport = :{port}'` shows in Recv-Q how many"
-        " connections wait for it; or"
-        " the probe's timeoutSeconds is too short",
+        " address, correct the group's probe: `kubectl -n {namespace} edit"
+        " externalgroups.workload.meshexp.io {group}`",
+        phrases.NO_ANSWER: "it does not answer in time: `ss -ltnp 'sport = :{port}'` shows in Recv-Q how"
+        " many connections wait for it; or the probe's timeoutSeconds is too short",
         phrases.NOT_HTTP: _SPEAKS_TLS,
         phrases.DISCONNECTED: _SPEAKS_TLS,
         phrases.RESET: _SPEAKS_TLS,
         phrases.NO_TLS: "does it speak plain HTTP? then the probe's scheme must be HTTP; `ss -ltnp 'sport ="
         " :{port}'` names the process",
         phrases.NO_COMMAND: "the group asks for a command that only this machine can allow: set {key} in"
-        " {config}/harness.yaml, then"
-        " `systemctl reload {unit}`",
+        " {config}/harness.yaml, then `systemctl reload {unit}`",
         phrases.ENDED: "run it by hand as its user: `setpriv --reuid={uid} --clear-groups -- {command}`",
         phrases.NOT_STARTED: "is it there, and executable? `ls -l {command}`",
     },
@@ -259,9 +251,8 @@ METRICS_NOT_EXPORTED = register(
     "metrics-not-exported",
     Where.MACHINE,
     "Prometheus cannot get the metrics where the configuration says",
-    "the port of metrics.listen: `ss -ltnp 'sport = :{port}'` names who has it; metrics.textfile: under systemd"
-    " its directory must"
-    " be in the unit's ReadWritePaths=, `systemctl edit {unit}`",
+    "the port of metrics.listen: `ss -ltnp 'sport = :{port}'` names who has it; metrics.textfile: under"
+    " systemd its directory must be in the unit's ReadWritePaths=, `systemctl edit {unit}`",
     Severity.WARNING,
     standing=True,
 )

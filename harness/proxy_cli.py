@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     listing.add_argument("-o", "--output", choices=("text", "json"), default="text")
     for name, text in (("use", "choose the version that the daemon starts"), ("remove", "delete a version that is not in use")):
         what.add_parser(name, help=text).add_argument("version", metavar="VERSION")
-    what.add_parser("restart", help="start the proxy anew, when its peers have stopped sending; the only way to do so by hand")
+    what.add_parser("restart", help="start the proxy again, when its peers have stopped sending; the only way to do so by hand")
     what.add_parser("rollback", help="use the version that was used before; twice is back again")
     return verb
 
@@ -153,7 +153,7 @@ def _restart(where: paths.Paths) -> int:
         now = status_cli.read(where)
         pid = now.get("children", {}).get("proxy", {}).get("pid")
         if pid and pid != before["children"]["proxy"]["pid"] and now.get("phase") == "Ready":
-            print(f"the proxy runs anew (pid {pid})")
+            print(f"the proxy runs again (pid {pid})")
             return 0
         time.sleep(0.1)
     raise UnavailableError(f"the proxy is not back after {RESTART_SECONDS:.0f} s", "`meshexp status` says why")

@@ -32,7 +32,7 @@ machine `meshexp explain CODE` prints its entry, also without a network and with
 
 A message says what was tried and what came back: `GET http://127.0.0.1:8000/ready: connection
 refused`. Behind it `meshexp status` tells how often, and for how long it has been so. In the commands
-below stands PORT, FILE, ADDRESS and so on for what only the machine knows; its status has the values.
+below, PORT, FILE, ADDRESS and so on stand for what only the machine knows; its status has the values.
 """
 
 
@@ -40,7 +40,7 @@ def configuration() -> str:
     lines = ["# Configuration\n", _GENERATED]
     lines.append(
         "`/etc/meshexp/harness.yaml`, then `/etc/meshexp/harness.d/*.yaml` in the order of their names, then the environment;"
-        " what comes later stands over what came before. Unknown keys are errors. `meshexp config check` names every fault."
+        " what comes later wins over what came before. Unknown keys are errors. `meshexp config check` names every fault."
         "\n"
     )
     lines += ["| key | default | environment | meaning |", "|---|---|---|---|"]

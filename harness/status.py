@@ -44,7 +44,7 @@ class Condition:
 
     def met(self, known: Mapping[str, str] = hints.GENERAL) -> Problem | None:
         """The problem, with the hint for this machine."""
-        return replace(self.problem, advice=self.hint(known), cases=()) if self.problem else None
+        return self.problem.advised(self.hint(known)) if self.problem else None
 
 
 def wrong(name: str, truth: Truth, found: Found, *, stands: str = "", counts: str = "") -> Condition:
@@ -59,12 +59,17 @@ def made_worse(condition: Condition, found: Found) -> Condition:
 
 
 def retold(name: str, said: Mapping[str, Any], whose: str) -> Condition:
-    """What another daemon has written of its own: it knew the values of the hint."""
-    problem = REGISTRY.get(said["problem"]) if said["problem"] else None
-    if problem is not None and said["hint"]:
-        problem = replace(problem, advice=said["hint"], cases=())
+    """What another daemon has written of its own."""
     applies = bool(said.get("applies", True))
-    return Condition(name, Truth(said["status"]), f"{whose}: {said['message']}", problem, applies)
+    return Condition(name, Truth(said["status"]), f"{whose}: {said['message']}", problem_of(said), applies)
+
+
+def problem_of(said: Mapping[str, Any]) -> Problem | None:
+    """Of an encoded condition, with the hint of the daemon that wrote it: it knew the values."""
+    problem = REGISTRY.get(said["problem"]) if said["problem"] else None
+    if problem is None or not said["hint"]:
+        return problem
+    return problem.advised(said["hint"])
 
 
 def encoded(

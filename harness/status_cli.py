@@ -62,7 +62,7 @@ def _own(paths: Paths) -> dict[str, Any]:
 
 
 def watch(paths: Paths, output: str) -> int:
-    """Until Ctrl-C: anew at each change, and each second on a terminal, where times run."""
+    """Until Ctrl-C: again at each change, and each second on a terminal, where times run."""
     said: object = None
     while True:
         data = read(paths)

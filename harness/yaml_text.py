@@ -22,13 +22,13 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(name, yaml.ScalarNode):
                 continue  # the base class says what is wrong with it
             if name.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name.value!r} stands twice", name.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name.value!r} is there twice", name.start_mark)
             seen.add(name.value)
         return super().construct_mapping(node, deep)
 
 
 def document(text: str, *, strict: bool = False) -> Any:
-    """The only one in there, None when it is empty. `strict`: no key may stand twice. Raises ValueError."""
+    """The only one in there, None when it is empty. `strict`: no key may be there twice. Raises ValueError."""
     return _bounded(lambda: [yaml.load(text, _StrictLoader if strict else yaml.SafeLoader)])[0]  # noqa: S506 — a SafeLoader
 
 

@@ -59,7 +59,7 @@ class Cluster:
         self.changed: Callable[[ClusterFacts], None] = lambda facts: None
 
     async def run(self) -> None:
-        """Without end; `known` once all was read. Raises UnavailableError beside the other product's controller."""
+        """Without end; `known` once all was read. Raises UnavailableError where the other product's controller runs."""
         await self._refuse_rival()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow("nodes", "v1", "nodes"))

@@ -43,7 +43,8 @@ def usual(environment: Mapping[str, str] = os.environ) -> tuple[pathlib.Path, ..
 def choose(paths: Iterable[pathlib.Path], context: str = "") -> Chosen:
     """`context`: its name; the current one if empty. Raises ConfigError."""
     entries: dict[str, dict[str, Entry]] = {kind: {} for kind in _KINDS}
-    files, current = tuple(paths), ""
+    files = tuple(paths)
+    current = ""
     for path in files:
         data = _load(path)
         current = current or str(data.get("current-context") or "")
@@ -69,7 +70,7 @@ def _load(path: pathlib.Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigError((Fault("", str(error)),), str(path)) from None
     except ValueError as error:
-        raise ConfigError((Fault("", f"not YAML: {error}"),), str(path)) from None
+        raise ConfigError((Fault("", str(error)),), str(path)) from None
     if not isinstance(data, Mapping):
         raise ConfigError((Fault("", "not a kubeconfig: expected a mapping"),), str(path))
     return data

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,11 @@ class Facts:
         return self.filter, self.filter6, *self.nats
 
 
+_ONLY_FOR_ROOT = Facts(
+    nft=NEEDS_ROOT, filter=NEEDS_ROOT, nat=NEEDS_ROOT, filter6=NEEDS_ROOT, nat6=NEEDS_ROOT, nat_entries=NEEDS_ROOT
+)
+
+
 async def gather(context: Context) -> Facts:
     programs: frozenset[str] | Untried
     try:
@@ -82,7 +87,7 @@ async def gather(context: Context) -> Facts:
         programs = needs_root(str(error))
     managers = _managers()
     if not context.root:
-        return Facts(*(NEEDS_ROOT,) * 6, programs=programs, managers=managers)
+        return replace(_ONLY_FOR_ROOT, programs=programs, managers=managers)
     nft, filter_, nat, filter6, nat6 = await asyncio.gather(
         _nftables(),
         _table("filter", Family.IPV4),
@@ -148,7 +153,8 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     to = Judge(NAME)
     yield _judge_peers(to, context, facts)
     # Two sources tell how many rules the legacy nat tables have; one that is known is enough.
-    why = reasons_untried(facts.nft, *((facts.nat_entries,) if reasons_untried(*facts.nats) or "" in facts.nats else ()))
+    listed = not reasons_untried(*facts.nats) and "" not in facts.nats
+    why = reasons_untried(facts.nft) if listed else reasons_untried(facts.nft, facts.nat_entries)
     yield to.found("one firewall backend is in use", problems.FIREWALL_MIXED, mixed(facts), tried=not why, why=why)
     yield _judge_published(to, context, facts)
     why = reasons_untried(facts.nft, *facts.legacy, facts.programs)
@@ -160,8 +166,9 @@ def _judge_peers(to: Judge, context: Context, facts: Facts) -> Result:
     port = context.config.proxy.inbound_port
     versions = sorted({network.version for network in context.networks}) or [4]
     dropped = [drop for version in versions for drop in _dropped(facts, port, context.networks, version)]
+    filters = [facts.filter6 if version == 6 else facts.filter for version in versions]
     by = f" (this machine's firewall is {', '.join(facts.managers)})" if facts.managers else ""
-    why = reasons_untried(facts.nft, *(facts.filter6 if version == 6 else facts.filter for version in versions))
+    why = reasons_untried(facts.nft, *filters)
     if not why and not context.networks:
         why = "no rule drops it for everybody, but nobody has told yet which networks peers are in"
     if not why and not facts.ways:
@@ -173,9 +180,11 @@ def _judge_peers(to: Judge, context: Context, facts: Facts) -> Result:
 def _dropped(facts: Facts, port: int, networks: tuple[IPNetwork, ...], version: int) -> Iterator[str]:
     """What drops a peer's packet of that version of IP."""
     packet = Packet(port, tuple(network for network in networks if network.version == version), version)
-    label, legacy = ("ip6tables filter", facts.filter6) if version == 6 else ("iptables filter", facts.filter)
-    chains = nft_listing.chains(facts.rules, packet), iptables_listing.chains(_text(legacy), packet, label)
-    yield from filter(None, map(packet_filter.dropped_by, chains))
+    label = "ip6tables filter" if version == 6 else "iptables filter"
+    legacy = _text(facts.filter6 if version == 6 else facts.filter)
+    for chains in (nft_listing.chains(facts.rules, packet), iptables_listing.chains(legacy, packet, label)):
+        if drop := packet_filter.dropped_by(chains):
+            yield drop
 
 
 def _text(table: str | Untried) -> str:

@@ -92,8 +92,11 @@ def _missing(context: Context) -> tuple[str | Untried, ...]:
         try:
             spire.find_program(configured, name)
         except HarnessError as error:
-            denied = [] if context.root else [place for place in spire.places(configured, name) if is_denied(place)]
-            missing.append(needs_root(f"{denied[0]} cannot be looked at by this user") if denied else error.message)
+            denied = next((place for place in spire.places(configured, name) if is_denied(place)), None)
+            if denied is not None and not context.root:
+                missing.append(needs_root(f"{denied} cannot be looked at by this user"))
+            else:
+                missing.append(error.message)
     return tuple(missing)
 
 

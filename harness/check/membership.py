@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,8 @@ from harness import check_problems as problems
 from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.denied import is_denied
-from harness.problems import LEASE_LAPSED, REGISTRY, Problem, Severity
-from harness.status import Phase, told
+from harness.problems import LEASE_LAPSED, Severity
+from harness.status import Phase, problem_of, told
 
 NAME = "meshexp-membership"
 HEARD = "the cluster still hears this machine"
@@ -53,26 +52,21 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
     yield from _judge_conditions(to, status, context.wall)
 
 
-def _as_told(problem: Problem, said: dict[str, Any]) -> Problem:
-    """With the daemon's hint: it knows the values."""
-    return dataclasses.replace(problem, advice=said["hint"], cases=()) if said["hint"] else problem
-
-
 def _judge_conditions(to: Judge, status: dict[str, Any], wall: float) -> Iterator[Result]:
     name = status.get("workload", {}).get("name")  # a daemon that cannot begin has none
     conditions = {condition["name"]: condition for condition in status["conditions"]}
     registration = conditions.get("Registration", {})
     if not name and registration.get("severity") != Severity.ERROR.value:  # an error says it itself
         yield to.failed("this machine is registered", problems.NOT_REGISTERED, str(registration.get("message", "")))
-    if conditions.get("Registration", {}).get("problem") == LEASE_LAPSED.code:
+    if registration.get("problem") == LEASE_LAPSED.code:
         said = conditions.pop("Registration")
-        yield to.failed(HEARD, _as_told(LEASE_LAPSED, said), told(said, wall))
+        yield to.failed(HEARD, problem_of(said) or LEASE_LAPSED, told(said, wall))
     elif status.get("reported"):
         yield to.passed(HEARD)
     for condition in conditions.values():
-        problem = REGISTRY.get(condition["problem"]) if condition["problem"] else None
+        problem = problem_of(condition)
         if problem is not None:
-            yield to.failed(condition["name"], _as_told(problem, condition), told(condition, wall))
+            yield to.failed(condition["name"], problem, told(condition, wall))
         elif not condition.get("applies", True):
             yield to.skipped(condition["name"], condition["message"])
         elif condition["status"] == "True":

@@ -106,13 +106,16 @@ class Table:
         if self.short and result.outcome is Outcome.PASSED:
             return
         if result.category != self._category:
-            yield from ([""] if self._category else [])
-            yield from (result.category, "-" * len(result.category))
+            if self._category:
+                yield ""
+            yield result.category
+            yield "-" * len(result.category)
             self._category = result.category
         yield from _lines(result, self.colour)
 
     def end(self, results: tuple[Result, ...]) -> Iterator[str]:
-        yield from ([""] if self._category else [])
+        if self._category:
+            yield ""
         yield _summary(results, self.colour)
 
 

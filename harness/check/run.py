@@ -57,8 +57,9 @@ class Category(Generic[F]):
                 context = dataclasses.replace(context, frame=await asked)
             facts = await self.gather(context)
         except (HarnessError, OSError) as error:
-            denied = isinstance(error, (PermissionError, PermissionError_)) and not context.root
-            return (self.skipped(needs_root(str(error)).why if denied else f"{self.what} cannot be looked at: {error}"),)
+            if isinstance(error, (PermissionError, PermissionError_)) and not context.root:
+                return (self.skipped(needs_root(str(error)).why),)
+            return (self.skipped(f"{self.what} cannot be looked at: {error}"),)
         return tuple(on_this_machine(result, context.hints) for result in self.judge(context, facts))
 
     def skipped(self, why: str) -> Result:

@@ -94,7 +94,7 @@ def _claim(
 
 
 def faults(config: schema.Config, own: Claim, there: tuple[Claim, ...]) -> Iterator[Fault]:
-    """Everything that keeps `own` from standing beside the others, and what is wrong about it by itself."""
+    """Everything of `own` that clashes with the other workloads, and what is wrong with it in itself."""
     if own.paths.instance:
         yield from _of_an_instance(config)
     for path, name in own.users:

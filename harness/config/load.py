@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import decode, reading, yaml_text
+from harness import decode, denied, reading, yaml_text
 from harness.config import claims, environment, schema
-from harness.denied import denied as denied_to_us
 from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths, configured
 
@@ -65,8 +64,8 @@ def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.
         faults.extend(_placed(fault, layers) for fault in error.faults)
     if config is not None:
         faults.extend(_placed(fault, layers) for fault in check(config))
-        beside = claims.faults(config, claims.of_config(paths, config), others(paths))
-        faults.extend(_placed(fault, layers) for fault in beside)
+        clashes = claims.faults(config, claims.of_config(paths, config), others(paths))
+        faults.extend(_placed(fault, layers) for fault in clashes)
     if faults or config is None:
         raise ConfigError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)")
     return config, layers
@@ -96,8 +95,8 @@ def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Faul
 
     Raises PermissionError_ when only root may read them: then nothing is known of them, not even that there are none.
     """
-    if denied := denied_to_us((paths.config, paths.drop_ins, *_files(paths))):
-        raise PermissionError_(f"{', '.join(map(str, denied))} cannot be read by this user", "run it with sudo")
+    if unreadable := denied.to_this_user((paths.config, paths.drop_ins, *_files(paths))):
+        raise PermissionError_(f"{', '.join(map(str, unreadable))} cannot be read by this user", "run it with sudo")
     layers = Layers()
     faults: list[Fault] = []
     layers.add(environment.playground(environ, socket.gethostname()), "environment")

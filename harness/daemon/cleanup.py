@@ -76,13 +76,13 @@ def stays(environ: Mapping[str, str], job: str) -> bool:
 
 
 async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
-    failed, unit = 0, units.own_unit()
+    failed = 0
+    unit = units.own_unit()
     proxy: units.UnitChild | None = None
     try:
         proxy = await Units(paths.instance).find(PROXY) if units.booted() else None
     except HarnessError as error:  # it may run: the rest is removed, and this is told as a failure
-        failed += 1
-        print(f"× {PROXY}: {error.message}", file=sys.stderr)
+        failed += _failed(error, PROXY)
     if after_exit and unit and stays(os.environ, await units.job(unit)):
         if proxy:
             print("the proxy runs on for the next daemon, and so do its rules and routes; `meshexp cleanup` removes them")
@@ -99,8 +99,7 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
             for action in reconciler.diff(None, await reconciler.observe()):
                 failed += await _try(str(action).partition("\n")[0].removeprefix("# "), partial(reconciler.apply, action), dry)
         except HarnessError as error:
-            failed += 1
-            print(f"× {reconciler.name}: {error.message}", file=sys.stderr)
+            failed += _failed(error, reconciler.name)
         if reconciler is redirect and proxy is not None:
             failed += await _try(f"stop {PROXY}", partial(proxy.stop, PROXY_GRACE), dry)
         if reconciler is redirect:
@@ -116,8 +115,7 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
     try:
         await in_force.forget(paths)
     except HarnessError as error:
-        failed += 1
-        print(f"× {error.message}", file=sys.stderr)
+        failed += _failed(error)
     if paths.instance:
         shutil.rmtree(paths.run, ignore_errors=True)
     return 1 if failed else 0
@@ -144,9 +142,14 @@ def _removed(left: Path) -> int:
     try:
         files.remove(left)
     except HarnessError as error:
-        print(f"× {error.message}", file=sys.stderr)
-        return 1
+        return _failed(error)
     return 0
+
+
+def _failed(error: HarnessError, what: str = "") -> int:
+    """Says so; one failure more."""
+    print(f"× {what}: {error.message}" if what else f"× {error.message}", file=sys.stderr)
+    return 1
 
 
 async def _try(what: str, step: Callable[[], Awaitable[object]], dry: bool) -> int:
@@ -156,7 +159,6 @@ async def _try(what: str, step: Callable[[], Awaitable[object]], dry: bool) -> i
     try:
         await step()
     except HarnessError as error:
-        print(f"× {what}: {error.message}", file=sys.stderr)
-        return 1
+        return _failed(error, what)
     print(f"√ {what}")
     return 0

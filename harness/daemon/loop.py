@@ -181,7 +181,7 @@ class Daemon:
         """A proxy that serves is stopped only when its peers no longer send, and when others of its group are there."""
         by_hand = self._restart_proxy
         self._restart_proxy = False
-        self._log.info("the proxy is to be started anew: first no new traffic")
+        self._log.info("the proxy is going to be started again: first no new traffic")
         self._publisher.beat(shutdown.longest_seconds(self.config, self._progress))
         reason = Reason.RESTARTING
         granted = await shutdown.announce(self.config, self._machine, self._parts, self._progress, reason, self._log)

@@ -19,7 +19,7 @@ from harness.desired import Machine, Others, workload_api
 from harness.errors import ConfigError, Fault, HarnessError, UnwritableError
 from harness.paths import Paths, configured
 from harness.specs import User
-from harness.system import addresses, files, process, redirect_exclusions, snapshot_reader
+from harness.system import addresses, cordon, files, process, redirect_exclusions, snapshot_reader
 from harness.system.proxy_store import Store
 from harness.values import IPAddress
 
@@ -42,9 +42,9 @@ async def look(
     spire_server = _spire_user(config, "server", user) if mode is schema.IdentityMode.LOCAL else None
     in_spire = mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT)
     remote = config.identity.agent.server_address if mode is schema.IdentityMode.AGENT else None
-    beside = load.others(paths)
+    others = load.others(paths)
     own = (config.proxy.admin_port, *((config.metrics.listen.port,) if config.metrics.listen else ()))
-    theirs = (port for claim in beside for _, port in claim.ports)
+    theirs = (port for claim in others for _, port in claim.ports)
     identifier, unkept = instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname)
     excluded = await asyncio.to_thread(redirect_exclusions.exclusions, (*own, *theirs))
     return Machine(
@@ -65,7 +65,7 @@ async def look(
         probe_user=_apart(config.probes.user, "probes.user", user) if config.probes.commands else None,
         spire_addresses=await addresses.resolved(remote) if remote else (),
         users=tuple(process.find_user(name, f"workload.users[{i}]").uid for i, name in enumerate(config.workload.users)),
-        others=_others(beside),
+        others=_others(others),
     )
 
 
@@ -132,9 +132,10 @@ def proxy_in_use(paths: Paths) -> Path:
 
 def read_cordon(paths: Paths) -> str | None:
     """The operator's reason; None when the machine is not cordoned."""
-    if not paths.cordon.exists():
+    found = cordon.read(paths.cordon)
+    if found is None:
         return None
-    return str(files.read_json(paths.cordon).get("reason") or f"the reason in {paths.cordon} cannot be read")
+    return found.reason or f"the reason in {paths.cordon} cannot be read"
 
 
 def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> tuple[str, UnwritableError | None]:

@@ -124,8 +124,8 @@ def _new_faults(config: schema.Config) -> Iterator[Fault]:
 def denied_to_us(config: schema.Config) -> tuple[tuple[str, str], ...]:
     """The files, each with its key, that a user other than root may not look at: nothing is known of them."""
     found = {key: path for paths in _files(config) for key, path in paths.items()}
-    denied_ = denied.denied(map(Path, found.values()))
-    return tuple((key, path) for key, path in found.items() if Path(path) in denied_)
+    unreadable = denied.to_this_user(map(Path, found.values()))
+    return tuple((key, path) for key, path in found.items() if Path(path) in unreadable)
 
 
 def _files(config: schema.Config) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:

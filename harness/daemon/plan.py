@@ -101,7 +101,7 @@ def _unknown(config: schema.Config, found: desired.Machine, where: paths.Paths, 
         unknown["dns"] = Unknown(f"the cluster's DNS servers, {when}")
     program = config.proxy.path or machine.proxy_in_use(where)
     ports = ", ".join(map(str, (config.proxy.inbound_port, config.proxy.outbound_port, config.proxy.admin_port)))
-    how = f"start {program} as uid {found.user.uid}", f"it listens on {ports}"
+    how = (f"start {program} as uid {found.user.uid}", f"it listens on {ports}")
     unknown["proxy"] = Unknown(f"the proxy's variables, {when}", how)
     spec = desired.redirect(config, found, None)
     if rules_for(spec):

@@ -21,7 +21,7 @@ class KeptName:
         self.fault: UnwritableError | None = None
 
     def begin(self) -> None:
-        """A secret before the first call, and kept: so the name can be had again also when the answer to that call is lost.
+        """A secret before the first call, and kept: so the next call gets the same name also when the answer to this one is lost.
         Raises UnwritableError."""
         if not self.secret:
             secret = secrets.token_urlsafe(SECRET_BYTES)

@@ -1,7 +1,7 @@
 """The proxy as a child under its own uid. It counts as up when its metrics show a certificate, never by /ready alone.
 
 (linkerd2-proxy never repeats its very first connect to the Workload API. If that one failed it lives on without a certificate and
-without listeners, and answers /ready with 200: that is how it is told from one that waits, and it is ended and started anew.)
+without listeners, and answers /ready with 200: that is how it is told from one that waits. It is ended and started again.)
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Proxy:
         self._may_restart = self._lost = False
 
     async def adopt(self, admin_port: int) -> bool:
-        """Takes over the proxy of the daemon before this one; if its binary was replaced since, the next cycle starts it anew."""
+        """Takes over the proxy of the daemon before this one. If its binary was replaced, the next cycle starts it again."""
         child = await self._runners.find(NAME)
         if child is None:
             return False
@@ -152,7 +152,7 @@ class Proxy:
         self._supervised.release()
 
     def stale(self, desired: ProxySpec | None) -> bool:
-        """Whether it serves, but is not what it should be: it is to be started anew, when that may be."""
+        """Whether it serves, but is not what it should be: it must be started again, as soon as that is allowed."""
         if desired is None or desired.waits_for or self._may_restart:
             return False
         return self._supervised.state.state is State.RUNNING and self._running != fingerprint(desired)

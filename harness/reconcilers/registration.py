@@ -183,7 +183,7 @@ class RegistrationKeeper:
 
     def _failed(self, error: HarnessError) -> None:
         gone = isinstance(error, RefusedError) and error.code in GONE
-        if gone:  # whoever says so answers: no reason to wait, but not all of a fleet at the same moment
+        if gone:  # a controller that says so answers: no reason to wait, but not all of a fleet at the same moment
             self._failures = 0
         else:
             # The held call and a report fail together when a connection breaks: that is one failure.
@@ -196,7 +196,7 @@ class RegistrationKeeper:
             error=error,
             retry_at=self._clock.now() + delay,
             registration=None if gone else self._view.registration,
-            reported=None,  # whoever answers next may be another replica, and hears it again
+            reported=None,  # another replica may answer next, and must hear it again
         )
         self._wake(f"controller: {error.message}")
         if self._retry is not None:
@@ -231,7 +231,7 @@ class RegistrationKeeper:
         self._view = replace(self._view, reported=spec.readiness)
 
     async def _following(self) -> None:
-        """The held GET, again and again; it ends on an error, and the cycle starts it anew."""
+        """The held GET, again and again; it ends on an error, and the cycle starts it again."""
         while (registration := self._view.registration) is not None and (access := self._view.access) is not None:
             # After a failure it asks with an empty version, which no registration has, and so is answered at once: a whole hold
             # could outlast the lease.

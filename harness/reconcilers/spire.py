@@ -21,7 +21,7 @@ from harness.problems import Found
 from harness.specs import IdentitySpec
 from harness.supervisor import ChildState, State, Supervised
 from harness.system import process, spire_api, spire_log
-from harness.system.spire import AGENT, SERVER, PreparationError, Prepared, Spire, stamp_of
+from harness.system.spire import AGENT, SERVER, PreparationError, Prepared, Spire, path_key, stamp_of
 
 POLL = 0.01
 START_SECONDS = 90.0  # an agent gives up by itself after 60 s
@@ -138,7 +138,7 @@ def _new_origin(agent: Part, server: Part, desired: IdentitySpec) -> str:
         return _new_anchors(agent, desired)
     if not agent.child.alive or agent.prepared is None or server.prepared is None:
         return ""
-    return "its server has begun anew" if agent.prepared.origin != server.prepared.origin else ""
+    return "its server has been started again" if agent.prepared.origin != server.prepared.origin else ""
 
 
 def _settled(observed: Observed, now: float, overdue: bool) -> bool:
@@ -160,8 +160,7 @@ def condition(observed: Observed, now: float, wall: float) -> Found | None:
             came = f"it {state}, with {part.error or 'no error in its log'}"
             if "attest" in part.error.lower():
                 return problems.SPIRE_NOT_ATTESTED.found(f"running {name}", came)
-            key = f"identity.spire.{name.removeprefix('spire-')}_path"
-            return problems.SPIRE_FAILING.found(f"running {name}", came, key=key)
+            return problems.SPIRE_FAILING.found(f"running {name}", came, key=path_key(name))
     signing = observed.server.prepared
     if signing is None or not observed.server.child.alive:
         return None

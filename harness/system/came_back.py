@@ -1,7 +1,7 @@
 """What came back of a call, in words: the reason that the kernel, TLS or the resolver gave, out of what a library made of it.
 
-httpx says "All connection attempts failed", asyncio "Connect call failed ('127.0.0.1', 8000)": the reason is in the errors that
-caused these, and is shown by nothing else than this module.
+httpx says "All connection attempts failed", asyncio "Connect call failed ('127.0.0.1', 8000)". The reason is in the errors that
+caused these. Only this module reads it from them.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _in_the_kernels_list(path: Path) -> bool:
 
 
 def open_lock(path: Path) -> TextIO:
-    """A lock's file, which only its owner may open: whoever can open it can hold the lock. Raises OSError."""
+    """A lock's file, which only its owner may open: every process that can open it could hold the lock. Raises OSError."""
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600), "r+")
     os.fchmod(file.fileno(), 0o600)  # one of an older release was open to all
     return file

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from harness import phrases
 from harness.errors import UnavailableError
-from harness.system import listening
+from harness.system import came_back, listening
 from harness.values import HostPort
 
 SECONDS = 5.0
@@ -53,7 +54,7 @@ class MetricsServer:
                     writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
                     await writer.drain()
         except (OSError, EOFError, asyncio.LimitOverrunError):
-            pass  # whoever asked has gone, was too slow, or speaks something else
+            pass  # the caller has gone, was too slow, or speaks something else
         finally:
             self._open -= 1
             writer.close()
@@ -74,7 +75,8 @@ class MetricsServer:
 
 
 async def ask(where: HostPort, seconds: float) -> str:
-    """What is answered there to GET /metrics, whoever answers, at most MOST_ANSWER_BYTES. Raises UnavailableError."""
+    """What any program there answers to GET /metrics, at most MOST_ANSWER_BYTES. Raises UnavailableError."""
+    tried = f"GET /metrics at {where}"
     host = where.host
     if where.ip is not None and where.ip.is_unspecified:
         host = "127.0.0.1" if where.ip.version == 4 else "::1"
@@ -87,7 +89,7 @@ async def ask(where: HostPort, seconds: float) -> str:
                 while len(found) < MOST_ANSWER_BYTES and (more := await reader.read(65536)):
                     found += more
     except TimeoutError:
-        raise UnavailableError(f"GET /metrics at {where}: no answer within {seconds:g} s") from None
+        raise UnavailableError(f"{phrases.NO_ANSWER} within {seconds:g} s", tried=tried) from None
     except OSError as error:
-        raise UnavailableError(f"GET /metrics at {where}: {error.strerror or error}") from None
+        raise UnavailableError(came_back.words(error), tried=tried) from None
     return found.decode(errors="replace").partition("\r\n\r\n")[2]

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from harness.errors import TemporaryError, UnwritableError
+from harness.system import files
 
 _RETRY_SECONDS = 0.05
 
@@ -23,17 +23,15 @@ async def exclusive(file: Path, seconds: float) -> AsyncIterator[None]:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        held = files.open_lock(file)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise UnwritableError(file, error) from None
         yield
         return
-    try:
-        await _acquire(descriptor, seconds)
+    with held:
+        await _acquire(held.fileno(), seconds)
         yield
-    finally:
-        os.close(descriptor)
 
 
 async def _acquire(descriptor: int, seconds: float) -> None:

@@ -179,7 +179,7 @@ class Spire:
         shutil.rmtree(self._run, ignore_errors=True)
 
     async def _make_node_pair(self, user: User) -> None:
-        """One pair for as long as the server that trusts it and the agent that has it, and reads it anew each time, are ours."""
+        """One pair for as long as the server that trusts it and the agent that has it, and reads it again each time, are ours."""
         folder = _folder(self._run / "agent", user, 0o750)
         pair = folder / "node.crt", folder / "node.key"
         if not (self._node_pair_made and all(path.exists() for path in pair)):
@@ -219,13 +219,18 @@ def places(configured: str | None, name: str) -> tuple[Path, ...]:
     return (Path(configured),) if configured else tuple(Path(folder, name) for folder in _PROGRAM_PATH.split(":"))
 
 
+def path_key(name: str) -> str:
+    """The key of the configuration that says where the program is."""
+    return f"identity.spire.{name.removeprefix('spire-')}_path"
+
+
 def find_program(configured: str | None, name: str) -> str:
     """Raises PreparationError when it is not there."""
     found = configured or shutil.which(name, path=_PROGRAM_PATH)
     if found is None or not os.access(found, os.X_OK):
         where = configured or f"{name} in {_PROGRAM_PATH}"
-        key = f"identity.spire.{name.removeprefix('spire-')}_path"
-        raise PreparationError(problems.SPIRE_FAILING.found(f"looking for {where}", f"there is {phrases.NO_PROGRAM}", key=key))
+        came = f"there is {phrases.NO_PROGRAM}"
+        raise PreparationError(problems.SPIRE_FAILING.found(f"looking for {where}", came, key=path_key(name)))
     return found
 
 

@@ -165,8 +165,8 @@ class Units:
 
 
 async def overwrite(path: Path, text: str, scratch: Path) -> None:
-    """As files.overwrite. Where the unit's own mounts forbid it, systemd has it done outside: whoever renames another file onto
-    `path`, as dhclient does, takes it out of ReadWritePaths= of every running unit."""
+    """As files.overwrite. Where the unit's own mounts forbid it, systemd has it done outside. A program that renames another file
+    onto `path`, as dhclient does, takes it out of ReadWritePaths= of every running unit."""
     if os.access(path, os.W_OK) or own_unit() is None:
         files.overwrite(path, text)
         return

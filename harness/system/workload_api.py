@@ -88,7 +88,7 @@ def _encode_svid(svid: Svid) -> bytes:
 
 
 def stream(socket_path: str) -> Iterator[tuple[Svid, ...]]:
-    """The SVIDs of our own uid, anew at each rotation; blocks between. Ends only by an error.
+    """The SVIDs of our own uid, again at each rotation; blocks between. Ends only by an error.
 
     UnavailableError: no socket (the message begins with the title of IDENTITY_SOCKET_MISSING), or the request is
     invalid. PermissionError_: no identity for this uid. TemporaryError: all else.

@@ -62,7 +62,7 @@ def test_the_anchors_are_rotated(mesh: Mesh) -> None:
         mesh.settle()
         for vm in (*machines, mesh.client):
             rotation.new_intermediate(lab, vm)
-            wait(lambda vm=vm: "its server has begun anew" in vm.box.log("harness"), 30)  # type: ignore[misc]
+            wait(lambda vm=vm: "its server has been started again" in vm.box.log("harness"), 30)  # type: ignore[misc]
         time.sleep(3)
         mesh.settle()
         assert proxies(*machines) == before, "a new certificate is no reason to start anew"

@@ -102,7 +102,7 @@ def test_values_that_cannot_be_right(tmp_path: Path, text: str, path: str) -> No
 
 def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
     found = faults(tmp_path, MINIMAL + "proxy: {log: a}\nproxy: {log: b}\n")
-    assert "stands twice in line 3" in next(iter(found.values()))
+    assert "is there twice in line 3" in next(iter(found.values()))
 
 
 def test_a_file_that_is_no_yaml_names_the_line(tmp_path: Path) -> None:

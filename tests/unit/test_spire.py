@@ -245,7 +245,7 @@ def test_new_anchors_reach_the_server_first_and_the_agent_with_it() -> None:
     asked = replace(PREPARED, anchors="new", origin="new")
     assert steps(UP, spec=spec) == ["start spire-server again: the trust anchors have changed"]
     served = replace(UP, server=part(State.RUNNING, prepared=asked))
-    assert steps(served, spec=spec) == ["start spire-agent again: its server has begun anew"]
+    assert steps(served, spec=spec) == ["start spire-agent again: its server has been started again"]
     refused = replace(UP, server=part(State.RUNNING, prepared=replace(PREPARED, anchors="new")))
     assert steps(refused, spec=spec) == [], "what does not lead to the server is nothing for its agent"
     remote = replace(spec, server=None)
