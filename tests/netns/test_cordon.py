@@ -90,7 +90,7 @@ def test_a_drain_keeps_the_reason_of_the_cordon_everywhere(vm: Mesh) -> None:
         done = vm.meshexp(*words)
         assert done.returncode == 0 and done.stdout.startswith("cordoned: new disks; "), done.stdout + done.stderr
     assert json.loads((vm.folder / "state/cordon.json").read_text()) == before, "its beginning stays too"
-    assert vm.condition("Cordoned")["message"] == "new disks" and vm.status()["message"] == "new disks"
+    assert vm.condition("Cordoned")["message"] == "by `meshexp cordon`: new disks" and vm.status()["message"] == "new disks"
     assert told(vm) == ["Ready", "Cordoned"], "what the cluster shows is not written again"
     pid = vm.status()["children"]["proxy"]["pid"]
     vm.processes["harness"].send_signal(signal.SIGUSR1)  # as `meshexp proxy restart`, which waits until it is ready
