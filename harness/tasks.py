@@ -98,6 +98,7 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T | Non
     cancelling the current task too, and of two cancellations at one moment the second would end the caller.
     """
     task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(_looked_at)  # what is cut off may end by an error of its own, which nobody awaits then
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     finally:
@@ -107,14 +108,22 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T | Non
     return task.result() if done else None
 
 
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 def on_bug(tell: Tell) -> None:
     """Has the running loop tell `tell` of every error that no code expected, also of those in its own callbacks."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, BaseException):
-            tell(str(context.get("message", "")), error)
-        else:
+        message = str(context.get("message", ""))
+        if not isinstance(error, BaseException) or loop.is_closed():
             loop.default_exception_handler(context)
+        elif asyncio._get_running_loop() is loop:
+            tell(message, error)
+        else:  # of a task that nobody awaited: it was collected in another thread, or while the loop began or ended
+            loop.call_soon_threadsafe(tell, message, error)
 
     asyncio.get_running_loop().set_exception_handler(handle)

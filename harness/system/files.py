@@ -124,15 +124,13 @@ def is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except PermissionError:
+    except OSError:  # only its owner may open it, or it is no regular file
         return _in_the_kernels_list(path)
-    except OSError:
-        return False
     return False
 
 
 def _in_the_kernels_list(path: Path) -> bool:
-    """Whether /proc/locks has a lock on the file: every user may read that list, and only root may open our locks."""
+    """Whether /proc/locks has a lock on the file. Every user may read that list."""
     try:
         found = path.stat()
         held = Path("/proc/locks").read_text(encoding="ascii")
@@ -144,7 +142,7 @@ def _in_the_kernels_list(path: Path) -> bool:
 
 def open_lock(path: Path) -> TextIO:
     """A lock's file, which only its owner may open: every process that can open it could hold the lock. Raises OSError."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600), "r+")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600), "w")
     os.fchmod(file.fileno(), 0o600)  # one of an older release was open to all
     return file
 

@@ -76,7 +76,7 @@ async def site(folder: pathlib.Path, **changes: Any) -> AsyncIterator[Site]:
     for name in ("face", "smiley"):
         await store.buoyant_groups.create(group(name))
     with structlog.testing.capture_logs() as log:
-        async with Controller(config(authority, **changes), store, clock) as controller, asyncio.timeout(60):
+        async with Controller(config(authority, **changes), store, clock) as controller, asyncio.timeout(180):
             yield Site(controller, authority, log, authority.issue("face", FACE))
 
 

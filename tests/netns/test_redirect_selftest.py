@@ -11,6 +11,7 @@ from harness.rules import rules_for
 from harness.system.nftables import Nftables
 from harness.system.redirect_selftest import Outcome, self_test
 from tests import redirect_support as support
+from tests import waiting
 from tests.redirect_support import (
     KINDS,
     Peer,
@@ -77,6 +78,7 @@ def test_a_firewall_in_the_way_inbound_is_unverified_not_failed(peer: Peer) -> N
 def test_the_self_test_leaves_nothing(peer: Peer) -> None:
     asyncio.run(Nftables().replace(rules_for(spec())))
     dump = "ip addr; ip -4 route show table all; ip -6 route show table all; ip rule; nft list ruleset"
+    waiting.wait(lambda: "tentative" not in sh("ip addr"))  # the kernel adds the address's routes only then
     before = sh(dump)
     self_test(rules_for(spec()))
     assert _without_times(sh(dump)) == _without_times(before)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -202,3 +204,50 @@ def test_a_step_that_fails_as_expected_is_shown_until_it_goes_well(tmp_path: Pat
 )
 def test_what_a_member_has_stays_but_for_an_operators_stop(result: str, status: str, job: str, expected: bool) -> None:
     assert stays({"SERVICE_RESULT": result, "EXIT_STATUS": status}, job) is expected
+
+
+def test_a_bug_that_another_thread_comes_upon_is_told_in_the_loop() -> None:
+    """A task that nobody awaited is collected wherever memory is."""
+    threads: list[threading.Thread] = []
+    error = OSError("nobody awaited it")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+
+        def tell(*_: object) -> None:
+            threads.append(threading.current_thread())
+            told.set()
+
+        tasks.on_bug(tell)
+        await asyncio.to_thread(loop.call_exception_handler, {"message": "never retrieved", "exception": error})
+        await told.wait()
+
+    asyncio.run(main())
+    assert threads == [threading.main_thread()]
+
+
+@pytest.mark.parametrize("cut_off_by", ["its time", "the end of its caller"])
+def test_what_work_ends_by_after_it_was_cut_off_is_no_bug(cut_off_by: str) -> None:
+    began = asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("as httpx does, while it connects") from None
+
+    async def main() -> None:
+        seconds = 0.01 if cut_off_by == "its time" else None
+        caller = asyncio.get_running_loop().create_task(tasks.within(seconds, work()))
+        await began.wait()
+        if seconds is None:
+            caller.cancel()
+        await asyncio.wait({caller})
+        assert caller.cancelled() if seconds is None else caller.result() is None
+        del caller
+        gc.collect()
+        await settle()
+
+    assert run(main) == []

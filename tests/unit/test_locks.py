@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UnavailableError
+from harness.errors import TemporaryError, UnavailableError
 from harness.system import files
 from harness.system.proxy_store import Store
 from tests import cache
@@ -85,6 +85,16 @@ def test_another_user_still_learns_whether_it_is_held(folder: Path) -> None:
     with files.lock(folder / "harness.lock"):
         assert told() == "True"
     assert told() == "False"
+
+
+def test_a_pipe_in_its_place_is_a_lock_too(folder: Path) -> None:
+    path = folder / "harness.lock"
+    os.mkfifo(path)
+    with files.lock(path):
+        assert files.is_locked(path)
+        with pytest.raises(TemporaryError), files.lock(path):
+            pass
+    assert not files.is_locked(path)
 
 
 def test_every_script_that_locks_is_among_these() -> None:
