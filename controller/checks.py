@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from controller import manifest, model, roll
+from controller import manifest, model, roll, summary
 from controller.kubernetes.client import Client
 from controller.kubernetes.store import KubernetesCollection
 from controller.model import ExternalWorkload, Lease
@@ -118,7 +118,7 @@ def judge(facts: Facts, namespace: str) -> Iterator[Result]:
     yield to.found("the controller's leases are fresh", problems.LEASE_STALE, stale, tried=bool(replicas), why=why)
     yield _judge_machines(to, facts.machines)
     yield _judge_groups(to, "the groups are accepted", problems.GROUP_INVALID, facts, "Accepted", ())
-    fine = ("NoWorkloads",)
+    fine = ("NoWorkloads", summary.SHADOWED)  # the latter is not accepted, which is said above
     text = "the groups' machines are ready"
     if alive:
         yield _judge_groups(to, text, problems.GROUP_NOT_READY, facts, "Ready", fine)

@@ -73,6 +73,10 @@ class Fleet:
         """Our own API group goes before the other."""
         return next((found for api in GROUP_APIS if (found := self._groups.get((api, key)))), None)
 
+    def shadowed(self, key: Key) -> list[ExternalGroup]:
+        """Those that `group` does not give, because another of the same name goes before them."""
+        return [found for api in GROUP_APIS if (found := self._groups.get((api, key)))][1:]
+
     def group_keys(self, api: str) -> set[Key]:
         return {key for own, key in self._groups if own == api}
 

@@ -12,7 +12,7 @@ from controller import admission, rendering, summary
 from controller.admission import RefusedError
 from controller.fleet import Record
 from controller.following import follow
-from controller.manifest import BUOYANT_GROUP_API, GROUP_API, ExternalGroup
+from controller.manifest import BUOYANT_GROUP_API, GROUP_API, ExternalGroup, GroupStatus
 from controller.model import Key
 from controller.registry import Registry
 from controller.store import Change, ChangeType, Collection, ConflictError, Listing, NotFoundError
@@ -67,25 +67,29 @@ class Groups:
         """Of the groups with news since the last call."""
         keys, self._fleet.touched = self._fleet.touched, set()
         for key in keys:
-            group = self._fleet.group(key)
+            group, wall = self._fleet.group(key), self._fleet.clock.wall()
             if group is None:
                 continue
             workloads = [record.workload for record in self._fleet.members(key)]
-            status = summary.group_status(group, workloads, self._fleet.clock.wall())
-            if status is None:
-                continue
-            wanted = dataclasses.replace(group, status=status)
-            store = self._registry.store
-            groups: Collection[ExternalGroup] = store.groups if group.api_version == GROUP_API else store.buoyant_groups
-            try:
-                if self._fleet.set_group(await groups.patch_status(wanted)):
-                    await self._changed(key)  # the answer was faster than the watch
-            except (NotFoundError, ConflictError):
-                # Gone, or of a kind without a status (another product's older schema): not tried again until there is news.
-                self._fleet.set_group(wanted)
-            except TemporaryError as error:
-                self._fleet.touched.add(key)
-                log.warning("status of the group not written", group=str(key), error=error.message)
+            await self._write_status(group, summary.group_status(group, workloads, wall))
+            for other in self._fleet.shadowed(key):
+                await self._write_status(other, summary.shadowed_status(other, group.api_version, wall))
+
+    async def _write_status(self, group: ExternalGroup, status: GroupStatus | None) -> None:
+        if status is None:
+            return
+        wanted = dataclasses.replace(group, status=status)
+        store = self._registry.store
+        groups: Collection[ExternalGroup] = store.groups if group.api_version == GROUP_API else store.buoyant_groups
+        try:
+            if self._fleet.set_group(await groups.patch_status(wanted)):
+                await self._changed(group.key)  # the answer was faster than the watch
+        except (NotFoundError, ConflictError):
+            # Gone, or of a kind without a status (another product's older schema): not tried again until there is news.
+            self._fleet.set_group(wanted)
+        except TemporaryError as error:
+            self._fleet.touched.add(group.key)
+            log.warning("status of the group not written", group=str(group.key), error=error.message)
 
     async def _changed(self, key: Key) -> None:
         self._fleet.retime(key)

@@ -251,7 +251,7 @@ class Registry:
         if group is None:
             raise RefusedError("group-not-found", f"there is no ExternalGroup {key}", "create the group first")
         if group.fault and group.spec == GroupSpec():
-            raise TemporaryError(f"{key} cannot be used: {group.fault}", "mend the group")
+            raise TemporaryError(f"{key} cannot be used: {group.fault}", "correct the group")
         return group
 
     def _renew(self, record: Record) -> None:

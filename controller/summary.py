@@ -9,21 +9,33 @@ from controller import model
 from controller.manifest import ExternalGroup, GroupStatus
 from controller.model import Condition, ExternalWorkload
 
+SHADOWED = "Shadowed"
+
 
 def group_status(group: ExternalGroup, workloads: Iterable[ExternalWorkload], wall: float) -> GroupStatus | None:
     """The status to write, or None when what is there says it already."""
     members = tuple(workloads)
     ready = sum(workload.ready for workload in members)
+    accepted = ("Accepted", not group.fault, "Invalid" if group.fault else "Valid", group.fault)
+    return _status(group, ready, len(members), (accepted, ("Ready", ready == len(members) > 0, *_reason(members, ready))), wall)
+
+
+def shadowed_status(group: ExternalGroup, served: str, wall: float) -> GroupStatus | None:
+    """Of a group that is not served, because there is one of its name in the API `served`; None as above."""
+    text = f"the group of {served} with the same name is served, and not this one: delete one of the two"
+    verdicts = (("Accepted", False, SHADOWED, text), ("Ready", False, SHADOWED, text))
+    return _status(group, 0, 0, verdicts, wall)
+
+
+def _status(
+    group: ExternalGroup, ready: int, count: int, verdicts: tuple[tuple[str, bool, str, str], ...], wall: float
+) -> GroupStatus | None:
     generation = group.metadata.generation
-    verdicts = (
-        ("Accepted", not group.fault, "Invalid" if group.fault else "Valid", group.fault),
-        ("Ready", ready == len(members) > 0, *_reason(members, ready)),
-    )
     status = GroupStatus(
         generation,
-        f"{ready}/{len(members)}",
+        f"{ready}/{count}",
         ready,
-        len(members),
+        count,
         ", ".join(map(str, group.probes)) or "none",
         tuple(
             _condition(group.status, name, good, reason, text[:1024], generation, wall) for name, good, reason, text in verdicts

@@ -129,6 +129,8 @@ def test_the_short_name_and_what_explain_says() -> None:
     assert "applied" in apply(group_object("face", api=GROUP_API))
     assert made.kubectl("-n", "faces", "get", "eg").splitlines()[1].startswith("face ")
     assert "spiffeIDs" in made.kubectl("explain", "externalgroup.spec.admission", "--api-version=workload.meshexp.io/v1alpha1")
+    # It would go before a group of the other kind with this name.
+    made.kubectl("-n", "faces", "delete", "eg", "face")
 
 
 def test_the_two_kinds_have_one_schema() -> None:

@@ -8,8 +8,9 @@ import dataclasses
 import pytest
 
 from controller.embedded_store import EmbeddedStore
-from controller.manifest import GROUP_API
+from controller.manifest import GROUP_API, ExternalGroup
 from controller.model import Key
+from controller.store import Collection
 from harness.errors import TemporaryError
 from harness.values import SpiffeId, parse_address
 from tests.controller_support import TRUST_DOMAIN, group, settle
@@ -181,6 +182,27 @@ def test_our_own_api_group_goes_first() -> None:
         await w.store.groups.delete(Key("faces", "face"))
         await settle()
         assert (await w.workload(made)).metadata.owner_references[0].api_version != GROUP_API
+
+    run(body)
+
+
+def test_a_group_that_another_of_its_name_goes_before_says_so() -> None:
+    """Without a verdict, who wrote it would look for a controller that does not run."""
+
+    async def body(w: World) -> None:
+        await w.store.groups.create(group(api=GROUP_API))
+        await settle()
+
+        async def accepted(groups: Collection[ExternalGroup]) -> str:
+            await w.clock.advance(2)
+            await settle()
+            conditions = (await groups.get(Key("faces", "face"))).status.conditions
+            return next(one.reason for one in conditions if one.type == "Accepted")
+
+        assert await accepted(w.store.groups) == "Valid"
+        assert await accepted(w.store.buoyant_groups) == "Shadowed"
+        await w.store.groups.delete(Key("faces", "face"))
+        assert await accepted(w.store.buoyant_groups) == "Valid"
 
     run(body)
 
