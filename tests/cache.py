@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
     with _locked(folder) as missing:
         if missing:
             partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             partial.mkdir()
             make(partial)
             partial.rename(folder)
@@ -39,6 +40,15 @@ def once_a_file(file: Path, make: Callable[[Path], Path]) -> Path:
             with tempfile.TemporaryDirectory(prefix=f"{file.name}.", dir=file.parent) as folder:
                 make(Path(folder)).replace(file)
     return file
+
+
+def _remove(partial: Path) -> None:
+    """What a run left that was killed; not what is mounted there: that may be /proc, or the cgroups of this machine."""
+    mounted = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in reversed([place for place in mounted if partial in place.parents]):
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    if partial.exists():
+        shutil.rmtree(partial)
 
 
 @contextlib.contextmanager

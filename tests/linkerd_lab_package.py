@@ -15,6 +15,7 @@ from tests import linkerd_lab_pki as pki
 from tests.linkerd_lab import Lab
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import NODE
+from tests.linkerd_lab_traffic import BEGUN
 from tests.linkerd_lab_vm import APP_PORT, MACHINES, NAMESPACE, Load
 from tests.mesh import Mesh as NodeSide
 from tests.namespaces import Namespace
@@ -78,11 +79,12 @@ def _configure(vm: Machine) -> None:
 
 @contextlib.contextmanager
 def calls(vm: Machine, host: str, rate: float) -> Iterator[Load]:
-    """The machine calls `host` all the while; the result is there afterwards."""
+    """The machine calls `host` all the while, and is answered before this returns; the result is there afterwards."""
     result = Load()
     argv = [*vm.enter, "setpriv", "--reuid=nobody", "--clear-groups", *TRAFFIC, "call", host, str(rate)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
+            assert process.stdout is not None and process.stdout.readline() == f"{BEGUN}\n", f"no call to {host} is answered"
             yield result
         finally:
             # nsenter into a process namespace is the parent of what it runs.

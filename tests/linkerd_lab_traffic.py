@@ -1,5 +1,7 @@
 """`serve NAME PORT UNREADY` answers with its name; `call HOST RATE` calls it until SIGTERM and prints what came of it.
 
+`call` first prints BEGUN, with its first answer: a busy machine takes seconds to start a program.
+
 Run by the interpreter alone: it imports nothing of this repository.
 """
 
@@ -15,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+BEGUN = "begun"
 PATIENCE = 15.0
 SERVICE_SECONDS = 0.1  # so that under load there are always requests that can be lost
 
@@ -46,7 +49,11 @@ async def serve(name: str, port: str, unready: str) -> None:
 
 
 class Caller:
-    """Each request on a connection of its own, `rate` a second, however long the answers take."""
+    """Each request on a connection of its own, `rate` a second.
+
+    However long the answers take, until so many are waited for as a second brings. A busy machine answers fewer in a second than
+    are asked: then fewer are asked, where else each would wait longer than the one before it, until none is answered in time.
+    """
 
     def __init__(self, host: str) -> None:
         self._host, self._address = host, socket.gethostbyname(host)
@@ -60,9 +67,10 @@ class Caller:
         calls: set[asyncio.Task[None]] = set()
         due = time.monotonic()
         while not stopped.is_set():
-            call = asyncio.create_task(self._call())
-            calls.add(call)
-            call.add_done_callback(calls.discard)
+            if len(calls) < rate:
+                call = asyncio.create_task(self._call())
+                calls.add(call)
+                call.add_done_callback(calls.discard)
             due += 1 / rate
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(stopped.wait(), max(0.0, due - time.monotonic()))
@@ -87,6 +95,8 @@ class Caller:
             status = head.split()[1].decode() if head else "nothing"
             if status != "200":
                 raise ValueError(f"{status} {head.decode(errors='replace')[:300]}")
+            if not self._by:
+                print(BEGUN, flush=True)
             self._by[body.decode()] += 1
         finally:
             writer.close()

@@ -19,6 +19,7 @@ import yaml
 from tests import linkerd_lab_pki as pki
 from tests.linkerd_lab_box import PATH, Box, which
 from tests.linkerd_lab_cluster import NODE, PROXY_UID, TRUST_DOMAIN, Cluster
+from tests.linkerd_lab_traffic import BEGUN
 from tests.mesh import ENVIRONMENT as MESH_ENVIRONMENT
 from tests.mesh import ROOT
 from tests.waiting import wait
@@ -151,11 +152,12 @@ class Vm:
 
     @contextlib.contextmanager
     def load(self, host: str, rate: float) -> Iterator[Load]:
-        """Calls `host` all the while; the result is there afterwards."""
+        """Calls `host` all the while, and is answered before this returns; the result is there afterwards."""
         result = Load()
         name = f"load-{os.urandom(4).hex()}"
         self.box.start(name, PYTHON, str(TRAFFIC), "call", host, str(rate), uid=APP_UID)
         try:
+            wait(lambda: BEGUN in self.box.log(name), why=lambda: f"no call to {host} is answered\n{self.box.log(name)[-3000:]}")
             yield result
         finally:
             self.box.stop(name)
@@ -170,7 +172,8 @@ class Load:
     slowest: float = 0.0
 
     def take(self, output: str) -> None:
-        found = json.loads(output)
+        """`output`: of `call`."""
+        found = json.loads(output.splitlines()[-1])
         self.requests, self.failed, self.slowest = found["requests"], tuple(found["failed"]), found["slowest"]
         self.by = tuple(sorted(found["by"].items()))
 

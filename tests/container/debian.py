@@ -47,7 +47,7 @@ def base() -> Base:
 
 def _make(folder: Path) -> None:
     made, mirror = folder / "root", folder / "mirror"
-    sh("debootstrap", "--variant=minbase", "bookworm", str(made), timeout=1200)
+    root.debootstrap("bookworm", str(made))
     with root.layered(made, megabytes=1024) as debian:
         shutil.copy("/etc/resolv.conf", debian / "etc/resolv.conf")
         (debian / "needed/debian").mkdir(parents=True)

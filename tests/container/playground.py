@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +54,7 @@ def work():
         line = json.dumps(one()) + "\\n"
         with lock:
             sys.stdout.write(line)
+            sys.stdout.flush()
 threads = [threading.Thread(target=work) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -183,13 +186,15 @@ class Playground:
 
     @contextlib.contextmanager
     def calling(self, host: str, seconds: float, *, by: str = "gui-1") -> Iterator[list[Answer]]:
-        """So long, beside what is done meanwhile; what came of it is there afterwards."""
+        """So long, beside what is done meanwhile, from the first answer on; what came of it is there afterwards."""
         answers: list[Answer] = []
         argv = [*self.engine.command, "exec", "--user=workload", by, "python3", "-c", _CALLER, host, "1000000", str(seconds)]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={"PATH": PATH}) as process:
+        with tempfile.TemporaryFile() as output, subprocess.Popen(argv, stdout=output, env={"PATH": PATH}) as process:
+            wait(lambda: os.fstat(output.fileno()).st_size > 0, why=lambda: self.story(by))
             yield answers
-            output, _ = process.communicate(timeout=60)
-        answers += [Answer(*json.loads(line)) for line in output.splitlines()]
+            process.wait(60)
+            output.seek(0)
+            answers += [Answer(*json.loads(line)) for line in output]
 
     def metrics(self, name: str, *labels: str) -> float:
         """Requests with these labels; the development proxy counts connections."""

@@ -28,6 +28,8 @@ OPTIONAL = ("python3-iptables",)  # not every suite has it
 DOWNLOADS = ("systemd-standalone-sysusers", "systemd-resolved")
 TESTS = ("rpm", "man-db", "bash-completion")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# With mounts and processes of its own, which end with whoever started it.
+ALONE = ("setpriv", "--pdeathsig=KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--")
 # Not the test run's own PYTHON*: with PYTHONPYCACHEPREFIX, dpkg's py3clean would look for compiled files in another place.
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 # debootstrap's options, and mirror (its default) and script, for a suite that Debian 12's does not know. The keyring is Ubuntu's.
@@ -66,9 +68,14 @@ def package(factory: pytest.TempPathFactory) -> Path:
     return once_a_run(factory, "deb", build) / f"meshexp-harness_{__version__}_all.deb"
 
 
+def debootstrap(*words: str) -> None:
+    """A minimal Debian. What it mounts ends with it: killed, it would leave this machine's /proc in the cache."""
+    sh(*ALONE, "debootstrap", "--variant=minbase", *words, timeout=1200)
+
+
 def _debootstrap(suite: str, root: Path) -> None:
     flags, source = _SOURCES.get(suite, ((), ()))
-    sh("debootstrap", "--variant=minbase", *flags, suite, str(root), *source, timeout=1200)
+    debootstrap(*flags, suite, str(root), *source)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     # Without lists of what else there is, apt goes by what is installed, and reads in a tenth of the time.
     script = f"""
