@@ -176,13 +176,18 @@ DAEMON_STOPPED = register(
     "daemon-stopped",
     Where.MACHINE,
     "meshexp-harness does not run",
-    "`systemctl enable --now {unit}` starts it; `meshexp logs{instance}` says why it ended",
+    "`systemctl enable --now {unit}` starts it, without systemd `meshexp run{instance}`; `meshexp logs{instance}` says why it"
+    " ended",
 )
 DAEMON_HANGS = register(
     "daemon-hangs",
     Where.MACHINE,
     "meshexp-harness runs, but it has not written its status in time: it hangs or is stopped",
     "`systemctl restart {unit}` starts another, and traffic goes on meanwhile; `meshexp logs{instance}` shows what it did last",
+    cases=dict.fromkeys(
+        phrases.NO_ROOM,
+        "make room there, and the daemon writes again by itself; it needs no restart, and could not start without room",
+    ),
 )
 NOT_REGISTERED = register(
     "not-registered",

@@ -108,14 +108,22 @@ def _set(paths: Paths, reason: str | None) -> Cordon:
 
 
 def _told(paths: Paths, done: Callable[[dict[str, Any]], bool]) -> bool:
-    """False when no daemon runs; raises TemporaryError when the controller does not hear it in time."""
+    """False when there is no member to take out; raises TemporaryError when the controller does not hear it in time."""
     status = status_cli.read(paths)
     if status["phase"] == Phase.UNKNOWN.text:
         raise TemporaryError(
             f"the controller does not hear of it: {status['message']}", "it counts as soon as the daemon goes on"
         )
+    if status["phase"] == Phase.STOPPED.text and paths.status.exists():
+        # It was killed, and has not deregistered: the cluster sends until the lease has ended.
+        raise TemporaryError(
+            f"the controller does not hear of it: {status['message']}",
+            "it counts from the next start on; until this machine's lease has ended, peers may still send here",
+        )
     if "reported" not in status:
-        print("no meshexp-harness runs here; it counts from the next start on", file=sys.stderr)
+        runs = status["phase"] != Phase.STOPPED.text
+        unheard = "meshexp-harness has not joined the mesh yet; it counts as soon as it has"
+        print(unheard if runs else "no meshexp-harness runs here; it counts from the next start on", file=sys.stderr)
         return False
     os.kill(int(status["pid"]), signal.SIGUSR2)
     deadline = time.monotonic() + TOLD_SECONDS

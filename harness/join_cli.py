@@ -200,6 +200,8 @@ class Join:
         skipped = sum(result.outcome is report.Outcome.SKIPPED for result in results)
         wrong = [result for result in results if result.problem is not None]
         lines = [f"{r.problem.code}: {r.reason} ({r.problem.hint})" for r in wrong if r.problem is not None]
+        # The staged folder is gone when somebody reads this.
+        lines = [line.replace(str(staged.config), str(self._paths.config)) for line in lines]
         # The controller may come any time: the join waits for it, within --wait.
         if not report.success(r for r in results if r.problem is None or r.problem.code != CONTROLLER_UNREACHABLE.code):
             raise UnavailableError(

@@ -17,3 +17,6 @@ NO_PROGRAM = "no such program"
 NOT_STARTED = "cannot be started"
 ENDED = "ended with"
 IS_ROOT = "is a root itself"
+NO_ROOM = ("is read-only", "is full", "has no inode left")
+"""Why a file cannot be written, of a file system."""
+NO_GROUP = "group-not-found"

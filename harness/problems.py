@@ -138,8 +138,12 @@ REGISTRATION_REFUSED = register(
     "registration-refused",
     Where.EITHER,
     "the controller refused the registration",
-    "`kubectl -n {namespace} describe externalgroups.workload.meshexp.io {group}` shows what the group"
-    " accepts, `meshexp config show{instance}` what this machine asks for",
+    "`kubectl -n {namespace} describe externalgroups.workload.meshexp.io {group}` shows what the group accepts,"
+    " `meshexp config show{instance}` what this machine asks for",
+    cases={
+        phrases.NO_GROUP: "`kubectl -n {namespace} get externalgroups.workload.meshexp.io` lists the groups that are there;"
+        " create {group}, or correct workload.group and workload.namespace here, then `systemctl reload {unit}`",
+    },
 )
 _GET_PROXY = (
     "`meshexp proxy install --from cr.l5d.io/linkerd/proxy:VERSION`, with the VERSION that `linkerd"

@@ -85,8 +85,8 @@ _SIGNS = {"True": "√", "False": "×", "Unknown": "…"}
 
 def text(data: dict[str, Any]) -> str:
     lines = [f"{data['phase']}" + (f" since {data['since']}" if "since" in data else "")]
-    if data.get("message"):
-        lines[0] += f": {data['message']}"
+    if why := _why(data):
+        lines[0] += f": {why}"
     if workload := data.get("workload"):
         lines.append(
             f"workload   {workload['namespace']}/{workload['name'] or '(not registered)'}  {', '.join(workload['addresses'])}"
@@ -108,6 +108,18 @@ def text(data: dict[str, Any]) -> str:
         lines.append(f"{'tells more':<16}`meshexp explain {' '.join(dict.fromkeys(codes))}`")
     lines += _details(data)
     return status.harmless("\n".join(lines))
+
+
+def _why(data: dict[str, Any]) -> str:
+    """For the first line: why no traffic comes, else the worst that is wrong where the phase says that something is."""
+    message = str(data.get("message", ""))
+    if message:
+        return f"cordoned: {message}" if data.get("reason") == "Cordoned" else message
+    wrong = [condition for condition in data.get("conditions", []) if condition["problem"]]
+    if data["phase"] != Phase.DEGRADED.text or not wrong:
+        return ""
+    worst = min(wrong, key=lambda condition: condition["severity"] != Severity.ERROR.value)
+    return f"{worst['name']}: {worst['message'].partition(chr(10))[0]}"
 
 
 def _sign(condition: dict[str, Any]) -> str:

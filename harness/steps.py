@@ -71,7 +71,8 @@ class Steps:
         seconds = time.monotonic() - self._began
         if not self._json:
             if error is None:
-                print(f"{len(self.done)} steps in {seconds:.1f} s")
+                number = len(self.done)
+                print(f"{number} {'step' if number == 1 else 'steps'} in {seconds:.1f} s")
             return
         data: dict[str, Any] = {**facts, "seconds": round(seconds, 3)}
         data["steps"] = [

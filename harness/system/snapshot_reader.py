@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import freshness, status_fields
+from harness import freshness, phrases, status_fields
 from harness.paths import LOCK
 from harness.status import Phase
 from harness.system import files, procfs
@@ -51,12 +51,13 @@ def _no_room(path: Path) -> str:
         needed = (path.stat().st_size if path.exists() else 0) + system.f_frsize
     except OSError:
         return ""
+    read_only, full, no_inode = phrases.NO_ROOM
     if system.f_flag & os.ST_RDONLY:
-        return f"{folder} is read-only; `findmnt -T {folder}` shows it"
+        return f"{folder} {read_only}; `findmnt -T {folder}` shows it"
     if system.f_bfree * system.f_frsize < needed:
-        return f"the disk at {folder} is full; `df -h {folder}` shows it"
+        return f"the disk at {folder} {full}; `df -h {folder}` shows it"
     if system.f_files and not system.f_ffree:
-        return f"the disk at {folder} has no inode left; `df -i {folder}` shows it"
+        return f"the disk at {folder} {no_inode}; `df -i {folder}` shows it"
     return ""
 
 

@@ -121,6 +121,7 @@ def test_one_command_to_a_member_and_one_back(vm: Mesh) -> None:
         secret = {"etc/invitation", "etc/spire/ca.key", "state/registration.json"}
         assert {name for name in secret if modes[name] == 0o600} == secret
         assert modes["etc/harness.d/50-join.yaml"] == modes["etc/trust-anchors.pem"] == 0o644
+        assert "anchors-expiring" in done.stdout and "meshexp-join-" not in done.stdout, "a folder that is gone again"
         assert vm.status()["phase"] == "Ready" and vm.status()["workload"]["name"].startswith("face-")
         assert vm.meshexp("join", str(file)).returncode == 0, "once more changes nothing"
         assert vm.meshexp("leave", "--purge").returncode == 0

@@ -213,7 +213,7 @@ def test_a_full_run_directory_is_told_and_is_no_hang(vm: Mesh) -> None:
         assert told(vm)["message"].endswith(f": the disk at {run} is full; `df -h {run}` shows it")
         assert "hangs" not in told(vm)["message"]
         vm.stop("harness", signal.SIGKILL)
-        assert "gone without a clean stop" in told(vm)["message"]
+        assert "has ended without a clean stop" in told(vm)["message"]
         vm.start_daemon()
         vm.wait(lambda: told(vm)["phase"] == "Unknown")
         assert told(vm)["message"].startswith("a daemon runs here and cannot say how things stand: the disk at ")

@@ -147,6 +147,10 @@ def test_what_the_daemon_has_not_decided_and_what_it_said_before_it_hung(tmp_pat
     hangs = tuple(membership.judge(place, membership.Facts(hung)))
     assert [r.outcome for r in hangs] == [Outcome.FAILED] * 2
     assert "99 s" in hangs[0].reason
+    full = hung | {"message": "it has not written for 99 s: the disk at /run/meshexp is full; `df -h /run/meshexp` shows it"}
+    no_room = tuple(membership.judge(place, membership.Facts(full)))
+    assert [r.outcome for r in no_room] == [Outcome.FAILED, Outcome.SKIPPED], "whether the cluster hears it is not known"
+    assert no_room[0].problem is not None and "make room there" in no_room[0].problem.advice
 
 
 def test_a_kernel_that_refuses_and_one_that_may_not_be_asked(tmp_path: Path) -> None:
