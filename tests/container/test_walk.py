@@ -16,10 +16,12 @@ import pytest
 
 from tests.container import engine
 from tests.container.conftest import PROGRAMS
+from tests.container.images import FACES
 from tests.container.kubelet import NAMESPACE
 from tests.container.walk_site import GROUPS, Site, site
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import DNS
+from tests.mesh import ROOT
 from tests.waiting import wait
 
 MACHINES = ("face-1", "smiley-1", "face-2", "color-1", "smiley2-1")
@@ -27,13 +29,13 @@ OPTIONS = ("--no-images",)
 
 
 @pytest.fixture(scope="module")
-def walking(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def walking(programs: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if os.geteuid() != 0 or engine.MISSING:
         pytest.skip(engine.WHY if engine.MISSING else "containers need root")
     folder = tmp_path_factory.mktemp("walk")
     for path in (folder, *folder.parents[:2]):
         path.chmod(0o755)
-    with site(programs, PROGRAMS, folder) as made:
+    with site(programs, PROGRAMS, kept, folder) as made:
         yield made
         if made.kubelet.fault is not None:
             raise made.kubelet.fault
@@ -46,6 +48,8 @@ def options(site: Site) -> tuple[str, ...]:
 def walk(site: Site, *words: str, by: str = "") -> tuple[int, str]:
     done = site.run("walk", *options(site), *words, by=by, PLAYGROUND_DNS=DNS)
     print(done.stdout)
+    if done.returncode != 0:
+        print(*(site.engine.run("logs", "--tail=30", name)[1] for name in machines(site)), sep="\n---\n")
     return done.returncode, done.stdout
 
 
@@ -91,6 +95,13 @@ def aside(path: Path) -> Iterator[None]:
         if path.exists():
             path.unlink()
         kept.rename(path)
+
+
+def section(heading: str) -> str:
+    """Of the document, up to the next heading."""
+    text = (ROOT / "docs/playground.md").read_text()
+    start = text.index(f"\n{heading}")
+    return text[start : text.index("\n## ", start + 1)]
 
 
 def machines(site: Site) -> list[str]:
@@ -173,6 +184,22 @@ def test_an_unmeshed_faces_stops_the_walk(walking: Site) -> None:
     walking.kubelet.inject = True
 
 
+def test_color_stays_until_color_1_is_ready(walking: Site) -> None:
+    """By the document's part about color, in what the walk before has left."""
+    document = walking.root / "docs/playground.md"
+    # A workload that serves nothing.
+    with aside(document), walking.docker('case "$*" in *--name=color-1*) set -- "$@" sleep 3600 ;; esac'):
+        document.write_text(section("## color: ") + section("## A canary"))
+        code, said = walk(walking, "--existing", "--timeout", "25")
+    failure = story(said)
+    assert code == 1 and failure["what"] == "color-1 is Ready" and "× Application" in failure["came back"], failure
+    assert int(failure["for"].removesuffix(" s")) >= 25 and "docker logs color-1" in failure["see"]
+    assert 'The walk stopped at "color: beside its Deployment, then without it"' in said
+    replicas = walking.kubectl("get", "deployment", "color", "-n", NAMESPACE, "-o", "jsonpath={.spec.replicas}")
+    assert replicas == "1"
+    assert machines(walking) == ["color-1"]
+
+
 def test_what_a_walk_has_left_is_removed(walking: Site) -> None:
     code, said = walk(walking, "--existing", "teardown")
     assert code == 0 and "the controller stays: it was there before" in said and "Linkerd stays: it was there before" in said
@@ -185,20 +212,10 @@ def test_what_a_walk_has_left_is_removed(walking: Site) -> None:
     assert code == 0 and "nothing to remove" in said
 
 
-def test_color_stays_until_color_1_is_ready(walking: Site) -> None:
-    # A workload that serves nothing.
-    with walking.docker('case "$*" in *--name=color-1*) set -- "$@" sleep 3600 ;; esac'):
-        code, said = walk(walking, "--timeout", "45")
-    failure = story(said)
-    assert code == 1 and failure["what"] == "color-1 is Ready" and "× Application" in failure["came back"], failure
-    assert int(failure["for"].removesuffix(" s")) >= 45 and "docker logs color-1" in failure["see"]
-    replicas = walking.kubectl("get", "deployment", "color", "-n", NAMESPACE, "-o", "jsonpath={.spec.replicas}")
-    assert replicas == "1"
-    assert {"face-1", "smiley-1", "color-1"} <= set(machines(walking))
-
-
 def test_run_again_it_comes_to_its_end(walking: Site) -> None:
-    """In a cluster that is there, where the walk before has stopped, and helm was killed in its work."""
+    """In a cluster that is there, where a machine was created and not started, and helm was killed in its work."""
+    walking.kubectl("apply", "-f", str(walking.root / "deploy/playground/namespace.yaml"))
+    walking.engine.do("create", "--name=face-1", FACES)
     walking.kubelet.hold = frozenset({"face"})
     chart = ("upgrade", "--install", "faces", str(walking.root / "faces-chart"), "-n", NAMESPACE, "--wait")
     with subprocess.Popen([str(walking.bin / "helm"), *chart], env=walking.environment, stdout=subprocess.DEVNULL) as helm:
@@ -207,13 +224,14 @@ def test_run_again_it_comes_to_its_end(walking: Site) -> None:
     walking.kubelet.hold = frozenset()
     code, said = walk(walking, "--existing", "--context", "lab", "--timeout", "120", by="dash")
     assert code == 0 and "All that docs/playground.md says is so" in said
+    assert "√ face-1 has left" in said and 'release "faces" uninstalled' in said
     assert sorted(machines(walking)) == ["color-1", "face-1", "smiley-1", "smiley2-1"]
     assert "k3d" not in "".join(line for line in said.splitlines() if line.startswith("+"))
 
 
 def test_what_the_page_shows(walking: Site) -> None:
     (walking.root / "docs/other").write_text("not the page\n")
-    assert "HeartEyes on green" in fails(walking, "page", "color=blue")["came back"]
+    assert "HeartEyes on green" in fails(walking, "page", "color=blue", seconds=0)["came back"]
     for wrong in (
         "face=none",
         "smiley=Cursing",
@@ -221,7 +239,7 @@ def test_what_the_page_shows(walking: Site) -> None:
         "pod=face-docker-ext1+face-docker-ext2",
         "share=HeartEyes:5",
     ):
-        fails(walking, "page", wrong)
+        fails(walking, "page", wrong, seconds=0)
     holds(walking, "page", "color=green", "errors=none", "pod=face-docker-ext1")
     holds(walking, "url", "http://localhost/")
     assert "not the page" in fails(walking, "url", f"file://{walking.root}/docs/other")["came back"]
