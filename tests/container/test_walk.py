@@ -6,6 +6,7 @@ In order: later tests stand on what earlier ones have left.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -270,10 +271,11 @@ def test_pods_and_routes_and_groups(walking: Site) -> None:
     assert fails(walking, "route")["came back"].startswith("False")
     walking.kubectl("apply", "-f", str(manifests / "route/smiley-route.yaml"))
     holds(walking, "route")
-    walking.kubectl("patch", GROUPS, "color", *replace, '[{"op": "remove", "path": "/spec/template/ports"}]')
+    label = "/spec/template/metadata/labels/no key"
+    walking.kubectl("patch", GROUPS, "color", *replace, json.dumps([{"op": "add", "path": label, "value": "any"}]))
     wait(lambda: walking.verify("groups", seconds=0)[0] == 1)
     assert fails(walking, "groups")["came back"].startswith("color: False")
-    walking.kubectl("apply", "-f", str(manifests / "color.yaml"))
+    walking.kubectl("patch", GROUPS, "color", *replace, json.dumps([{"op": "remove", "path": label}]))
     holds(walking, "groups")
 
 
