@@ -165,10 +165,11 @@ esac""",
 
 
 def _patient(manifest: str) -> str:
-    """Probes that come soon, and that a machine under load does not fail: Faces answers, but not always within a second."""
+    """For a machine under load: probes come soon, and do not fail for an answer that takes longer than a second; and a machine
+    that leaves serves on for as long as the stand-in for kube-proxy may need."""
     for key, value in {"initialDelaySeconds": 0, "periodSeconds": 1, "timeoutSeconds": 15, "failureThreshold": 3}.items():
         manifest = re.sub(rf"{key}: \d+", f"{key}: {value}", manifest)
-    return manifest
+    return re.sub(r"^  probes:", "  drainSeconds: 4\n  probes:", manifest, flags=re.MULTILINE)
 
 
 def _linkerds_own(made: Site) -> None:
