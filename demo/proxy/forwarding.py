@@ -17,6 +17,9 @@ from demo.proxy.streams import Plain, Stream, Tls
 
 _LOG = logging.getLogger(__name__)
 CONNECT_TIMEOUT, DETECT_TIMEOUT = 1.0, 10.0  # linkerd2-proxy's defaults: outbound connect, protocol detection
+# For the peer's proof. linkerd2-proxy counts it into the connect timeout; a handshake in Python, on a core that others use too,
+# takes longer at times, and a connection that breaks for that reason would look like a lost request.
+PROOF_TIMEOUT = 3.0
 IDLE = 1.0  # seconds without a byte, after which a draining proxy ends a connection that owes no answer
 _TLS_HANDSHAKE = 0x16
 
@@ -80,8 +83,7 @@ class Forwarder:
                 server = await streams.connect(str(destination.ip), destination.port)
             await self._relay(client, server, flow, metrics.labels(**labels, target_addr=destination, **_plaintext()))
             return
-        async with asyncio.timeout(PATIENCE):
-            endpoint, peer = await self._dial_any(target)
+        endpoint, peer = await self._dial_any(target)
         target.opened(endpoint)
         try:
             labels |= {"authority": target.service or "", "target_addr": str(endpoint.address)}
@@ -94,10 +96,15 @@ class Forwarder:
             target.closed(endpoint)
 
     async def _dial_any(self, target: Target) -> tuple[Endpoint, Stream]:
+        """TimeoutError when no endpoint has answered within PATIENCE; one that is being dialled then may still answer."""
+        loop = asyncio.get_running_loop()
         failed: set[Endpoint] = set()
+        until = loop.time() + PATIENCE
         while True:
             endpoint = target.choose(but=failed)
             if endpoint is None:
+                if loop.time() >= until:
+                    raise TimeoutError(f"no endpoint of {target.service} has answered within {PATIENCE:g} s")
                 failed.clear()
                 await target.change(0.2)
                 continue
@@ -111,22 +118,23 @@ class Forwarder:
         """A connection to a peer that has proven to be `endpoint.identity`; in plain text where that is empty."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
             plain = await streams.connect(str(endpoint.address.ip), endpoint.address.port)
-            if not endpoint.identity:
-                return plain
-            return await self._prove(plain, endpoint.server_name, "URI", endpoint.identity)
+        if not endpoint.identity:
+            return plain
+        return await self._prove(plain, endpoint.server_name, "URI", endpoint.identity)
 
     async def _dial_destination(self) -> Stream:
         """A connection to the destination service, by mutual TLS where its name is known."""
         address, name = self._settings.destination, self._settings.destination_name
         async with asyncio.timeout(CONNECT_TIMEOUT):
             plain = await streams.connect(address.host, address.port)
-            return plain if name is None else await self._prove(plain, name, "DNS", name)
+        return plain if name is None else await self._prove(plain, name, "DNS", name)
 
     async def _prove(self, plain: Plain, server_name: str, kind: str, wanted: str) -> Tls:
         """TLS with a peer whose certificate has exactly the name `wanted` of its kind; else ConnectionRefusedError."""
         try:
             peer = Tls(plain, self._certified().client, server_name)
-            await peer.handshake()
+            async with asyncio.timeout(PROOF_TIMEOUT):
+                await peer.handshake()
             if peer.names(kind) != [wanted]:
                 raise ConnectionRefusedError(f"the peer is {', '.join(peer.names(kind)) or 'nobody'}, not {wanted}")
         except BaseException:

@@ -14,6 +14,7 @@ from tests.linkerd_lab_cluster import Cluster
 from tests.waiting import wait
 
 TIMEOUT_SECONDS = 20
+SOCKET = "api.sock"  # in the cluster's folder
 
 
 class _Unix(http.client.HTTPConnection):
@@ -52,8 +53,10 @@ class Api:
 
 
 def api(cluster: Cluster) -> Api:
-    """By `kubectl proxy`, with the administrator's rights; it ends with the cluster."""
-    made = Api(cluster.folder / "api.sock")
+    """By `kubectl proxy`, with the administrator's rights; it ends with the cluster, and is started once."""
+    made = Api(cluster.folder / SOCKET)
+    if "api" in cluster.node.processes:
+        return made
     kubeconfig = f"--kubeconfig={cluster.folder}/admin.kubeconfig"
     cluster.node.start("api", "kubectl", "proxy", kubeconfig, f"--unix-socket={made.socket}")
     wait(made.socket.exists, why=lambda: cluster.node.log("api"))

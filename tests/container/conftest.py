@@ -34,14 +34,20 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def playground(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the images are that this session has built."""
+    return tmp_path_factory.mktemp("images") / "images.tar"
+
+
+@pytest.fixture(scope="session")
+def playground(programs: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
     if os.geteuid() != 0 or engine.MISSING:
         pytest.skip(engine.WHY if engine.MISSING else "containers need root")
     real = not linkerd_lab.MISSING
     with contextlib.ExitStack() as stack:
         mesh: Mesh = stack.enter_context(linkerd_lab.lab()) if real else stack.enter_context(standin.stand_in())
         docker = stack.enter_context(engine.engine(mesh.cluster.node.pid))
-        images.build_all(docker, mesh.cluster.node, str(programs), stand_ins=not real)
+        images.build_all(docker, mesh.cluster.node, str(programs), kept, stand_ins=not real)
         bridge = "com.docker.network.bridge.name=br0"
         ours = ("--subnet=10.77.0.0/24", "--ip-range=10.77.0.128/25", f"--gateway={NODE}", "-o", bridge)
         docker.do("network", "create", *ours, NETWORK)

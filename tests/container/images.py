@@ -26,8 +26,14 @@ RUN apt-get update -q=2 && apt-get install -q=2 -y --no-install-recommends pytho
 """
 
 
-def build_all(engine: Engine, node: Box, programs: str, *, stand_ins: bool = False) -> None:
-    """`node`: the box of the engine's network. The stand-ins for the programs need the controller's libraries."""
+def build_all(engine: Engine, node: Box, programs: str, kept: Path, *, stand_ins: bool = False) -> None:
+    """`node`: the box of the engine's network. The stand-ins for the programs need the controller's libraries.
+
+    `kept`: a file with the images, made by the first engine of a session and loaded by the others.
+    """
+    if kept.exists():
+        engine.do("load", "--quiet", "--input", str(kept))
+        return
     found = debian.base()
     node.start("mirror", "python3", "-m", "http.server", str(debian.PORT), "--bind=127.0.0.1", f"--directory={found.mirror}")
     node.await_answer(f"http://127.0.0.1:{debian.PORT}/Packages", "mirror")
@@ -37,6 +43,7 @@ def build_all(engine: Engine, node: Box, programs: str, *, stand_ins: bool = Fal
     if stand_ins:
         engine.do("build", "--network=host", "--tag", BASE, "-", given=_STAND_INS.encode())
     build(engine, "--flags", "--network=none", FACES)
+    engine.do("save", "--output", str(kept), BASE, FACES)
 
 
 def build(engine: Engine, *words: str) -> None:

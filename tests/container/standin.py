@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import ssl
 import subprocess
@@ -28,7 +27,8 @@ from demo.services import Objects
 from harness.proxy_environment import DESTINATION_IDENTITY
 from tests import linkerd_lab_cluster as lab_cluster
 from tests import linkerd_lab_pki as pki
-from tests.kubernetes_build import kube_apiserver, kubectl, kubectl_environment
+from tests.container.api import SOCKET, Api, api
+from tests.kubernetes_build import kube_apiserver, kubectl
 from tests.linkerd_lab_box import box, bring_built
 from tests.linkerd_lab_cluster import NODE, SERVICE_CIDR, Cluster
 from tests.mesh import ENVIRONMENT, IDENTITY, ROOT, TRUST_DOMAIN
@@ -36,7 +36,13 @@ from tests.waiting import wait
 
 NAMESPACE, PORT, SOURCE = "faces", 8086, "/opt/stand-in"
 POLL_SECONDS = 0.2
-ROUTED = ("Service", "ExternalWorkload", "Pod", "HTTPRoute")  # what decides where a call goes
+# What decides where a call goes.
+ROUTED = (
+    f"/api/v1/namespaces/{NAMESPACE}/services",
+    f"/apis/workload.linkerd.io/v1beta1/namespaces/{NAMESPACE}/externalworkloads",
+    f"/api/v1/namespaces/{NAMESPACE}/pods",
+    f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes",
+)
 # What a container gets for programs that no registry carries.
 VARIABLES = {
     "MESHEXP_DEMO": "1",
@@ -121,6 +127,7 @@ def _start_controller(made: Cluster) -> None:
     environment = {name: ENVIRONMENT[name] for name in ("PYTHONPATH", "PYTHONPYCACHEPREFIX")}
     controller = ("-m", "controller", "run", "--config", f"{made.folder}/controller.yaml")
     made.node.start("controller", sys.executable, "-s", *controller, env=environment)
+    api(made)
     made.node.start("endpoints", sys.executable, "-s", "-m", "tests.container.standin", str(made.folder), env=environment)
     ready = ("curl", "-fsS", "http://127.0.0.1:9995/readyz")
     wait(lambda: made.node.run(*ready)[0] == 0, why=lambda: made.node.log("controller")[-4000:])
@@ -143,17 +150,13 @@ async def _serve(folder: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(folder / "pki" / "destination.crt", folder / "pki" / "destination.key")
     await server.start(NODE, PORT, tls)
-    words = ("kubectl", "get", "services,externalworkloads,pods,httproutes", "-n", NAMESPACE, "-o", "json")
-    environment = os.environ | kubectl_environment(folder / "admin.kubeconfig", folder)
-    before: list[Any] = []
+    asked = Api(folder / SOCKET)
+    before: list[list[Any]] = []
     while True:
-        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE, env=environment)
-        output, _ = await process.communicate()
-        items = json.loads(output)["items"] if process.returncode == 0 else before
+        items = await asyncio.to_thread(lambda: [asked.items(path) for path in ROUTED])
         if items != before:
             before = items
-            kinds = {kind: [item for item in items if item["kind"] == kind] for kind in ROUTED}
-            server.update(Objects(*kinds.values()))
+            server.update(Objects(*items))
         await asyncio.sleep(POLL_SECONDS)
 
 

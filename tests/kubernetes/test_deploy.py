@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,21 @@ def test_the_plain_manifests_apply_and_are_complete() -> None:
     }  # fmt: skip
     again = made.kubectl("diff", "--server-side", "--force-conflicts", f"--filename={MANIFEST}", check=False)
     assert again == ""
+
+
+@pytest.mark.parametrize("image", ["registry.example.com/meshexp-controller:1.2", "localhost:5000/one/meshexp-controller:2024"])
+def test_the_walk_through_gives_the_chart_the_image_that_it_was_given(tmp_path: Path, image: str) -> None:
+    """A cluster in which there is nothing yet answers every question with nothing."""
+    (tmp_path / "kubectl").write_text('#!/bin/sh\ncase "$*" in *deployment*|*configmap*) exit 1 ;; esac\n')
+    (tmp_path / "kubectl").chmod(0o755)
+    walk = [str(ROOT / "deploy/playground/walk"), "--print", "--existing", "--controller-image", image]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    printed = subprocess.run(walk, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    (line,) = (line for line in printed if line.startswith("+ helm upgrade --install meshexp-controller "))
+    words = line.split()
+    given = [f"{word}={words[number + 1]}" for number, word in enumerate(words) if word.startswith("--set")]
+    (deployment,) = (one for one in documents(render(*given)) if one["kind"] == "Deployment")
+    assert [one["image"] for one in deployment["spec"]["template"]["spec"]["containers"]] == [image]
 
 
 @pytest.mark.parametrize(

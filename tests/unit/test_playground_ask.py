@@ -67,5 +67,5 @@ def test_an_expectation_that_is_none_ends_it(ask: ModuleType) -> None:
 
 
 def test_what_came_back_is_counted(ask: ModuleType) -> None:
-    told = ask.told([ask.Answer(*answer) for answer in (NO_FACE, good(), good())])
-    assert told == "2 of 3: Grinning on blue by a\n1 of 3: 502 could not be asked"
+    told = ask.told([ask.Answer(*answer) for answer in (good(), good(), good(error="smiley: 503"), NO_FACE)])
+    assert told == "2 of 4: Grinning on blue by a\n1 of 4: smiley: 503 by a\n1 of 4: 502 could not be asked by nobody"

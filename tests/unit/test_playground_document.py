@@ -108,6 +108,13 @@ def test_a_wrong_option_is_one_line_and_exit_64(tmp_path: Path, words: tuple[str
     assert done.returncode == 64 and done.stdout.startswith("walk: ") and done.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize("image", ["controller", "localhost:5000/controller", "one/controller@sha256:00", "a:b; rm:c", "a:b:c"])
+def test_an_image_without_a_name_and_a_tag_is_one_line_and_exit_64(tmp_path: Path, image: str) -> None:
+    done = walk(tmp_path, "--existing", "--controller-image", image)
+    assert done.returncode == 64 and done.stdout.count("\n") == 1
+    assert done.stdout.startswith("walk: --controller-image takes NAME:TAG")
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_scripts_are_for_any_posix_shell(name: str) -> None:
     """And for awk, sed and grep of any maker: without what only GNU's have."""
