@@ -11,18 +11,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from harness import status_cli
 from harness.errors import ConfigError, TemporaryError
 from harness.paths import Paths
-from harness.status import Phase
+from harness.status import Phase, harmless
 from harness.system import files, privileges
 
 if TYPE_CHECKING:
     from harness.config import schema
 
 POLL_SECONDS, TOLD_SECONDS = 0.05, 10.0
+LATEST = 1e11
+"""Epoch seconds in the year 5138; the C library has no date for much later ones."""
 DEFAULT_REASON = "cordoned by an operator"
 UNKNOWN_SPREAD_SECONDS = 2.0
 """Before the controller has told how long an endpoint change takes."""
@@ -109,7 +111,16 @@ def kept(paths: Paths) -> Cordon | None:
         return None
     data = files.read_json(paths.cordon)
     since = data.get("since")
-    return Cordon(str(data.get("reason") or DEFAULT_REASON), since if isinstance(since, float | int) else 0.0)
+    return Cordon(_shown(data.get("reason") or DEFAULT_REASON), float(since) if _is_time(since) else 0.0)
+
+
+def _is_time(since: object) -> TypeGuard[float]:
+    return isinstance(since, float | int) and 0 < since < LATEST
+
+
+def _shown(reason: object) -> str:
+    """In one line, for a terminal."""
+    return " ".join(harmless(str(reason)).encode(errors="replace").decode().split()) or DEFAULT_REASON
 
 
 def _set(paths: Paths, reason: str | None) -> Cordon:
@@ -117,7 +128,9 @@ def _set(paths: Paths, reason: str | None) -> Cordon:
     from harness.system import files
 
     before = kept(paths)
-    made = Cordon(reason or (before.reason if before else DEFAULT_REASON), before.since if before else time.time())
+    made = Cordon(
+        _shown(reason) if reason else (before.reason if before else DEFAULT_REASON), before.since if before else time.time()
+    )
     if made != before:
         files.write_json(paths.cordon, {"reason": made.reason, "since": made.since}, mode=0o644)
     return made

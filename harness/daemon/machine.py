@@ -134,7 +134,8 @@ def read_cordon(paths: Paths) -> str | None:
     """The operator's reason; None when the machine is not cordoned."""
     if not paths.cordon.exists():
         return None
-    return str(files.read_json(paths.cordon).get("reason") or f"the reason in {paths.cordon} cannot be read")
+    reason = str(files.read_json(paths.cordon).get("reason") or f"the reason in {paths.cordon} cannot be read")
+    return reason.encode(errors="replace").decode()
 
 
 def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> tuple[str, UnwritableError | None]:
