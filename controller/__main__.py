@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from harness import lean_imports, missing
+from harness import ending, lean_imports, missing
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def linkerd() -> None:
 
 def _run(module: str) -> None:
     lean_imports.apply()
-    with missing.told("controller"):
+    with ending.orderly(), missing.told("controller"):
         program = importlib.import_module(module)
         lean_imports.done()
         sys.exit(program.main())

@@ -19,6 +19,7 @@ from controller.roll import Machine
 from controller.store import NotFoundError, RefusedCallError
 from harness.decode import encode
 from harness.errors import HarnessError, TemporaryError
+from harness.status import harmless
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +49,7 @@ def report(work: Callable[[], None]) -> int:
     try:
         work()
     except HarnessError as error:
-        print(error.message if not error.hint else f"{error.message} ({error.hint})", file=sys.stderr)
+        print(harmless(error.message if not error.hint else f"{error.message} ({error.hint})"), file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -100,7 +101,7 @@ async def _leases(leases: KubernetesCollection[Lease]) -> tuple[Lease, ...] | No
     try:
         return (await leases.list()).items
     except TemporaryError as error:
-        print("whether machines are ready, versions and times are not known:", error.message, file=sys.stderr)
+        print("whether machines are ready, versions and times are not known:", harmless(error.message), file=sys.stderr)
         return None
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from harness import missing
+from harness import ending, missing
 
 
 def main() -> None:
-    from harness import cli, lean_imports
+    with ending.orderly():
+        from harness import cli, lean_imports
 
-    lean_imports.apply()
-    with missing.told():
-        sys.exit(cli.main())
+        lean_imports.apply()
+        with missing.told():
+            sys.exit(cli.main())
 
 
 if __name__ == "__main__":

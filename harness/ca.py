@@ -51,8 +51,8 @@ def load_anchor(certificate: Path, key: Path) -> Anchor:
         raise _fault(
             certificate,
             f"has path length {constraints.path_length}, but two CAs must fit below it: the machine's and SPIRE's own",
-            "`step` sets 1 by default. Linkerd takes several anchors: "
-            "add one for machines, as the documentation on the trust anchor shows",
+            "`step` sets 1 by default. Linkerd takes several anchors: add one for machines, as the documentation on the trust"
+            " anchor shows",
         )
     if found.subject != found.issuer:
         raise _fault(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness import paths, status_cli
+from harness.arguments import seconds
 from harness.paths import Paths
 
 POLL_SECONDS = 1.0
@@ -26,7 +27,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     scope.add_argument("--pre", action="store_true", help="before joining: only what the configuration needs")
     scope.add_argument("--proxy", action="store_true", help="only the data plane: proxy, registration, probes, redirect")
     verb.add_argument("-o", "--output", choices=("table", "short", "json"), default="table", help="short: only what is wrong")
-    verb.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="look again until all is well, at most so long")
+    verb.add_argument(
+        "--wait", type=seconds, default=0.0, metavar="SECONDS", help="look again until all is well, at most so long"
+    )
     return verb
 
 

@@ -186,7 +186,8 @@ DAEMON_HANGS = register(
     "`systemctl restart {unit}` starts another, and traffic goes on meanwhile; `meshexp logs{instance}` shows what it did last",
     cases=dict.fromkeys(
         phrases.NO_ROOM,
-        "make room there, and the daemon writes again by itself; it needs no restart, and could not start without room",
+        "`df -h {run}` shows the disk: make room there, and the daemon writes again by itself; it needs no restart, and could not"
+        " start without room",
     ),
 )
 NOT_REGISTERED = register(

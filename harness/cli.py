@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness import __version__, paths
+from harness.arguments import seconds
 from harness.errors import HarnessError
 
 # Verbs with verbs of their own, each in its own module, which only a call of it imports.
@@ -41,7 +42,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     )
     status = _verb(verbs, "status", "how things stand; exit code 0 when ready, 1 when not", _status)
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
-    status.add_argument("--wait", type=float, metavar="SECONDS", help="wait until ready, at most so long")
+    status.add_argument("--wait", type=seconds, metavar="SECONDS", help="wait until ready, at most so long")
     text = "exit code 0 unless something is wrong that this machine can fix: not for a lost controller (for health checks)"
     status.add_argument("--local", action="store_true", help=text)
     status.add_argument("-w", "--watch", action="store_true", help="again at each change, until Ctrl-C; json: one object a line")
@@ -51,7 +52,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     for verb in (cordon, drain):
         text = "shown in status and in the ExternalWorkload; without it the reason of an earlier cordon stays"
         verb.add_argument("--reason", metavar="TEXT", help=text)
-    drain.add_argument("--timeout", type=float, metavar="SECONDS", help="wait at most so long (drain.deadline if unset)")
+    drain.add_argument("--timeout", type=seconds, metavar="SECONDS", help="wait at most so long (drain.deadline if unset)")
     text = "remove everything that the harness ever set on this machine, also under traffic; needs no configuration"
     cleanup = _verb(verbs, "cleanup", text, _cleanup)
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
@@ -106,15 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.function(options))
     except HarnessError as error:
-        print(f"meshexp: {error.message}", file=sys.stderr)
+        from harness.status import harmless
+
+        print(harmless(f"meshexp: {error.message}"), file=sys.stderr)
         if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
+            print(harmless(f"  hint: {error.hint}"), file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
 
 
 def _verb_of(words: Sequence[str]) -> str:

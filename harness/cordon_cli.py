@@ -101,7 +101,7 @@ def _set(paths: Paths, reason: str | None) -> Cordon:
     before = cordon_file.read(paths.cordon)
     known = before.reason if before is not None else ""
     since = before.since if before is not None else time.time()
-    made = Cordon(reason or known or DEFAULT_REASON, since)
+    made = Cordon(cordon_file.one_line(reason or "") or known or DEFAULT_REASON, since)
     if made != before:
         cordon_file.write(paths.cordon, made)
     return made

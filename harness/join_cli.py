@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness import paths, reading, status_cli
+from harness.arguments import seconds
 from harness.errors import HarnessError, TemporaryError, UnavailableError, UsageError
 from harness.paths import Paths
 
@@ -34,7 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     verb.add_argument("--spire", metavar="FILE", help="take SPIRE's programs out of its release archive, if there are none")
     verb.add_argument("--force", action="store_true", help="over a configuration of other content; a failure brings that back")
-    verb.add_argument("--wait", type=float, default=WAIT_SECONDS, metavar="SECONDS", help="for readiness (default %(default)g)")
+    verb.add_argument("--wait", type=seconds, default=WAIT_SECONDS, metavar="SECONDS", help="for readiness (default %(default)g)")
     verb.add_argument("-o", "--output", choices=("text", "json"), default="text")
     return verb
 

@@ -126,13 +126,18 @@ def table(results: tuple[Result, ...], *, colour: bool, short: bool = False) -> 
 
 
 def _lines(result: Result, colour: bool) -> Iterator[str]:
-    yield f"{_sign(result.outcome, colour)} {result.description}"
+    yield f"{_sign(result.outcome, colour)} {_line(result.description)}"
     if result.outcome is Outcome.SKIPPED:
-        yield f"    skipped: {harmless(result.reason)}"
+        yield f"    skipped: {_line(result.reason)}"
     if result.problem is not None:
         yield from (f"    {line}" for line in harmless(result.reason).splitlines())
-        yield f"    {result.problem.code}: {result.problem.hint}"
+        yield f"    {result.problem.code}: {_line(result.problem.hint)}"
         yield f"    see {result.problem.explain} for hints"
+
+
+def _line(text: str) -> str:
+    """What came from outside must not look like the result of another check."""
+    return harmless(text).replace("\n", "\n    ")
 
 
 def _summary(results: tuple[Result, ...], colour: bool) -> str:

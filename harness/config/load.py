@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from harness import decode, denied, reading, yaml_text
 from harness.config import claims, environment, schema
 from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths, configured
+
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Faul
             faults.extend(error.faults)
     values, unknown = environment.overrides(environ)
     layers.add(values, "environment")
-    return layers, [*faults, *unknown]
+    return layers, [*faults, *unknown, *_unfit(values, "", "environment")]
 
 
 def _placed(fault: Fault, layers: Layers) -> Fault:
@@ -136,7 +138,22 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError((Fault(str(file), "must be a mapping of sections"),))
+    if unfit := tuple(_unfit(data, "", str(file))):
+        raise ConfigError(unfit)
     return data
+
+
+def _unfit(value: object, path: str, origin: str) -> Iterator[Fault]:
+    """Texts that the kernel and the C library refuse with an error of their own, or that would command a terminal."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _unfit(str(name), path, origin)
+            yield from _unfit(inner, f"{path}.{name}" if path else str(name), origin)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _unfit(inner, f"{path}[{index}]", origin)
+    elif isinstance(value, str) and _UNFIT.search(value):
+        yield Fault(path, f"{value!r:.60} has a control character, or half of a character [{origin}]")
 
 
 def check(config: schema.Config) -> tuple[Fault, ...]:

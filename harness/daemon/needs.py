@@ -117,8 +117,15 @@ def _new_faults(config: schema.Config) -> Iterator[Fault]:
         if key not in skipped:
             yield from _fault(key, partial(_look_at_key, path))
     for key, path in programs.items():
-        if key not in skipped and not (Path(path).is_file() and os.access(path, os.X_OK)):
+        if key not in skipped and not _is_program(Path(path)):
             yield Fault(key, f"{path} is no program on this machine", "give the full path of a file that may be executed")
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.X_OK)
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def denied_to_us(config: schema.Config) -> tuple[tuple[str, str], ...]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.status import harmless
 from harness.system import files
+
+LATEST = 1e11
+"""Epoch seconds in the year 5138; the C library has no date for much later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +25,16 @@ def read(path: Path) -> Cordon | None:
     if not path.exists():
         return None
     data = files.read_json(path)
-    since = data.get("since")
-    return Cordon(str(data.get("reason") or ""), since if isinstance(since, float | int) else 0.0)
+    return Cordon(one_line(str(data.get("reason") or "")), _since(data.get("since")))
+
+
+def one_line(reason: str) -> str:
+    """As a terminal, a log and the cluster may have it: without line ends, control characters and halves of characters."""
+    return " ".join(harmless(reason).encode(errors="replace").decode().split())
+
+
+def _since(given: object) -> float:
+    return float(given) if isinstance(given, float | int) and 0 < given < LATEST else 0.0
 
 
 def write(path: Path, made: Cordon) -> None:

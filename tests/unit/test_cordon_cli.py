@@ -12,6 +12,7 @@ import pytest
 from harness import cordon_cli
 from harness.errors import TemporaryError
 from harness.paths import Paths
+from harness.system import cordon
 from tests.snapshots import snapshot
 
 BEFORE = {"ready": False, "message": "run `meshexp join INVITATION`", "pid": os.getpid(), "conditions": []}
@@ -40,11 +41,11 @@ def test_without_a_member_it_counts_later(
     where = paths(tmp_path, said)
     assert cordon_cli.cordon(where, "new disks") == 0
     assert capsys.readouterr().err.strip() == printed
-    assert cordon_cli.kept(where) is not None
+    assert cordon.read(where.cordon) is not None
 
 
 def test_a_killed_daemon_has_told_nobody(tmp_path: Path) -> None:
     where = paths(tmp_path, snapshot() | {"pid_started": 1})
     with pytest.raises(TemporaryError, match=r"the controller does not hear of it: the daemon .* without a clean stop"):
         cordon_cli.cordon(where, "new disks")
-    assert cordon_cli.kept(where) is not None
+    assert cordon.read(where.cordon) is not None

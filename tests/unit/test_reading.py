@@ -92,6 +92,7 @@ def test_a_lock_that_is_no_file_is_held_by_nobody(wrong: tuple[Path, str]) -> No
 ALIASES = "x0: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]\n" for i in range(1, 10)
 )
+MERGES = "x0: &x0 {a: 1}\n" + "".join(f"x{i}: &x{i} {{<<: [{', '.join([f'*x{i - 1}'] * 9)}]}}\n" for i in range(1, 10))
 VALUES = {
     "a date that is none": "a: 2026-02-30",
     "a key that is a list": "? [a]\n: 1",
@@ -104,6 +105,10 @@ VALUES = {
     "deep values": "a: " + "[" * 100 + "]" * 100,
     "itself": "workload: &x {group: *x}",
     "aliases of aliases": ALIASES,
+    "merges of merges": MERGES,
+    "a merge of itself": "a: &x {<<: *x}",
+    "a long number to the base 60": f"a: {':'.join(['59'] * 100_000)}",
+    "such a number as a key": f"{':'.join(['5'] * 300)}: a",
     "a byte that is no text": "a: \x00",
 }
 
