@@ -59,9 +59,10 @@ def made_worse(condition: Condition, found: Found) -> Condition:
 
 
 def retold(name: str, said: Mapping[str, Any], whose: str) -> Condition:
-    """What another daemon has written of its own."""
-    applies = bool(said.get("applies", True))
-    return Condition(name, Truth(said["status"]), f"{whose}: {said['message']}", problem_of(said), applies)
+    """What another daemon has written of its own. One of another release may have words that this one does not know."""
+    known = {truth.value: truth for truth in Truth}
+    truth = known.get(said["status"], Truth.UNKNOWN)
+    return Condition(name, truth, f"{whose}: {said['message']}", problem_of(said), bool(said.get("applies", True)))
 
 
 def problem_of(said: Mapping[str, Any]) -> Problem | None:

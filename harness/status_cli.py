@@ -102,7 +102,8 @@ def text(data: dict[str, Any]) -> str:
         lines.append(f"{sign} {condition['name']:<13} {first}")
         lines += [f"{'':16}{line}" for line in more]
         if condition["problem"]:
-            lines.append(f"{'':16}{condition['problem']}: {condition['hint']}")
+            hint = str(condition["hint"]).splitlines() or [""]
+            lines += [f"{'':16}{line}" for line in (f"{condition['problem']}: {hint[0]}", *hint[1:])]
             codes.append(condition["problem"])
     if codes:
         lines.append(f"{'tells more':<16}`meshexp explain {' '.join(dict.fromkeys(codes))}`")
@@ -112,7 +113,7 @@ def text(data: dict[str, Any]) -> str:
 
 def _why(data: dict[str, Any]) -> str:
     """For the first line: why no traffic comes, else the worst that is wrong where the phase says that something is."""
-    message = str(data.get("message", ""))
+    message = str(data.get("message", "")).partition("\n")[0]
     if message:
         return f"cordoned: {message}" if data.get("reason") == "Cordoned" else message
     wrong = [condition for condition in data.get("conditions", []) if condition["problem"]]

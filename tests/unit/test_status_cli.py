@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness import status_cli
+from harness import status, status_cli
+from harness.status import Truth
 from tests.snapshots import snapshot
 
 WARNING = {"name": "Metrics", "status": "True", "message": "not exported", "problem": "m", "severity": "warning", "hint": "h"}
@@ -27,3 +28,19 @@ CONFIGURATION = WARNING | {"name": "Configuration", "message": "taking it into u
 def test_it_says_why(changes: dict[str, Any], why: str) -> None:
     data = snapshot() | changes
     assert status_cli.text(data).splitlines()[0] == f"{data['phase']} since {data['since']}{why}"
+
+
+def test_no_message_or_hint_looks_like_a_line_of_its_own() -> None:
+    """Some are the controller's: in the first column is only what this command says itself."""
+    forged = "no route\n√ Routes        all is well"
+    said = snapshot()
+    before = len(status_cli.text(said).splitlines())
+    said["message"] = forged
+    said["conditions"][0] |= {"problem": "route-conflict", "severity": "warning", "message": forged, "hint": forged}
+    lines = status_cli.text(said).splitlines()
+    assert len(lines) > before and not any(line.startswith("√ Routes        all is well") for line in lines)
+
+
+def test_a_word_of_another_release_is_no_error() -> None:
+    told = status.retold("Routes", snapshot()["conditions"][0] | {"status": "Pending", "problem": None}, "the first workload's")
+    assert told.truth is Truth.UNKNOWN
