@@ -19,6 +19,7 @@ from tests.container.kubelet import NAMESPACE
 from tests.container.walk_site import GROUPS, Site, site
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import DNS
+from tests.mesh import ROOT
 from tests.waiting import wait
 
 MACHINES = ("face-1", "smiley-1", "face-2", "color-1", "smiley2-1")
@@ -92,6 +93,13 @@ def aside(path: Path) -> Iterator[None]:
         if path.exists():
             path.unlink()
         kept.rename(path)
+
+
+def section(heading: str) -> str:
+    """Of the document, up to the next heading."""
+    text = (ROOT / "docs/playground.md").read_text()
+    start = text.index(f"\n{heading}")
+    return text[start : text.index("\n## ", start + 1)]
 
 
 def machines(site: Site) -> list[str]:
@@ -172,6 +180,22 @@ def test_an_unmeshed_faces_stops_the_walk(walking: Site) -> None:
     for what in ("crd", "groups"):
         holds(walking, what)
     walking.kubelet.inject = True
+
+
+def test_color_stays_until_color_1_is_ready(walking: Site) -> None:
+    """By the document's part about color, in what the walk before has left."""
+    document = walking.root / "docs/playground.md"
+    # A workload that serves nothing.
+    with aside(document), walking.docker('case "$*" in *--name=color-1*) set -- "$@" sleep 3600 ;; esac'):
+        document.write_text(section("## color: ") + section("## A canary"))
+        code, said = walk(walking, "--existing", "--timeout", "25")
+    failure = story(said)
+    assert code == 1 and failure["what"] == "color-1 is Ready" and "× Application" in failure["came back"], failure
+    assert int(failure["for"].removesuffix(" s")) >= 25 and "docker logs color-1" in failure["see"]
+    assert 'The walk stopped at "color: beside its Deployment, then without it"' in said
+    replicas = walking.kubectl("get", "deployment", "color", "-n", NAMESPACE, "-o", "jsonpath={.spec.replicas}")
+    assert replicas == "1"
+    assert machines(walking) == ["color-1"]
 
 
 def test_what_a_walk_has_left_is_removed(walking: Site) -> None:
