@@ -57,7 +57,7 @@ def test_a_probe_by_a_command(vm: Machine) -> None:
     vm.file("/opt/well").touch()
     vm.wait_ready()
     vm.mesh.group(probes=[{"exec": {"name": "other"}, **asked}])
-    vm.wait(lambda: "allows no command other" in vm.condition("Application").get("message", ""))
+    vm.wait(lambda: "allows no command of that name" in vm.condition("Application").get("message", ""))
     vm.mesh.group()
     vm.wait_ready()
 
