@@ -60,7 +60,7 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
         CONFIGURED: (1, ("× meshexp-harness runs",)),
         WAITS: (1, ("× this machine is registered",)),
         RUNNING: (0, ("√ meshexp-harness runs", "√ metrics are served at 127.0.0.1:4192")),
-        CORDONED: (0, ("‼ Cordoned\n    new disks",)),
+        CORDONED: (0, ("‼ Cordoned\n", "new disks")),
         KILLED: (1, ("× meshexp-harness runs", TAKEN_OVER)),
     },
     "check --pre": {
