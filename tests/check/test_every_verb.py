@@ -61,7 +61,7 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
         CONFIGURED: (1, ("× meshexp-harness runs",)),
         WAITS: (1, ("× this machine is registered",)),
         RUNNING: (0, ("√ meshexp-harness runs", "√ metrics are served at 127.0.0.1:4192")),
-        CORDONED: (0, ("‼ Cordoned\n    new disks",)),
+        CORDONED: (0, ("‼ Cordoned\n", "new disks")),
         KILLED: (1, ("× meshexp-harness runs", TAKEN_OVER)),
     },
     "check --pre": {
@@ -122,6 +122,7 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
         CONFIGURED: (0, ()),
         KILLED: (0, ("- remove the redirect", "- delete route 10.42.0.0/24", "to go on as a member instead: `meshexp run`")),
     },
+    "explain cordoned": always(STATES, (0, ("meshexp uncordon",))),
     "version": always(STATES, (0, ("meshexp-harness ",))),
 }  # fmt: skip
 """Not in here is what would take the state away that the next verb is to meet."""
@@ -197,7 +198,7 @@ def choices(parser: argparse.ArgumentParser) -> list[tuple[str, Any]]:
 
 def test_no_verb_is_forgotten() -> None:
     changes = {"proxy install", "proxy use", "proxy remove", "proxy rollback", "config import", "redirect remove"}
-    here = {" ".join(words.split(" -")[0].split()) for words in BY_ROOT}
+    here = {" ".join(words.split(" -")[0].split()) for words in BY_ROOT} | {words.split()[0] for words in BY_ROOT}
     missing = {verb for verb in verbs() if verb not in here | changes and verb.split()[0] not in ELSEWHERE}
     assert missing == set()
 
