@@ -167,7 +167,7 @@ def test_the_image_is_the_repository_with_the_charts_version_or_the_tag(flag: st
 
 def test_the_charts_values() -> None:
     kinds = [document["kind"] for document in documents(render("--include-crds"))]
-    assert kinds.count("CustomResourceDefinition") == 2 and "ServiceMonitor" not in kinds
+    assert kinds.count("CustomResourceDefinition") == 1 and "ServiceMonitor" not in kinds
     assert "ServiceMonitor" in render("--set=serviceMonitor.enabled=true")
     one = [document["kind"] for document in documents(render("--set=replicas=1,networkPolicy.enabled=false"))]
     assert "PodDisruptionBudget" not in one and "NetworkPolicy" not in one
