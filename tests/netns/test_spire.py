@@ -259,7 +259,7 @@ def test_no_spire_on_the_machine(vm: Machine) -> None:
     spire = {"server_user": str(SERVER_UID), "agent_user": str(AGENT_UID), "server_path": "/nowhere/spire-server"}
     vm.configure(identity={"spire": spire})
     vm.start()
-    assert "there is no /nowhere/spire-server" in vm.wait_problem("spire-failing")
+    assert "looking for /nowhere/spire-server: there is no such program" in vm.wait_problem("spire-failing")
 
 
 def test_the_port_is_taken(vm: Machine) -> None:
