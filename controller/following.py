@@ -36,7 +36,7 @@ async def follow(
 ) -> None:
     """Without end. Errors of the store, also those that `replace` and `apply` meet, lead to a new list.
 
-    So does the end of a kind: somebody has deleted its definition.
+    It goes on in the same way when somebody deletes the definition of the kind, and finds it when it is created again.
     """
     failures = 0
     while True:

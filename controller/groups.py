@@ -85,7 +85,7 @@ class Groups:
             if self._fleet.set_group(await groups.patch_status(wanted)):
                 await self._changed(group.key)  # the answer was faster than the watch
         except (NotFoundError, ConflictError):
-            # Gone, or of a kind without a status (another product's older schema): not tried again until there is news.
+            # The group was deleted, or the definition is another product's and has no status: not tried again until it changes.
             self._fleet.set_group(wanted)
         except TemporaryError as error:
             self._fleet.touched.add(group.key)

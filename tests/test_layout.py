@@ -280,7 +280,7 @@ def _reads(node: ast.Call) -> str:
 
 
 def test_files_are_read_in_one_place() -> None:
-    """A pipe in the place of a file holds up whoever opens it plainly, and a device gives bytes without an end."""
+    """A plain open waits for ever where a pipe has taken a file's place, and a device gives bytes without an end."""
     allowed = {"whole": READ_WHOLE, "opened": OPENED}
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -17,7 +17,7 @@ from harness.status import Condition, Truth, made_worse, wrong
 SHARED_WITH_OTHERS = ("routes", "dns", "redirect")
 """Parts that any program on this machine may change; the others are this daemon's own."""
 NAMED_AGAIN = (1, 10, 100, 1000)
-"""So often was the same repaired when it is named."""
+"""The first, tenth, … repair of the same thing is named; those between are only counted."""
 MOST_REMEMBERED = 1000
 
 

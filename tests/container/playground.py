@@ -186,7 +186,7 @@ class Playground:
 
     @contextlib.contextmanager
     def calling(self, host: str, seconds: float, *, by: str = "gui-1") -> Iterator[list[Answer]]:
-        """So long, beside what is done meanwhile, from the first answer on; what came of it is there afterwards."""
+        """Calls go on for `seconds` from the first answer on, while the block runs; the list has all answers after it."""
         answers: list[Answer] = []
         argv = [*self.engine.command, "exec", "--user=workload", by, "python3", "-c", _CALLER, host, "1000000", str(seconds)]
         with tempfile.TemporaryFile() as output, subprocess.Popen(argv, stdout=output, env={"PATH": PATH}) as process:

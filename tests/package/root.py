@@ -28,7 +28,7 @@ OPTIONAL = ("python3-iptables",)  # not every suite has it
 DOWNLOADS = ("systemd-standalone-sysusers", "systemd-resolved")
 TESTS = ("rpm", "man-db", "bash-completion")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# With mounts and processes of its own, which end with whoever started it.
+# It has its own mounts and processes, which end when the process that started it ends.
 ALONE = ("setpriv", "--pdeathsig=KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--")
 # Not the test run's own PYTHON*: with PYTHONPYCACHEPREFIX, dpkg's py3clean would look for compiled files in another place.
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PATH": PATH, "LC_ALL": "C.UTF-8"}

@@ -1,4 +1,4 @@
-"""Nobody but its owner can hold a lock of ours: whoever could would keep the daemon, a set-up or a build from ever starting."""
+"""Only its owner can hold a lock of ours: any other user could keep the daemon, a set-up or a build from starting."""
 
 from __future__ import annotations
 
