@@ -17,6 +17,8 @@ from harness.errors import ConfigError, Fault, PermissionError_
 from harness.paths import Paths, configured
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LINE_ENDS = str.maketrans("", "", "\n\t")
+_MAY_HAVE_LINES = ("proxy.env.", "probes.commands.")  # certificates as PEM; the script of a shell
 
 
 @dataclass(slots=True)
@@ -152,7 +154,7 @@ def _unfit(value: object, path: str, origin: str) -> Iterator[Fault]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _unfit(inner, f"{path}[{index}]", origin)
-    elif isinstance(value, str) and _UNFIT.search(value):
+    elif isinstance(value, str) and _UNFIT.search(value.translate(_LINE_ENDS) if path.startswith(_MAY_HAVE_LINES) else value):
         yield Fault(path, f"{value!r:.60} has a control character, or half of a character [{origin}]")
 
 

@@ -101,6 +101,20 @@ def test_no_key_of_the_configuration_takes_control_characters(tmp_path: Path, pl
         load.load(Paths(config=tmp_path / "none"), {"MESHEXP_PROXY_USER": text})
 
 
+def test_certificates_and_scripts_have_lines(tmp_path: Path) -> None:
+    anchors = {"LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS": "-----BEGIN\nMII\n-----END\n"}
+    script = ["/bin/sh", "-c", "if true; then\n\texit 0\nfi\n"]
+    said = {"workload": {"group": "g", "namespace": "n"}, "proxy": {"env": anchors}, "probes": {"commands": {"ready": script}}}
+    (tmp_path / "harness.yaml").write_text(json.dumps(said))
+    found = load.load(Paths(config=tmp_path), {})
+    assert found.proxy.env == anchors
+    assert found.probes.commands == {"ready": tuple(script)}
+    (tmp_path / "harness.yaml").write_text(json.dumps(said).replace("MII", "\\u001b").replace("exit", "\\u0000"))
+    with pytest.raises(ConfigError, match="control character") as refused:
+        load.load(Paths(config=tmp_path), {})
+    assert {f"proxy.env.{next(iter(anchors))}", "probes.commands.ready[2]"} <= {fault.path for fault in refused.value.faults}
+
+
 def test_a_program_with_a_name_that_is_too_long_is_none(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     path = {"workload": {"group": "g", "namespace": "n"}, "proxy": {"path": "/" + "a" * 5000}}
