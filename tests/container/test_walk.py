@@ -19,14 +19,12 @@ from tests.container import engine
 from tests.container.conftest import PROGRAMS
 from tests.container.images import FACES
 from tests.container.kubelet import NAMESPACE
+from tests.container.walk_run import fails, holds, machines, story, walk
 from tests.container.walk_site import GROUPS, Site, site
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import DNS
 from tests.mesh import ROOT
 from tests.waiting import wait
-
-MACHINES = ("face-1", "smiley-1", "face-2", "color-1", "smiley2-1")
-OPTIONS = ("--no-images",)
 
 
 @pytest.fixture(scope="module")
@@ -40,49 +38,6 @@ def walking(programs: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory
         yield made
         if made.kubelet.fault is not None:
             raise made.kubelet.fault
-
-
-def options(site: Site) -> tuple[str, ...]:
-    return (*OPTIONS, "--faces-chart", str(site.root / "faces-chart"))
-
-
-def walk(site: Site, *words: str, by: str = "") -> tuple[int, str]:
-    done = site.run("walk", *options(site), *words, by=by, PLAYGROUND_DNS=DNS)
-    print(done.stdout)
-    if done.returncode != 0:
-        print(*(site.engine.run("logs", "--tail=30", name)[1] for name in machines(site)), sep="\n---\n")
-    return done.returncode, done.stdout
-
-
-def story(said: str) -> dict[str, str]:
-    """The parts of a failure by their names, and its heading."""
-    lines = said.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith("× "))
-    parts = {"what": lines[start][2:]}
-    name = ""
-    for line in lines[start + 1 :]:
-        key, colon, text = line.partition(":")
-        if colon and key.strip() in ("expected", "came back", "for", "see") and line.startswith("  ") and line[2] != " ":
-            name = key.strip()
-            parts[name] = text.strip()
-        elif line.startswith("    ") and name:
-            parts[name] += "\n" + line.strip()
-        else:
-            break
-    assert parts.keys() == {"what", "expected", "came back", "for", "see"}, said
-    return parts
-
-
-def fails(site: Site, *words: str, seconds: int = 3) -> dict[str, str]:
-    code, said = site.verify(*words, seconds=seconds)
-    assert code == 1, said
-    return story(said)
-
-
-def holds(site: Site, *words: str, seconds: int = 60) -> str:
-    code, said = site.verify(*words, seconds=seconds)
-    assert code == 0 and "×" not in said, said
-    return said
 
 
 @contextlib.contextmanager
@@ -103,11 +58,6 @@ def section(heading: str) -> str:
     text = (ROOT / "docs/playground.md").read_text()
     start = text.index(f"\n{heading}")
     return text[start : text.index("\n## ", start + 1)]
-
-
-def machines(site: Site) -> list[str]:
-    found = site.engine.do("ps", "--all", "--format", "{{.Names}}").split()
-    return [name for name in found if name in MACHINES]
 
 
 def test_a_namespace_that_is_not_the_playgrounds_is_left_alone(walking: Site) -> None:
