@@ -19,4 +19,5 @@ ENDED = "ended with"
 IS_ROOT = "is a root itself"
 NO_ROOM = ("is read-only", "is full", "has no inode left")
 """Why a file cannot be written, of a file system."""
+LEFT = "left as the daemon before this one had it, until the controller answers"
 NO_GROUP = "group-not-found"

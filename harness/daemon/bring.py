@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from harness import problems, tasks
+from harness import phrases, problems, tasks
 from harness.config import schema
 from harness.daemon.compose import Part
 from harness.daemon.snapshot import Counters
@@ -70,7 +70,7 @@ class Bringer:
     def leave(self, part: Part) -> Condition:
         """How a part is told of that is left as it is."""
         name = "Redirected" if part.name == "redirect" else part.name.capitalize()
-        return Condition(name, Truth.UNKNOWN, "left as the daemon before this one had it, until the controller answers")
+        return Condition(name, Truth.UNKNOWN, phrases.LEFT)
 
     async def _change(self, part: Part, wanted: Any, keeps: bool) -> Any:
         reconciler = part.reconciler

@@ -256,7 +256,7 @@ class Daemon:
             return self._bringer.leave(part)
         # Without an identity or an address for a while nothing is asked of the controller; only a stop leaves.
         stays = part is self._parts.registration and wanted is None
-        keeps = left and part is self._parts.routes  # some of them may be what the controller told
+        keeps = left and part in (self._parts.routes, self._parts.dns)  # some of it may be what the controller told
         condition = await self._bringer.bring(part, wanted, change=not stays, keeps=keeps)
         # Rules that cannot be looked at are as they were.
         if part is self._parts.redirect and (wanted is None or condition.truth is not Truth.UNKNOWN):

@@ -62,6 +62,8 @@ class Ask:
 
     subject: Subject
 
+    removes = False
+
     def __str__(self) -> str:
         return f"ask {', '.join(self.subject.own)} whether they know the names of {self.subject.domain}"
 
@@ -71,6 +73,7 @@ class Start:
     program: str
     conf: str
     user: User
+    removes = False
 
     def __str__(self) -> str:
         return f"start dnsmasq as uid {self.user.uid}, which asks the cluster's servers"
@@ -78,6 +81,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
+    """`removes`: it takes away what the machine uses."""
+
+    removes: bool = True
+
     def __str__(self) -> str:
         return "stop dnsmasq"
 
@@ -86,6 +93,7 @@ class Stop:
 class Change:
     front: str
     action: Any
+    removes: bool = False
 
     def __str__(self) -> str:
         return str(self.action)
@@ -134,13 +142,14 @@ class Dns:
                 return (Ask(subject),)
         able = desired is not None and desired.user is not None and observed.program is not None
         wanted = desired if desired is not None and able and self._needed(desired, observed) else None
+        in_use = desired is None and observed.child.alive
         changes = [
-            Change(name, action)
+            Change(name, action, removes=in_use and name == self._chosen)
             for name, front in self._fronts.items()
             for action in front.diff(wanted if name == self._chosen else None, observed.fronts[name])
         ]
         if wanted is None or wanted.user is None or observed.program is None:
-            return (*changes, *((Stop(),) if observed.child.state is not State.STOPPED else ()))
+            return (*changes, *((Stop(removes=in_use),) if observed.child.state is not State.STOPPED else ()))
         front = self._fronts[self._chosen]
         conf = dns_text.dnsmasq_conf(front.listen, front.upstream(observed.fronts[self._chosen]), wanted)
         start = Start(observed.program, conf, wanted.user)
@@ -191,6 +200,8 @@ class Dns:
 
     def condition(self, desired: DnsSpec | None, observed: Observed) -> Condition:
         """True once it is settled: who reaches the mesh by addresses needs no names, and all others are asked as before."""
+        if desired is None and observed.child.alive:
+            return Condition("Names", Truth.UNKNOWN, phrases.LEFT)
         if desired is None:
             text = "left alone: no DNS servers of the cluster are known, or dns.mode is off"
             return Condition("Names", Truth.TRUE, text, applies=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,30 @@ def test_dnsmasq_outlives_a_restart_and_goes_with_the_package(vm: Machine) -> No
     vm.apt("purge", "meshexp-harness")
     assert vm.file("/etc/resolv.conf").read_text() == BEFORE
     assert vm.pid(DNSMASQ) == 0
+
+
+def test_servers_that_the_controller_told_are_asked_until_it_answers_again(vm: Machine) -> None:
+    """After a crash that lost what it told, while it is away."""
+    facts = vm.mesh.folder / "facts.yaml"
+    facts.write_text(json.dumps({"dns_addresses": [f"{NODE}:1053"]}))
+    vm.mesh.stop("controller", signal.SIGKILL)
+    vm.mesh.start_controller(facts=str(facts))
+    vm.configure()
+    vm.boot()
+    vm.wait_ready()
+    assert "by resolv.conf" in vm.condition("Names")["message"]
+    before = vm.pid(DNSMASQ)
+    vm.mesh.stop("controller", signal.SIGKILL)
+    vm.file("/run/meshexp/registration.json").unlink()
+    vm.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
+    vm.wait(lambda: "left as the daemon before this one" in vm.condition("Names").get("message", ""))
+    assert look_up(vm) == {"foreign": 0, "cluster": 0}
+    vm.mesh.start_controller(facts=str(facts))
+    vm.wait_ready()
+    assert "by resolv.conf" in vm.condition("Names")["message"]
+    assert vm.pid(DNSMASQ) == before
+    vm.run("systemctl", "stop", UNIT)
+    assert vm.file("/etc/resolv.conf").read_text() == BEFORE
 
 
 def test_systemd_resolved(vm: Machine) -> None:
