@@ -72,7 +72,7 @@ def vm_fixture() -> Iterator[Mesh]:
 
 def probe(scheme: str) -> dict[str, object]:
     get = {"port": PORT, "path": "/ready", "scheme": scheme}
-    return {"httpGet": get, "periodSeconds": 0.3, "timeoutSeconds": 0.5, "failureThreshold": 1}
+    return {"httpGet": get, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 1}
 
 
 @contextlib.contextmanager

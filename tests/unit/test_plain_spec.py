@@ -22,8 +22,10 @@ from harness.messages import ClusterFacts, Registration
 from tests.controller_support import group, group_object, settle, workload
 from tests.unit.controller_world import World, run
 
-PORTS = {"ports": [{"port": 8000, "name": "http"}, {"port": 53, "name": "dns", "protocol": "UDP"}, {"port": 9000}]}
-FRACTIONS = {
+PORTS: dict[str, Any] = {
+    "ports": [{"port": 8000, "name": "http"}, {"port": 53, "name": "dns", "protocol": "UDP"}, {"port": 9000}]
+}
+FRACTIONS: dict[str, Any] = {
     "template": PORTS,
     "leaseSeconds": 5.5,
     "expirySeconds": 60.0,
@@ -70,7 +72,9 @@ def test_no_rounding_makes_a_probes_fault_legal(change: dict[str, object]) -> No
 @pytest.mark.parametrize("place", ["probes", "template"])
 def test_a_port_by_name_reaches_the_machine_as_a_number(kind: str, place: str) -> None:
     probes = [{kind: {"port": "http"}}]
-    spec = {"template": PORTS, "probes": probes} if place == "probes" else {"template": PORTS | {"probes": probes}, "probes": []}
+    spec: dict[str, Any] = (
+        {"template": PORTS, "probes": probes} if place == "probes" else {"template": PORTS | {"probes": probes}, "probes": []}
+    )
     made = group(api=GROUP_API, **spec)
     registration = rendering.registration(made, workload(), ClusterFacts(), Times())
     sent = encode(registration)["probes"][0]
@@ -87,7 +91,10 @@ def test_a_name_of_no_tcp_port_is_one_fault_with_its_path(name: str) -> None:
 
 
 def test_probes_in_the_template_are_deprecated_in_our_own_kind_only() -> None:
-    in_both = {"template": PORTS | {"probes": [{"exec": {"name": "check"}}]}, "probes": [{"tcpSocket": {"port": 9}}]}
+    in_both: dict[str, Any] = {
+        "template": PORTS | {"probes": [{"exec": {"name": "check"}}]},
+        "probes": [{"tcpSocket": {"port": 9}}],
+    }
     ours, theirs = group(api=GROUP_API, **in_both), group(api=BUOYANT_GROUP_API, **in_both)
     assert [str(probe) for probe in ours.probes] == [str(probe) for probe in theirs.probes] == ["tcp :9", "exec check"]
     assert ours.warnings == ("spec.template.probes is deprecated: move its entries to spec.probes",)
