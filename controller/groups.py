@@ -112,7 +112,7 @@ class Groups:
         group = self._fleet.group(key)
         if group is None:
             await self._all(self._registry.remove(record) for record in self._fleet.members(key))
-        else:
+        elif group.is_usable:
             await self._all(self._follow_group(group, record) for record in self._fleet.members(key))
 
     async def _follow_group(self, group: ExternalGroup, record: Record) -> None:

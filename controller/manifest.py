@@ -98,6 +98,11 @@ class ExternalGroup:
         return self.metadata.key
 
     @property
+    def is_usable(self) -> bool:
+        """Otherwise nothing is known of what its machines are to have: they keep what they have."""
+        return not self.fault or self.spec != GroupSpec()
+
+    @property
     def probes(self) -> tuple[Probe, ...]:
         """In groups of before, and of the other product, they may be under the template too: all count."""
         return self.spec.probes + self.spec.template.probes
