@@ -63,6 +63,30 @@ def test_a_probes_port_that_can_be_no_name_is_refused(name: str) -> None:
     assert "spec.probes[0].httpGet.port" in said and "is invalid" in said
 
 
+UNKNOWN_NAMES = {
+    "no ports": {"probes": [{"httpGet": {"port": "http"}}]},
+    "another name": {"probes": [{"tcpSocket": {"port": "htp"}}], "template": {"ports": [{"port": 1, "name": "http"}]}},
+    "of UDP": {"probes": [{"grpc": {"port": "u"}}], "template": {"ports": [{"port": 1, "name": "u", "protocol": "UDP"}]}},
+    "in the old place": {"template": {"ports": [{"port": 1, "name": "a"}], "probes": [{"grpc": {"port": "b"}}]}},
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN_NAMES)
+def test_a_probes_port_by_a_name_that_the_group_does_not_have_is_refused(name: str) -> None:
+    item = group_object("bad", api=GROUP_API) | {"spec": UNKNOWN_NAMES[name]}
+    assert "the port of a probe must be a number or the name of a TCP port" in apply(item)
+    assert stored_group(item).fault, "and the controller says the same, where it reads the group from a file"
+
+
+def test_the_most_probes_and_ports_are_within_the_cost_of_the_rules() -> None:
+    probes = [{kind: {"port": "p63"}} for kind in ("httpGet", "grpc")] * 8
+    ports = [{"port": number, "name": f"p{number}"} for number in range(1, 65)]
+    assert "applied" in apply(
+        group_object("most", api=GROUP_API) | {"spec": template(ports=ports, probes=probes) | {"probes": probes}}
+    )
+    cluster().kubectl("-n", "faces", "delete", "externalgroups.workload.meshexp.io", "most")
+
+
 def test_the_compatible_kind_takes_numbers_only() -> None:
     spec = {"probes": [{"httpGet": {"port": "http"}}]}
     assert "expected numeric" in apply(group_object("bad", api=BUOYANT_GROUP_API) | {"spec": spec})
