@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from controller import rendering
 from controller.manifest import GroupSpec, GroupStatus
 from harness.decode import encode
+from tests.controller_support import workload
 from tests.mesh import ROOT
 
 OURS = ROOT / "deploy" / "crds" / "externalgroups.workload.meshexp.io.yaml"
@@ -120,3 +122,13 @@ def test_the_compatible_kind_has_our_schema_in_the_other_products_shape() -> Non
         name = wanted["template"]["properties"]["ports"]["items"]["properties"]["name"]["description"]
         spec["template"]["properties"]["ports"]["items"]["properties"]["name"]["description"] = name
     assert theirs == ours
+
+
+def test_what_is_written_of_an_externalworkload_is_in_linkerds_definition() -> None:
+    linkerd = yaml.safe_load((ROOT / "tests" / "kubernetes" / "externalworkload.yaml").read_text())["spec"]["versions"][0]
+    items = linkerd["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"]["items"]
+    written = rendering.with_readiness(workload(), True, "Ready", "", 0.0)
+    assert written is not None
+    for condition in encode(written.status, camel=True)["conditions"]:
+        assert condition.keys() <= items["properties"].keys()
+        assert set(items["required"]) | {"reason", "message", "lastTransitionTime"} <= condition.keys()
