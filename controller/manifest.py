@@ -104,7 +104,7 @@ class ExternalGroup:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """In groups of before, and of the other product, they may be under the template too: all count."""
+        """Older groups, and those of the other product, may have them under the template too: all count."""
         return self.spec.probes + self.spec.template.probes
 
     def to_object(self) -> dict[str, object]:
