@@ -82,7 +82,9 @@ class Groups:
         store = self._registry.store
         groups: Collection[ExternalGroup] = store.groups if group.api_version == GROUP_API else store.buoyant_groups
         try:
-            if self._fleet.set_group(await groups.patch_status(wanted)):
+            stored = await groups.patch_status(wanted)
+            await self._warn(group, status)
+            if self._fleet.set_group(stored):
                 await self._changed(group.key)  # the answer was faster than the watch
         except (NotFoundError, ConflictError):
             # The group was deleted, or the definition is another product's and has no status: not tried again until it changes.
@@ -90,6 +92,14 @@ class Groups:
         except TemporaryError as error:
             self._fleet.touched.add(group.key)
             log.warning("status of the group not written", group=str(group.key), error=error.message)
+
+    async def _warn(self, group: ExternalGroup, status: GroupStatus) -> None:
+        """Tells the group's author, once for each text: the condition is True, and few look at those."""
+        before, now = group.status.condition(summary.ACCEPTED), status.condition(summary.ACCEPTED)
+        if now is None or now.reason != summary.WARNED or (before is not None and before.message == now.message):
+            return
+        log.warning("group has warnings", group=str(group.key), warnings=now.message)
+        await self._registry.warn(group.key, summary.WARNED, now.message)
 
     async def _changed(self, key: Key) -> None:
         self._fleet.retime(key)
@@ -102,7 +112,7 @@ class Groups:
         group = self._fleet.group(key)
         if group is None:
             await self._all(self._registry.remove(record) for record in self._fleet.members(key))
-        else:
+        elif group.is_usable:
             await self._all(self._follow_group(group, record) for record in self._fleet.members(key))
 
     async def _follow_group(self, group: ExternalGroup, record: Record) -> None:

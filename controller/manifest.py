@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from controller.model import Condition, Key, Metadata
+from controller.plain_spec import plain
 from harness.decode import decode, encode
 from harness.errors import ConfigError, Fault
 from harness.messages import Probe, WorkloadPort
@@ -74,24 +75,36 @@ class GroupStatus:
     probe: str = ""
     conditions: tuple[Condition, ...] = ()
 
+    def condition(self, kind: str) -> Condition | None:
+        return next((c for c in self.conditions if c.type == kind), None)
+
 
 @dataclass(frozen=True, slots=True)
 class ExternalGroup:
-    """`fault`: why its spec cannot be used; the last one that could stays in force, and `spec` is empty where there was none."""
+    """`fault`: why its spec cannot be used; the last one that could stays in force, and `spec` is empty where there was none.
+
+    `warnings`: what in a spec that can be used is deprecated or rounded.
+    """
 
     api_version: str
     metadata: Metadata
     spec: GroupSpec
     status: GroupStatus = GroupStatus()
     fault: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
         return self.metadata.key
 
     @property
+    def is_usable(self) -> bool:
+        """Otherwise nothing is known of what its machines are to have: they keep what they have."""
+        return not self.fault or self.spec != GroupSpec()
+
+    @property
     def probes(self) -> tuple[Probe, ...]:
-        """Working manifests put them at spec.probes, the reference page under the template: both count."""
+        """Older groups, and those of the other product, may have them under the template too: all count."""
         return self.spec.probes + self.spec.template.probes
 
     def to_object(self) -> dict[str, object]:
@@ -137,14 +150,16 @@ def group_from_object(data: object, *, source: str = "ExternalGroup", lenient: b
     for key in data.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
         faults.append(Fault(str(key), "unknown key"))
     metadata = _part(Metadata, data.get("metadata"), "metadata", True, faults)
-    spec = _part(GroupSpec, data.get("spec") or {}, "spec", lenient, faults)
+    made = plain(data.get("spec") or {}, probes_in_template=data.get("apiVersion") == BUOYANT_GROUP_API)
+    faults.extend(made.faults)
+    spec = _part(GroupSpec, made.spec, "spec", lenient, faults)
     if metadata is not None:
         faults.extend(_label_fault(value, path) for value, path in _names(metadata) if not _is_label(value))
     if spec is not None:
         faults.extend(_spec_faults(spec))
     if faults or metadata is None or spec is None:
         raise ConfigError(tuple(faults), source)
-    return ExternalGroup(str(data["apiVersion"]), metadata, spec, _status(data))
+    return ExternalGroup(str(data["apiVersion"]), metadata, spec, _status(data), warnings=made.warnings)
 
 
 def _part(cls: type[T], data: Any, path: str, lenient: bool, faults: list[Fault]) -> T | None:
@@ -205,12 +220,12 @@ def _number_faults(spec: GroupSpec) -> Iterable[Fault]:
     if spec.admission.maximum is not None and spec.admission.maximum < 0:
         yield Fault("spec.admission.maximum", "must not be negative")
     times = (
-        ("leaseSeconds", spec.lease_seconds, 1.0),
-        ("expirySeconds", spec.expiry_seconds, 1.0),
-        ("drainSeconds", spec.drain_seconds, 0.0),
+        ("leaseSeconds", spec.lease_seconds, 1),
+        ("expirySeconds", spec.expiry_seconds, 1),
+        ("drainSeconds", spec.drain_seconds, 0),
     )
     for name, seconds, least in times:
         if seconds is not None and not least <= seconds <= 86400:
-            yield Fault(f"spec.{name}", f"must be between {least:g} and 86400")
+            yield Fault(f"spec.{name}", f"must be between {least} and 86400")
     if spec.lease_seconds and spec.expiry_seconds and spec.expiry_seconds < spec.lease_seconds:
         yield Fault("spec.expirySeconds", "must not be below leaseSeconds")

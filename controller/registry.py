@@ -13,7 +13,7 @@ from controller.admission import EndedError, RefusedError
 from controller.answers import Answers
 from controller.arrivals import Arrivals
 from controller.fleet import Fleet, Record
-from controller.manifest import ExternalGroup, GroupSpec
+from controller.manifest import ExternalGroup
 from controller.model import Event, ExternalWorkload, Key
 from controller.rendering import Membership
 from controller.replicas import Replicas
@@ -235,7 +235,10 @@ class Registry:
         return None
 
     def _authenticate(self, identity: SpiffeId, key: Key, secret: str | None) -> Record:
-        """The caller's record. Admission is checked again each time: a group may have been edited."""
+        """The caller's record. Admission is checked again each time: a group may have been edited.
+
+        Not while the group cannot be used: a member stays one, and is told nothing new.
+        """
         record = self.fleet.records.get(key)
         if record is None:
             raise RefusedError("not-registered", f"there is no registration {key}", "register again")
@@ -243,14 +246,16 @@ class Registry:
             raise RefusedError("identity-not-allowed", f"{key} was not registered by {identity}")
         if not admission.is_secret(secret, record.member.secret_hash):
             raise RefusedError("secret-mismatch", f"the secret is not that of {key}")
-        admission.check_identity(self._group(record.member.group_key), identity, self.trust_domain)
+        group = self.fleet.group(record.member.group_key)
+        if group is None or group.is_usable:
+            admission.check_identity(self._group(record.member.group_key), identity, self.trust_domain)
         return record
 
     def _group(self, key: Key) -> ExternalGroup:
         group = self.fleet.group(key)
         if group is None:
             raise RefusedError("group-not-found", f"there is no ExternalGroup {key}", "create the group first")
-        if group.fault and group.spec == GroupSpec():
+        if not group.is_usable:
             raise TemporaryError(f"{key} cannot be used: {group.fault}", "correct the group")
         return group
 

@@ -9,21 +9,23 @@ from controller import model
 from controller.manifest import ExternalGroup, GroupStatus
 from controller.model import Condition, ExternalWorkload
 
+ACCEPTED = "Accepted"
 SHADOWED = "Shadowed"
+WARNED = "ValidWithWarnings"
 
 
 def group_status(group: ExternalGroup, workloads: Iterable[ExternalWorkload], wall: float) -> GroupStatus | None:
     """The status to write, or None when what is there says it already."""
     members = tuple(workloads)
     ready = sum(workload.ready for workload in members)
-    accepted = ("Accepted", not group.fault, "Invalid" if group.fault else "Valid", group.fault)
-    return _status(group, ready, len(members), (accepted, ("Ready", ready == len(members) > 0, *_reason(members, ready))), wall)
+    verdicts = (_accepted(group), ("Ready", ready == len(members) > 0, *_reason(members, ready)))
+    return _status(group, ready, len(members), verdicts, wall)
 
 
 def shadowed_status(group: ExternalGroup, served: str, wall: float) -> GroupStatus | None:
     """Of a group that is not served, because there is one of its name in the API `served`; None as above."""
     text = f"the group of {served} with the same name is served, and not this one: delete one of the two"
-    verdicts = (("Accepted", False, SHADOWED, text), ("Ready", False, SHADOWED, text))
+    verdicts = ((ACCEPTED, False, SHADOWED, text), ("Ready", False, SHADOWED, text))
     return _status(group, 0, 0, verdicts, wall)
 
 
@@ -44,10 +46,19 @@ def _status(
     return None if status == group.status else status
 
 
+def _accepted(group: ExternalGroup) -> tuple[str, bool, str, str]:
+    if group.fault:
+        return ACCEPTED, False, "Invalid", group.fault
+    if group.warnings:
+        return ACCEPTED, True, WARNED, "; ".join(group.warnings)
+    return ACCEPTED, True, "Valid", ""
+
+
 def _condition(before: GroupStatus, name: str, good: bool, reason: str, message: str, generation: int, wall: float) -> Condition:
     status = "True" if good else "False"
-    old = next((condition for condition in before.conditions if condition.type == name), None)
-    when = old.last_transition_time if old is not None and old.status == status else model.time(wall)
+    old = before.condition(name)
+    kept = old.last_transition_time if old is not None and old.status == status else ""
+    when = kept or model.time(wall)  # another than us may have written one without a time
     return Condition(name, status, reason, message, when, generation)
 
 

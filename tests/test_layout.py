@@ -80,6 +80,7 @@ TOP = {
     "container_gate",
     "container_workload",
     "reference",
+    "reference_groups",
     "lean_imports",
     "missing",
     "ending",

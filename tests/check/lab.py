@@ -16,7 +16,7 @@ from harness.proxy_environment import DESTINATION_IDENTITY
 from tests.mesh import NODE, ROOT, TRUST_DOMAIN, VM, Mesh, certificates, mesh, openssl
 
 Act = Callable[[Mesh], object]
-PROBE = {"httpGet": {"port": 8000, "path": "/"}, "periodSeconds": 0.2, "failureThreshold": 1}
+PROBE = {"httpGet": {"port": 8000, "path": "/"}, "periodSeconds": 1, "failureThreshold": 1}
 
 
 @dataclass(frozen=True)

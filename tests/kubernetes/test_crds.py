@@ -42,8 +42,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a SPIFFE ID without scheme": ({"admission": {"spiffeIDs": ["face"]}}, "should match"),
     "a network with host bits": ({"admission": {"addressCIDRs": ["10.0.0.1/8"]}}, "without host bits"),
     "an expiry below the lease": ({"leaseSeconds": 60, "expirySeconds": 30}, "must not be below leaseSeconds"),
-    "a period of nothing": ({"probes": [{"tcpSocket": {"port": 1}, "periodSeconds": 0}]}, "at least 0.1"),
+    "a period of nothing": ({"probes": [{"tcpSocket": {"port": 1}, "periodSeconds": 0}]}, "at least 1"),
+    "a probe's port out of range": ({"probes": [{"tcpSocket": {"port": 0}}]}, "greater than or equal to 1"),
+    "a probe's port that is no integer": ({"probes": [{"grpc": {"port": 8.5}}]}, "must be of type integer"),
 }
+NO_NAMES = ("80", "Http", "a b", "", "averyverylongname")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -53,12 +56,48 @@ def test_refused_by_the_server(name: str, api: str) -> None:
     assert words in apply(group_object("bad", api=api) | {"spec": spec})
 
 
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_probes_port_that_can_be_no_name_is_refused(name: str) -> None:
+    spec = {"probes": [{"httpGet": {"port": name}}]}
+    said = apply(group_object("bad", api=GROUP_API) | {"spec": spec})
+    assert "spec.probes[0].httpGet.port" in said and "is invalid" in said
+
+
+UNKNOWN_NAMES = {
+    "no ports": {"probes": [{"httpGet": {"port": "http"}}]},
+    "another name": {"probes": [{"tcpSocket": {"port": "htp"}}], "template": {"ports": [{"port": 1, "name": "http"}]}},
+    "of UDP": {"probes": [{"grpc": {"port": "u"}}], "template": {"ports": [{"port": 1, "name": "u", "protocol": "UDP"}]}},
+    "in the old place": {"template": {"ports": [{"port": 1, "name": "a"}], "probes": [{"grpc": {"port": "b"}}]}},
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN_NAMES)
+def test_a_probes_port_by_a_name_that_the_group_does_not_have_is_refused(name: str) -> None:
+    item = group_object("bad", api=GROUP_API) | {"spec": UNKNOWN_NAMES[name]}
+    assert "the port of a probe must be a number or the name of a TCP port" in apply(item)
+    assert stored_group(item).fault, "and the controller says the same, where it reads the group from a file"
+
+
+def test_the_most_probes_and_ports_are_within_the_cost_of_the_rules() -> None:
+    probes = [{kind: {"port": "p63"}} for kind in ("httpGet", "grpc")] * 8
+    ports = [{"port": number, "name": f"p{number}"} for number in range(1, 65)]
+    assert "applied" in apply(
+        group_object("most", api=GROUP_API) | {"spec": template(ports=ports, probes=probes) | {"probes": probes}}
+    )
+    cluster().kubectl("-n", "faces", "delete", "externalgroups.workload.meshexp.io", "most")
+
+
+def test_the_compatible_kind_takes_numbers_only() -> None:
+    spec = {"probes": [{"httpGet": {"port": "http"}}]}
+    assert "expected numeric" in apply(group_object("bad", api=BUOYANT_GROUP_API) | {"spec": spec})
+
+
 def test_a_name_that_is_no_label_is_refused() -> None:
     assert "DNS label" in apply(group_object("a.b", api=GROUP_API))
     assert "DNS label" in apply(group_object("x" * 64, api=GROUP_API) | {"spec": {}})
 
 
-FULL = {
+FULL: dict[str, Any] = {
     "template": {
         "metadata": {"labels": {"app": "x"}, "annotations": {"config.linkerd.io/default-inbound-policy": "deny"}},
         "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP", "name": "dns"}],
@@ -76,14 +115,16 @@ FULL = {
 
 @pytest.mark.parametrize("api", [GROUP_API, BUOYANT_GROUP_API])
 def test_every_field_comes_through(api: str) -> None:
-    assert "applied" in apply(group_object("full", api=api) | {"spec": FULL})
+    named = {"probes": [*FULL["probes"], {"grpc": {"port": "dns"}}]} if api == GROUP_API else {}
+    full = group_object("full", api=api) | {"spec": FULL | named}
+    assert "applied" in apply(full)
 
     async def main() -> None:
         async with cluster().client() as client:
             store = KubernetesStore(client)
             groups = store.groups if api == GROUP_API else store.buoyant_groups
             found = await groups.get(Key("faces", "full"))
-            assert found.spec == stored_group(group_object("full", api=api) | {"spec": FULL}).spec and not found.fault
+            assert found.spec == stored_group(full).spec and not found.fault
             await groups.delete(found.key)
 
     asyncio.run(main())
@@ -128,16 +169,12 @@ def test_the_short_name_and_what_explain_says() -> None:
     made = cluster()
     assert "applied" in apply(group_object("face", api=GROUP_API))
     assert made.kubectl("-n", "faces", "get", "eg").splitlines()[1].startswith("face ")
-    assert "spiffeIDs" in made.kubectl("explain", "externalgroup.spec.admission", "--api-version=workload.meshexp.io/v1alpha1")
+    explain = ("explain", "--api-version=workload.meshexp.io/v1alpha1")
+    assert "spiffeIDs" in made.kubectl(*explain, "externalgroup.spec.admission")
+    assert "name of a TCP port" in " ".join(made.kubectl(*explain, "externalgroup.spec.probes.httpGet").split())
+    assert "no description" not in made.kubectl(*explain, "externalgroup.spec").lower()
     # It would go before a group of the other kind with this name.
     made.kubectl("-n", "faces", "delete", "eg", "face")
-
-
-def test_the_two_kinds_have_one_schema() -> None:
-    ours = yaml.safe_load((CRDS / "externalgroups.workload.meshexp.io.yaml").read_text())
-    theirs = yaml.safe_load((COMPATIBLE / "externalgroups.workload.buoyant.io.yaml").read_text())
-    assert ours["spec"]["group"] == "workload.meshexp.io" and theirs["spec"]["group"] == "workload.buoyant.io"
-    assert ours["spec"]["versions"] == theirs["spec"]["versions"]
 
 
 @pytest.fixture

@@ -145,7 +145,14 @@ def test_only_one_namespace_is_looked_at(site: Site) -> None:
     ready(2)
     site.start("a")
     site.fleet("a")
-    conditions = json.dumps({"status": {"conditions": [{"type": "Accepted", "status": "False", "reason": "Invalid"}]}})
+    condition = {
+        "type": "Accepted",
+        "status": "False",
+        "reason": "Invalid",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    conditions = json.dumps({"status": {"conditions": [condition]}})
     words = ("patch", "externalgroups.workload.meshexp.io", "broken", "--subresource=status", "--type=merge", "-p", conditions)
     cluster().kubectl(
         "-n", "faces", "wait", "--for=condition=Accepted", "--timeout=30s", "externalgroups.workload.meshexp.io/broken"

@@ -20,7 +20,7 @@ from tests.mesh import NODE, ROOT, VM, Mesh, mesh
 
 TRAFFIC = str(ROOT / "tests" / "package" / "traffic.py")
 METRICS = "127.0.0.1:9464"
-PROBE = {"httpGet": {"port": 8000, "path": "/"}, "periodSeconds": 0.2}
+PROBE = {"httpGet": {"port": 8000, "path": "/"}, "periodSeconds": 1}
 ONE_BY_ONE = ["cycle", "progress", "status", "certificate", "probe", "watch", "metrics", "signal", "reload"]
 EVERY_PART = [[name for name in STEPS if name.endswith(f"-{step}")] for step in ("observe", "diff", "condition")]
 

@@ -156,7 +156,7 @@ def test_rotation_is_followed(vm: Mesh) -> None:
 
 
 def test_a_probe_that_fails_takes_the_readiness_away(vm: Mesh) -> None:
-    probe = {"tcpSocket": {"port": 8000}, "periodSeconds": 0.2, "failureThreshold": 1}
+    probe = {"tcpSocket": {"port": 8000}, "periodSeconds": 1, "failureThreshold": 1}
     vm.group(probes=[probe])
     started(vm).wait_problem("Application", "probe-failed")
     vm.wait(lambda: vm.status()["reason"] == "ProbeFailed")
@@ -169,7 +169,7 @@ def test_a_probe_that_fails_takes_the_readiness_away(vm: Mesh) -> None:
 
 def test_an_edit_of_the_group_reaches_the_machine(vm: Mesh) -> None:
     started(vm).wait_ready()
-    vm.group(probes=[{"tcpSocket": {"port": 9}, "periodSeconds": 0.2}])
+    vm.group(probes=[{"tcpSocket": {"port": 9}, "periodSeconds": 1}])
     vm.wait(lambda: vm.status()["reason"] == "ProbeFailed")
 
 

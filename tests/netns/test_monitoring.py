@@ -29,7 +29,7 @@ MATCHER = re.compile(r'([a-z_]+)(?:=~|!~|!=|=)"')
 def told() -> Iterator[dict[str, set[str]]]:
     """The labels of each metric."""
     with mesh() as found:
-        found.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 0.2}])
+        found.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 1}])
         found.start_controller()
         found.start_daemon()
         found.wait_ready()

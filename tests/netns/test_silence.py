@@ -174,7 +174,7 @@ def test_another_process_with_the_daemons_pid_is_not_the_daemon(vm: Mesh) -> Non
 
 def test_local_is_about_this_machine(vm: Mesh) -> None:
     """A container that is started in an outage is not restarted for that, nor one that is in the mesh already."""
-    vm.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 0.2, "failureThreshold": 1}])
+    vm.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 1, "failureThreshold": 1}])
     assert vm.meshexp("status", "--local").returncode == 1, "there is no daemon"
     vm.start_daemon()
     vm.wait_problem("Registration", "controller-unreachable")
@@ -190,7 +190,7 @@ def test_local_is_about_this_machine(vm: Mesh) -> None:
 
 BROKEN = {
     "the application is down": (
-        {"probes": [{"tcpSocket": {"port": 9}, "periodSeconds": 0.2, "failureThreshold": 1}]},
+        {"probes": [{"tcpSocket": {"port": 9}, "periodSeconds": 1, "failureThreshold": 1}]},
         "Application",
     ),
     "the proxy dies": ({}, "Proxy"),

@@ -51,7 +51,7 @@ FAILURES = {
     "down": ("", URL, "connection refused", "is it listening?"),
     "on another port": (ELSEWHERE, URL, "connection refused", "is it listening?"),
     "an error": (ERROR_500, URL, "HTTP 500", "the application's own log says why"),
-    "slow": (SLOW, URL, "no answer within 0.5 s", "it does not answer in time"),
+    "slow": (SLOW, URL, "no answer within 1 s", "it does not answer in time"),
     "with TLS": (TLS, URL, "(?:connection reset by peer|it closed the connection.*)", "does it speak TLS?"),
     "without TLS": (
         ERROR_500,
@@ -72,7 +72,7 @@ def vm_fixture() -> Iterator[Mesh]:
 
 def probe(scheme: str) -> dict[str, object]:
     get = {"port": PORT, "path": "/ready", "scheme": scheme}
-    return {"httpGet": get, "periodSeconds": 0.3, "timeoutSeconds": 0.5, "failureThreshold": 1}
+    return {"httpGet": get, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 1}
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def test_the_proxys_limits_are_an_administrators(vm: Machine) -> None:
 
 def test_a_probe_by_a_command(vm: Machine) -> None:
     """From within that sandbox, as nobody."""
-    asked = {"periodSeconds": 0.5, "timeoutSeconds": 10, "failureThreshold": 1}
+    asked = {"periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 1}
     vm.mesh.group(probes=[{"exec": {"name": "well"}, **asked}])
     vm.wait(lambda: "/bin/sh ended with status 3: nobody is not well" in vm.condition("Application").get("message", ""))
     assert vm.status()["reason"] == "ProbeFailed"

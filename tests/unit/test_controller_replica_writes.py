@@ -12,7 +12,8 @@ from controller.manifest import GROUP_API, stored_group
 from controller.model import Key
 from harness.errors import TemporaryError
 from harness.messages import Reason, Registration
-from tests.controller_support import group, settle
+from harness.values import SpiffeId
+from tests.controller_support import TRUST_DOMAIN, group, group_object, settle
 from tests.unit.replica_site import Site, hold, run
 
 
@@ -197,5 +198,39 @@ def test_what_others_write_on_a_workload_is_left_and_not_fought_over() -> None:
         version = (await s.store.workloads.list()).resource_version
         await a.join(secret=made.secret)
         assert (await s.store.workloads.list()).resource_version == version
+
+    run(body, "a")
+
+
+def test_after_a_restart_with_a_fault_in_the_group_its_machines_stay_members() -> None:
+    """No spec that can be used is known then: not what they are to have, and not who is admitted."""
+    other = SpiffeId(TRUST_DOMAIN, "/other")
+
+    async def body(s: Site) -> None:
+        key = Key("faces", "face")
+        old = await s.store.groups.get(key)
+        admission = {"spiffeIDs": [str(other)]}
+        spec = group_object(admission=admission)["spec"]
+        await s.store.groups.replace(stored_group(old.to_object() | {"spec": spec}))
+        await s.clock.advance(2)
+        made = await s.worlds["a"].join(identity=other)
+        await s.worlds["a"].say(made, 1)
+        before = await s.worlds["a"].workload(made)
+        await s.kill("a")
+        good = await s.store.groups.get(key)
+        broken = spec | {"probes": [{"tcpSocket": {"port": "htp"}}]}
+        await s.store.groups.replace(stored_group(good.to_object() | {"spec": broken}))
+        b = await s.start("b")
+        await s.clock.advance(60)
+        assert s.leaders() == ["b"]
+        await b.say(made, 2)
+        for _ in range(8):
+            await s.clock.advance(10)
+            with pytest.raises(TemporaryError, match=r"cannot be used: spec\.probes\[0\]\.tcpSocket\.port"):
+                await b.registry.hold(other, Key("faces", made.name), made.secret, made.version, 60)
+        after = await b.workload(made)
+        assert (after.spec, after.metadata.labels, after.ready) == (before.spec, before.metadata.labels, True)
+        await b.registry.leave(other, Key("faces", made.name), made.secret)
+        assert await b.names() == set()
 
     run(body, "a")
