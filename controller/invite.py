@@ -125,7 +125,7 @@ async def _find(store: KubernetesStore, key: Key) -> tuple[KubernetesCollection[
 
 
 async def read_facts(client: Client, linkerd_namespace: str, configured: ClusterFacts = NOTHING) -> ClusterFacts:
-    """What the cluster tells, once; what it does not tell is as configured. Raises UnavailableError, also without trust anchors."""
+    """What the cluster tells, once, and what is configured. Raises UnavailableError, also without trust anchors."""
     cluster = Cluster(client, SystemClock(), configured, linkerd_namespace)
     task = asyncio.create_task(cluster.run())
     try:

@@ -2,9 +2,13 @@
 {{- define "meshexp-controller.seconds" -}}
 {{- $units := dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0 }}
 {{- $seconds := 0.0 }}
-{{- range regexFindAll "[0-9.]+[a-z]*" (toString .) -1 }}
+{{- if not (kindIs "string" .) }}
+{{- $seconds = . }}
+{{- else }}
+{{- range regexFindAll "[0-9.]+[a-z]*" . -1 }}
 {{- $unit := regexFind "[a-z]+$" . | default "s" }}
 {{- $seconds = addf $seconds (mulf (regexFind "^[0-9.]+" . | float64) (get $units $unit)) }}
+{{- end }}
 {{- end }}
 {{- toJson $seconds }}
 {{- end }}

@@ -13,11 +13,11 @@ Helm has one set of template names for a chart, its parent and all their subchar
 {{- end }}
 {{- /* By this the Deployment and the Service find the pods. The selector of a Deployment can never change: no label may be added. */ -}}
 {{- define "meshexp-controller.selector" -}}
-app.kubernetes.io/name: {{ include "meshexp-controller.name" . }}
+app.kubernetes.io/name: {{ include "meshexp-controller.name" . | quote }}
 {{- end }}
 {{- define "meshexp-controller.podLabels" -}}
 {{ include "meshexp-controller.selector" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: controller
 app.kubernetes.io/part-of: meshexp
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -32,9 +32,9 @@ The metadata of an object. `root`: the chart's context. `namespace`: none where 
 `name`: in place of the chart's. `labels`, `annotations`: further ones, which win over those of all objects.
 */ -}}
 {{- define "meshexp-controller.metadata" -}}
-name: {{ .name | default (include "meshexp-controller.fullname" .root) }}{{ .suffix }}
+name: {{ printf "%s%s" (.name | default (include "meshexp-controller.fullname" .root)) (.suffix | default "") | quote }}
 {{- with .namespace }}
-namespace: {{ . }}
+namespace: {{ . | quote }}
 {{- end }}
 labels:
   {{- include "meshexp-controller.labels" .root | nindent 2 }}

@@ -1,10 +1,10 @@
 {{- /* What the controller's pods and that of `helm test` have in common. */ -}}
 {{- define "meshexp-controller.testSelector" -}}
 app.kubernetes.io/name: {{ include "meshexp-controller.name" . }}-test
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- define "meshexp-controller.pod" -}}
-serviceAccountName: {{ include "meshexp-controller.serviceAccountName" . }}
+serviceAccountName: {{ include "meshexp-controller.serviceAccountName" . | quote }}
 # An account that is not the chart's may say false.
 automountServiceAccountToken: true
 {{- with .Values.imagePullSecrets }}
@@ -15,7 +15,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 volumes:
   - name: configuration
-    configMap: {name: {{ include "meshexp-controller.fullname" . }}}
+    configMap: {name: {{ include "meshexp-controller.fullname" . | quote }}}
   - name: identity-token
     projected:
       sources:
@@ -28,7 +28,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- define "meshexp-controller.container" -}}
-image: {{ include "meshexp-controller.image" . }}
+image: {{ include "meshexp-controller.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- with .Values.extraEnv }}
 env: {{- toYaml . | nindent 2 }}

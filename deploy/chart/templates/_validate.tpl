@@ -19,17 +19,19 @@ fleetPage.port: {{ .Values.fleetPage.port }} is a port that the controller liste
 {{- end }}
 {{- define "meshexp-controller.timeFaults" -}}
 {{- $seconds := dict }}
+{{- $given := dict }}
 {{- range $name, $value := .Values.times }}
+{{- $_ := set $given $name (ternary $value (toJson $value) (kindIs "string" $value)) }}
 {{- $_ := set $seconds $name (include "meshexp-controller.seconds" $value | float64) }}
 {{- if ge (get $seconds $name) 315360000.0 }}
-{{ printf "times.%s: %v is not between 0 and 10 years" $name $value }}
+times.{{ $name }}: {{ get $given $name }} is not between 0 and 10 years
 {{- end }}
 {{- end }}
 {{- if lt $seconds.lease 1.0 }}
-{{ printf "times.lease: %v is less than 1s" .Values.times.lease }}
+times.lease: {{ $given.lease }} is less than 1s
 {{- end }}
 {{- if gt $seconds.lease $seconds.expiry }}
-{{ printf "times.expiry: %v is less than times.lease, which is %v" .Values.times.expiry .Values.times.lease }}
+times.expiry: {{ $given.expiry }} is less than times.lease, which is {{ $given.lease }}
 {{- end }}
 {{- end }}
 {{- define "meshexp-controller.factFaults" -}}
