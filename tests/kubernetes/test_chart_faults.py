@@ -17,7 +17,7 @@ from harness.errors import ConfigError
 from harness.messages import ClusterFacts
 from tests.chart_support import Object, copy, objects, only, template
 
-DURATIONS = (
+DURATIONS: tuple[Any, ...] = (
     "0", "0s", "1s", "999ms", "30", "1m30s", " 30s ", "1.5h", "3649d", "3650d", "99999d", "10s30", "-1s", "soon", "",
     "1e3", "1 m", 0, 1, 0.5, 1.5, 30, 899, 901, -1, 315359999, 315360000, 1e300, True, None, [], {},
 )  # fmt: skip
@@ -37,7 +37,7 @@ ENDPOINTS = (
 DOMAINS = ("cluster.local", "a", "x" * 116, "x" * 117, "x" * 300, 1, True, ["cluster.local"])
 TRUST_DOMAINS = ("root.linkerd.cluster.local", "a_b", "x" * 255, "x" * 256, "Example.org", "a b", "a/b", "", 5, "5", None)
 LABELS = ("a", "a-1", "1", "x" * 63, "x" * 64, "A", "a.b", "-a", "a-", "a_b", 7, "7")
-NUMBERS = (1, 1.5, 200, 1000000, 0, 0.99, -1, "200", "many", None, True, [])
+NUMBERS: tuple[Any, ...] = (1, 1.5, 200, 1000000, 0, 0.99, -1, "200", "many", None, True, [])
 PORTS = (1, 8080, 8081, 9995, 9996, 65535, 65536, 0, -1, "x", None)
 
 
@@ -62,7 +62,11 @@ def cases() -> Iterator[Object]:
     yield from ({"fleetPage": {"enabled": True, "port": value}} for value in PORTS)
 
 
-ELSEWHERE = ({"times": {"leaze": "1s"}}, {"facts": {"serviceCidrs": []}}, {"facts": {"podRoutes": [{"podCIDR": "10.42.0.0/24"}]}})
+ELSEWHERE: tuple[Object, ...] = (
+    {"times": {"leaze": "1s"}},
+    {"facts": {"serviceCidrs": []}},
+    {"facts": {"podRoutes": [{"podCIDR": "10.42.0.0/24"}]}},
+)
 """What only the chart can see: keys that no template looks for."""
 
 
