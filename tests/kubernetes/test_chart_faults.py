@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,32 @@ NUMBERS: tuple[Any, ...] = (1, 1.5, 200, 1000000, 0, 0.99, -1, "200", "many", No
 PORTS = (1, 8080, 8081, 9995, 9996, 65535, 65536, 0, -1, "x", None)
 
 
+LISTS: dict[str, list[Any]] = {
+    "facts.meshCIDRs": [text for text in NETWORKS if isinstance(text, str)],
+    "facts.serviceCIDRs": list(NETWORKS[:8]),
+    "facts.podRoutes.podCIDR": list(NETWORKS[:8]),
+    "facts.podRoutes.via": [text for text in ADDRESSES if isinstance(text, str)],
+    "facts.dnsAddresses": [text for text in ENDPOINTS if isinstance(text, str)],
+}
+KEYS = {
+    "meshCIDRs": "mesh_cidrs", "serviceCIDRs": "service_cidrs", "podCIDR": "pod_routes", "via": "pod_routes",
+    "dnsAddresses": "dns_addresses",
+}  # fmt: skip
+
+
 def cases() -> Iterator[Object]:
     yield {}
-    for key in ("lease", "expiry", "drain"):
-        yield from ({"times": {key: value}} for value in DURATIONS)
+    yield from ({"times": {"drain": value}} for value in DURATIONS)
+    yield from ({"times": {key: value}} for key in ("lease", "expiry") for value in DURATIONS[:6])
+    yield from ({"times": {"expiry": value}} for value in (899, 29, "29s", "soon"))
     yield from ({"times": {"lease": lease, "expiry": expiry}} for lease, expiry in (("1h", "60m"), ("1h", "59m59s"), (60, "1m")))
-    for key in ("serviceCIDRs", "meshCIDRs"):
-        yield {"facts": {key: list(NETWORKS[:1])}}
-        yield from ({"facts": {key: [value]}} for value in (NETWORKS if key == "meshCIDRs" else NETWORKS[1:3]))
-    yield {"facts": {"serviceCIDRs": ["10.43.0.0/16", "x"]}}
     yield {"facts": {"serviceCIDRs": "10.43.0.0/16"}}
-    yield from ({"facts": {"podRoutes": [{"podCIDR": value, "via": "10.9.0.1"}]}} for value in NETWORKS[:4])
-    yield from ({"facts": {"podRoutes": [{"podCIDR": "10.42.0.0/24", "via": value}]}} for value in ADDRESSES)
-    yield from ({"facts": {"dnsAddresses": [value]}} for value in ENDPOINTS)
+    yield from ({"facts": {"meshCIDRs": [value]}} for value in NETWORKS if not isinstance(value, str))
+    yield from ({"facts": {"dnsAddresses": [value]}} for value in ENDPOINTS if not isinstance(value, str))
+    yield from ({"facts": {"podRoutes": [{"podCIDR": "10.42.0.0/24", "via": value}]}} for value in (*ADDRESSES[:1], 1))
     yield from ({"facts": {"clusterDomain": value}} for value in DOMAINS)
     yield from ({"trustDomain": value} for value in TRUST_DOMAINS)
-    yield from ({key: value} for key in ("linkerdNamespace",) for value in LABELS)
+    yield from ({"linkerdNamespace": value} for value in LABELS)
     yield from ({"serviceAccount": {"name": value}} for value in LABELS if isinstance(value, str))
     yield from ({"writesPerSecond": value} for value in NUMBERS)
     yield from ({"fleetPage": {"enabled": True, "port": value}} for value in PORTS)
@@ -70,56 +81,74 @@ ELSEWHERE: tuple[Object, ...] = (
 """What only the chart can see: keys that no template looks for."""
 
 
-@pytest.fixture(scope="module")
-def unchecked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart without its checks: what it would give to the controller."""
-    chart = copy(tmp_path_factory.mktemp("unchecked") / "chart")
+@dataclass
+class Unchecked:
+    """The chart without its checks: what it would give to the controller. `told`: the faults that the controller found."""
+
+    chart: Path
+    folder: Path
+    told: list[str] = field(default_factory=list)
+
+    def faults(self, values: Object) -> set[str]:
+        """The paths of what the controller refuses; none when it takes all."""
+        done = template(values, self.chart)
+        assert done.returncode == 0, done.stderr
+        for name, text in only([one for one in yaml.safe_load_all(done.stdout) if one], "ConfigMap")["data"].items():
+            (self.folder / name).write_text(text)
+        try:
+            read = config.load(str(self.folder / "controller.yaml"), {"facts": str(self.folder / "facts.yaml")})
+            config.load_facts(read)
+        except ConfigError as error:
+            self.told.append(str(error))
+            return {fault.path for fault in error.faults}
+        return set()
+
+
+@pytest.fixture
+def unchecked(tmp_path: Path) -> Unchecked:
+    chart = copy(tmp_path / "chart")
     (chart / "values.schema.json").unlink()
     for path in (chart / "templates").rglob("*"):
         if path.is_file() and path.name not in ("_names.tpl", "configuration.yaml"):
             path.unlink()
-    return chart
-
-
-def taken_by_the_controller(values: Object, chart: Path, folder: Path) -> str:
-    """Why not; nothing when it is taken. A null takes a key away from the chart, so that it is not what the user has set."""
-    done = template(values, chart)
-    if done.returncode:
-        return f"not rendered: {done.stderr}"
-    for name, text in only([one for one in yaml.safe_load_all(done.stdout) if one], "ConfigMap")["data"].items():
-        (folder / name).write_text(text)
-    try:
-        read = config.load(str(folder / "controller.yaml"), {"facts": str(folder / "facts.yaml")})
-        config.load_facts(read)
-    except ConfigError as error:
-        return str(error)
-    return ""
+    return Unchecked(chart, tmp_path)
 
 
 def has_null(values: Any) -> bool:
+    """helm takes a key away for it: the chart finds it missing, and the controller has its default."""
     return values is None or (isinstance(values, dict) and any(map(has_null, values.values())))
 
 
-@pytest.mark.parametrize("values", cases(), ids=str)
-def test_both_say_the_same(values: Object, unchecked: Path, tmp_path: Path) -> None:
-    done = template(values)
-    why = taken_by_the_controller(values, unchecked, tmp_path)
-    if has_null(values):
-        assert done.returncode and "missing property" in done.stderr
-    else:
-        assert bool(done.returncode) == bool(why), f"the controller: {why or 'takes it'}; helm: {done.stderr or 'takes it'}"
-
-
-def test_both_kinds_are_in_the_table_for_each_key_of_the_controllers(unchecked: Path, tmp_path: Path) -> None:
-    """Of those that the chart's values can change."""
+def test_both_take_or_refuse_the_same_values(unchecked: Unchecked) -> None:
+    for values in cases():
+        done = template(values)
+        if has_null(values):
+            assert done.returncode and "missing property" in done.stderr, values
+            continue
+        faults = unchecked.faults(values)
+        assert bool(done.returncode) == bool(faults), f"{values}; the controller: {faults or 'takes it'}; helm: {done.stderr}"
+    # Both kinds are in the table for each key that the chart's values can change.
     data = only(objects({"fleetPage": {"enabled": True}}), "ConfigMap")["data"]
-    fixed = {"kubernetes", "identity_token", "listen", "health_listen", "facts"}
-    written = set(yaml.safe_load(data["controller.yaml"])) - fixed
-    settable = {"service_cidrs", "mesh_cidrs", "cluster_domain", "dns_addresses", "pod_routes"} | written
-    fields = {field.name for cls in (ControllerConfig, ClusterFacts) for field in dataclasses.fields(cls)}
+    written = set(yaml.safe_load(data["controller.yaml"])) - {"kubernetes", "identity_token", "listen", "health_listen", "facts"}
+    settable = {*KEYS.values(), "cluster_domain", *written}
+    fields = {one.name for cls in (ControllerConfig, ClusterFacts) for one in dataclasses.fields(cls)}
     assert settable <= fields and {"lease", "trust_domain", "fleet_listen", "service_account"} <= settable
-    refused = "\n".join(filter(None, (taken_by_the_controller(values, unchecked, tmp_path) for values in cases())))
-    assert {key for key in settable if not re.search(rf"\b{key}\b", refused)} == set()
+    assert {key for key in settable if not re.search(rf"\b{key}\b", "\n".join(unchecked.told))} == set()
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_both_refuse_the_same_elements_of_a_list(path: str, unchecked: Unchecked) -> None:
+    key = path.rpartition(".")[2]
+    elements: list[Any] = LISTS[path]
+    if "podRoutes" in path:
+        elements = [{"podCIDR": "10.42.0.0/24", "via": "10.9.0.1", key: element} for element in elements]
+    values = {"facts": {"podRoutes" if "podRoutes" in path else key: elements}}
+    refused = {int(number) for fault in unchecked.faults(values) for number in re.findall(rf"^{KEYS[key]}\[(\d+)", fault)}
+    assert refused and len(refused) < len(elements)
+    told = template(values).stderr
+    numbers = re.findall(rf"^  facts\.\w+\[(\d+)\](?:\.{key})?: |'/facts/{key}/(\d+)'", told, re.MULTILINE)
+    found = {int(one or other) for one, other in numbers}
+    assert {LISTS[path][number] for number in found} == {LISTS[path][number] for number in refused}, told
 
 
 @pytest.mark.parametrize("values", ELSEWHERE, ids=str)
