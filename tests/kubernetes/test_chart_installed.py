@@ -126,6 +126,14 @@ def test_the_commands_of_the_notes_are_right(release: Release) -> None:
         assert "--controller ADDRESS:PORT" in done.stdout
 
 
+def test_linkerd_check_finds_it_by_its_namespace_alone(release: Release) -> None:
+    program = "import sys; from controller.extension import main; sys.exit(main())"
+    words = ("check", f"--kubeconfig={release.site.cluster.kubeconfig()}", "-o", "json", f"--controller-namespace={NAMESPACE}")
+    argv = [sys.executable, "-c", program, *words]
+    said = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False).stdout
+    assert "0 of 2 replicas are ready" in said and "there is no Deployment" not in said
+
+
 def test_without_a_controller_there_is_nothing_to_read_and_it_says_so(release: Release) -> None:
     release.site.group()
     words = ("invite", "--group=face", "-n", "faces", "--spire-server=10.9.0.7:8081", "--join-token=abc")
