@@ -117,15 +117,17 @@ def test_the_pod_is_not_injected_and_has_no_privileges() -> None:
     assert token["audience"] == "identity.l5d.io"
 
 
-def test_a_namespace_that_enforces_the_restricted_standard_takes_the_pod() -> None:
+def test_a_namespace_that_enforces_the_restricted_standard_takes_the_pods() -> None:
+    """The controller's, and that of `helm test`."""
     made = cluster()
     (deployment,) = of_kind("Deployment")
+    (test,) = (one for one in documents(render()) if one["kind"] == "Pod")
     made.kubectl("create", "namespace", "strict", check=False)
     made.kubectl("label", "namespace", "strict", "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
-    template = deployment["spec"]["template"]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "strict"}, "spec": template["spec"]}
-    said = made.kubectl("apply", "--dry-run=server", "-f", "-", given=yaml.safe_dump(pod), check=False)
-    assert "created" in said, said
+    for spec in (deployment["spec"]["template"]["spec"], test["spec"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "strict"}, "spec": spec}
+        said = made.kubectl("apply", "--dry-run=server", "-f", "-", given=yaml.safe_dump(pod), check=False)
+        assert "created" in said, said
 
 
 def test_its_configuration_is_what_the_controller_reads(tmp_path: Any) -> None:
