@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> str:
     except ValueError as error:
         raise ConfigError((Fault("", str(error)),), "reach") from None
     config = configuration.load(options.config, {})
-    configured = configuration.load_facts(config)
     if not config.kubernetes:
         raise ConfigError((Fault("kubernetes", "must be true: the name is one of Linkerd's"),), options.config)
+    configured = configuration.load_facts(config)
     found = access.find(options.kubeconfig or config.kubeconfig)
     namespace = config.namespace or found.namespace
 

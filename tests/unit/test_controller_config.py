@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from controller import config
+from controller import cli, config
 from harness.errors import ConfigError
 
 
@@ -44,3 +44,21 @@ def test_two_listeners_need_two_ports(tmp_path: Path, keys: dict[str, object], n
 def test_names_that_linkerd_would_not_know_are_refused(tmp_path: Path, key: str, value: str) -> None:
     (found,) = faults(tmp_path, **{key: value})
     assert found.startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize(
+    ("address", "keys", "named"),
+    [
+        ("nowhere", {"kubernetes": True}, "'nowhere' is not host:port"),
+        ("127.0.0.1:8081", {"tls_cert": "a", "tls_key": "b", "trust_anchors": "c"}, "kubernetes: must be true"),
+        ("127.0.0.1:8081", {"kubernetes": True, "lease": "1h"}, "lease must be at least 1s and at most expiry"),
+    ],
+)
+def test_reach_says_what_is_wrong_before_it_tries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, keys: dict[str, object], named: str
+) -> None:
+    path = tmp_path / "controller.yaml"
+    path.write_text(yaml.safe_dump(keys))
+    assert cli.main(["reach", address, f"--config={path}"]) == 78
+    said = capsys.readouterr()
+    assert named in said.err and said.out == ""
