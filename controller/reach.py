@@ -51,16 +51,14 @@ def run(options: argparse.Namespace) -> str:
         async with Client(found) as client:
             facts = await read_facts(client, config.linkerd_namespace, configured)
         identity = mesh_identity(config.service_account, namespace, facts.linkerd)
-        await _reach(address, identity, tls.client_context(facts.trust_anchors_pem), seconds)
+        hint = f"`kubectl -n {namespace} describe pods -l {OURS}`"
+        await _reach(address, identity, tls.client_context(facts.trust_anchors_pem), seconds, hint)
         return f"{address}: the controller answers as {identity}"
 
-    try:
-        return asyncio.run(reach())
-    except TemporaryError as error:
-        raise TemporaryError(error.message, f"`kubectl -n {namespace} describe pods -l {OURS}`") from None
+    return asyncio.run(reach())
 
 
-async def _reach(address: HostPort, identity: str, context: ssl.SSLContext, seconds: float) -> None:
+async def _reach(address: HostPort, identity: str, context: ssl.SSLContext, seconds: float, hint: str) -> None:
     """Tries until it answers. Raises UnavailableError for another's certificate, TemporaryError when the time is over."""
     started, failures = time.monotonic(), 0
     while True:
@@ -70,11 +68,12 @@ async def _reach(address: HostPort, identity: str, context: ssl.SSLContext, seco
             writer.transport.abort()
             return
         except ssl.SSLCertVerificationError as error:
-            raise UnavailableError(error.verify_message, tried=f"TLS with {address}, as {identity}") from None
+            raise UnavailableError(error.verify_message, hint, tried=f"TLS with {address}, as {identity}") from None
         except (OSError, TimeoutError) as error:
             failures += 1
             spent = time.monotonic() - started
             if spent >= seconds:
                 why = str(error) or f"no answer in {_CALL_SECONDS:.0f} s"
-                raise TemporaryError(f"{why} (try {failures}, for {spent:.0f} s)", tried=f"TLS with {address}") from None
+                came = f"{why} (try {failures}, for {spent:.0f} s)"
+                raise TemporaryError(came, hint, tried=f"TLS with {address}") from None
         await asyncio.sleep(min(_BACKOFF.pause(failures), max(0.0, seconds - spent)))
