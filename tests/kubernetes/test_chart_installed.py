@@ -150,10 +150,15 @@ def test_without_a_controller_there_is_nothing_to_read_and_it_says_so(release: R
 def run_the_test_pod(release: Release, address: str) -> str:
     """As a kubelet: the pod's command with what it mounts; `address`: what the cluster's DNS would lead to. Its output."""
     kubectl = release.site.cluster.kubectl
-    # One that failed stays until helm makes the next.
-    fresh = ("--field-selector", f"metadata.name={POD},status.phase=Pending", "-o", "json")
     found: list[Any] = []
-    wait(lambda: found or found.extend(json.loads(kubectl("get", "pods", "-n", NAMESPACE, *fresh))["items"]) or found)
+
+    def made() -> bool:
+        """A pod that failed stays until helm makes the next."""
+        chosen = ("--field-selector", f"metadata.name={POD},status.phase=Pending")
+        found[:] = json.loads(kubectl("get", "pods", "-n", NAMESPACE, *chosen, "-o", "json"))["items"]
+        return bool(found)
+
+    wait(made)
     spec = found[0]["spec"]
     (container,) = spec["containers"]
     (name,) = [volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume]
