@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from controller import manifest, model, roll, summary
+from controller.installed import Installed
 from controller.kubernetes.client import Client
 from controller.kubernetes.store import KubernetesCollection
 from controller.model import ExternalWorkload, Lease
@@ -42,7 +43,7 @@ class Facts:
     final: bool = False
     wall: float = 0.0
     served: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    deployment: Object | None = None
+    deployment: Mapping[str, Any] | None = None
     leases: tuple[Lease, ...] = ()
     groups: tuple[Object, ...] = ()
     machines: tuple[Machine, ...] | Untried = ()
@@ -58,7 +59,7 @@ async def gather(client: Client, namespace: str, groups_in: str = "") -> Facts:
     place = f"namespaces/{groups_in}/" if groups_in else ""
     try:
         served = [(name, await _versions(client, name)) for name in CRDS]
-        deployment = await _get(client, f"/apis/apps/v1/namespaces/{namespace}/deployments/meshexp-controller")
+        deployments = await Installed(client, namespace).deployments()
         found = await _items(client, f"/apis/{model.LEASE_API}/namespaces/{namespace}/leases")
         leases = tuple(map(model.lease_from_object, found))
         groups = [group for api in manifest.GROUP_APIS for group in await _items(client, f"/apis/{api}/{place}externalgroups")]
@@ -67,7 +68,7 @@ async def gather(client: Client, namespace: str, groups_in: str = "") -> Facts:
         return Facts(error=error.message, final=True)
     except HarnessError as error:
         return Facts(error=error.message)
-    return Facts("", False, client.server_wall, tuple(served), deployment, leases, tuple(groups), machines)
+    return Facts("", False, client.server_wall, tuple(served), next(iter(deployments), None), leases, tuple(groups), machines)
 
 
 async def _machines(client: Client, leases: tuple[Lease, ...], namespace: str) -> tuple[Machine, ...] | Untried:
@@ -149,9 +150,9 @@ def _judge_groups(to: Judge, text: str, problem: problems.Problem, facts: Facts,
     return to.found(text, problem, _conditions(groups, kind, fine), tried=bool(groups) and not silent, why=why)
 
 
-def _deployment(deployment: Object | None) -> Iterator[str]:
+def _deployment(deployment: Mapping[str, Any] | None) -> Iterator[str]:
     if deployment is None:
-        yield "there is no Deployment meshexp-controller"
+        yield "there is no Deployment of the controller"
         return
     wanted, ready = deployment["spec"].get("replicas", 1), deployment.get("status", {}).get("readyReplicas", 0)
     if ready < max(1, wanted):

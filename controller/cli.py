@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 import structlog
 
 import harness
-from controller import admin, invite
+from controller import admin, invite, reach
 from controller import config as configuration
 from controller.app import Controller
 from controller.config import ControllerConfig
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.add_argument(f"--{name}", help=text)
     run.add_argument("--kubernetes", action="store_const", const=True, help="objects, facts and certificate are a cluster's")
     invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file; run it where your kubeconfig is"))
+    reach.add_arguments(verbs.add_parser("reach", help="whether a controller answers there by its name in the mesh"))
     verbs.add_parser("version", help="print the version")
     parsed = parser.parse_args(arguments)
     if parsed.verb == "version":
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if parsed.verb == "invite":
         return admin.report(lambda: print(invite.run(parsed)))
+    if parsed.verb == "reach":
+        return admin.report(lambda: print(reach.run(parsed)))
     options = vars(parsed)
     del options["verb"]
     path = options.pop("config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from harness import reading, yaml_text
 from harness.decode import decode
 from harness.errors import ConfigError, Fault
 from harness.messages import ClusterFacts
-from harness.values import Duration, Endpoint, HostPort
+from harness.values import Duration, Endpoint, HostPort, Label, TrustDomain
+
+_ANY = frozenset(("::", "0.0.0.0"))  # noqa: S104  (every address, which overlaps with each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,13 @@ class ControllerConfig:
     tls_cert: str = ""
     tls_key: str = ""
     trust_anchors: str = ""
-    trust_domain: str = "root.linkerd.cluster.local"
+    trust_domain: TrustDomain = "root.linkerd.cluster.local"
     kubernetes: bool = False
     kubeconfig: str = ""
-    service_account: str = "meshexp-controller"
+    service_account: Label = "meshexp-controller"
     identity_token: str = "/var/run/secrets/tokens/linkerd-identity-token"  # noqa: S105  (a path)
     identity_address: Endpoint | None = None
-    linkerd_namespace: str = "linkerd"
+    linkerd_namespace: Label = "linkerd"
     writes_per_second: float = 200.0
     listen: Endpoint = HostPort("::", 8081)  # machines outside the cluster are its clients, by IPv4 and by IPv6
     health_listen: Endpoint = HostPort("127.0.0.1", 9995)
@@ -63,10 +66,20 @@ class ControllerConfig:
             raise ValueError("writes_per_second must be at least 1")
         if not self.hold >= 1:
             raise ValueError("hold must be at least 1s")
+        for one, other in itertools.combinations(("listen", "health_listen", "fleet_listen"), 2):
+            if _collide(getattr(self, one), getattr(self, other)):
+                raise ValueError(f"{one} and {other} must have ports of their own")
 
     @property
     def times(self) -> Times:
         return Times(self.lease, self.expiry, self.drain)
+
+
+def _collide(one: Endpoint | None, other: Endpoint | None) -> bool:
+    """Whether both cannot be listened at. With port 0 the kernel chooses."""
+    if one is None or other is None or one.port != other.port or one.port == 0:
+        return False
+    return one.host == other.host or not _ANY.isdisjoint((one.host, other.host))
 
 
 def load(path: str | None, flags: Mapping[str, Any]) -> ControllerConfig:

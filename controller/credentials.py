@@ -11,6 +11,7 @@ from controller import config as configuration
 from controller import tls
 from controller.config import ControllerConfig
 from controller.linkerd_identity import Certificate, Certifier, Identity
+from controller.naming import mesh_identity
 from harness.clock import Clock
 from harness.errors import ConfigError
 from harness.messages import ClusterFacts
@@ -74,12 +75,11 @@ class Credentials:
 
     def _certifier(self) -> Certifier:
         config, facts = self._config, self._facts()
-        _, _, suffix = facts.linkerd.destination_identity.partition(".serviceaccount.")
         host = f"linkerd-identity-headless.{config.linkerd_namespace}.svc.{facts.cluster_domain}."
         identity = Identity(
-            f"{config.service_account}.{config.namespace}.serviceaccount.{suffix}",
+            mesh_identity(config.service_account, config.namespace, facts.linkerd),
             config.identity_token,
             config.identity_address or HostPort(host, _IDENTITY_PORT),
-            f"linkerd-identity.{config.linkerd_namespace}.serviceaccount.{suffix}",
+            mesh_identity("linkerd-identity", config.linkerd_namespace, facts.linkerd),
         )
         return Certifier(identity, lambda: self._facts().trust_anchors_pem, self._clock)

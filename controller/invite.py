@@ -12,12 +12,14 @@ import secrets
 import time
 
 from controller import tickets
+from controller.installed import Installed
 from controller.kubernetes import flags
 from controller.kubernetes.client import Client
 from controller.kubernetes.cluster import Cluster
 from controller.kubernetes.store import KubernetesCollection, KubernetesStore
 from controller.manifest import ExternalGroup
 from controller.model import Key
+from controller.naming import mesh_identity
 from controller.peer import spki_sha256
 from controller.store import NotFoundError
 from harness import ca
@@ -28,7 +30,7 @@ from harness.invitation import VERSION, AgentIdentity, Invitation, LocalIdentity
 from harness.messages import ClusterFacts
 from harness.values import parse_duration, parse_host_port, parse_label, parse_spiffe_id
 
-_PORT = 8081
+NOTHING = ClusterFacts()
 _FACTS_SECONDS = 15.0
 
 
@@ -49,11 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spire-server", metavar="HOST:PORT", default="", help="instead of --ca: the SPIRE server of the machine's agent"
     )
     parser.add_argument("--join-token", default="", help="one of that server's join tokens")
-    parser.add_argument("--controller", metavar="HOST:PORT", default="", help="where the machine reaches the controller")
-    flags.add_arguments(parser)
-    parser.add_argument("--controller-namespace", default="meshexp")
     parser.add_argument(
-        "--service-account", default="meshexp-controller", help="the controller's, which its name in the mesh is made of"
+        "--controller", metavar="HOST:PORT", default="", help="where the machine reaches the controller; its Service if unset"
+    )
+    flags.add_arguments(parser)
+    parser.add_argument("--controller-namespace", default="meshexp", help="where the controller is")
+    parser.add_argument(
+        "--service-account",
+        default="",
+        help="the controller's, which its name in the mesh is made of; that of its Deployment if unset",
     )
     parser.add_argument("--linkerd-namespace", default="linkerd")
 
@@ -84,14 +90,14 @@ async def _invite(options: argparse.Namespace) -> tuple[Invitation, tickets.Tick
         raise ConfigError((Fault("", str(error)),), "invite") from None
     async with Client(flags.find(options)) as client:
         groups, group = await _find(KubernetesStore(client), key)
-        facts = await _facts(client, options.linkerd_namespace)
+        facts = await read_facts(client, options.linkerd_namespace)
+        installed = Installed(client, options.controller_namespace)
+        account = options.service_account or await installed.service_account()
+        address = address or await installed.address(facts.cluster_domain)
         token = secrets.token_urlsafe(32)
         ticket = tickets.ticket(token, expires, (identity,), pin)
-        _, _, suffix = facts.linkerd.destination_identity.partition(".serviceaccount.")
-        host = f"meshexp-controller.{options.controller_namespace}.svc.{facts.cluster_domain}."
         invitation = Invitation(
-            VERSION, token, expires, address or parse_host_port(f"{host}:{_PORT}"),
-            f"{options.service_account}.{options.controller_namespace}.serviceaccount.{suffix}",
+            VERSION, token, expires, address, mesh_identity(account, options.controller_namespace, facts.linkerd),
             facts.trust_anchors_pem, key.name, key.namespace, identity, facts.pod_routes, facts.service_cidrs,
             facts.cluster_domain, local, agent,
         )  # fmt: skip
@@ -118,8 +124,9 @@ async def _find(store: KubernetesStore, key: Key) -> tuple[KubernetesCollection[
     raise UnavailableError(f"there is no ExternalGroup {key}", "create the group first")
 
 
-async def _facts(client: Client, linkerd_namespace: str) -> ClusterFacts:
-    cluster = Cluster(client, SystemClock(), ClusterFacts(), linkerd_namespace)
+async def read_facts(client: Client, linkerd_namespace: str, configured: ClusterFacts = NOTHING) -> ClusterFacts:
+    """What the cluster tells, once, and what is configured. Raises UnavailableError, also without trust anchors."""
+    cluster = Cluster(client, SystemClock(), configured, linkerd_namespace)
     task = asyncio.create_task(cluster.run())
     try:
         async with asyncio.timeout(_FACTS_SECONDS):

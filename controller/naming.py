@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 
+from harness.messages import LinkerdFacts
+
 NAME_LENGTH = 63
 """A DNS label: a headless Service publishes the workload's name as a host name."""
 
@@ -24,6 +26,12 @@ def workload_name(group: str, digest: str, generation: int) -> str:
 def server_name(name: str, namespace: str, cluster_domain: str) -> str:
     """The TLS server name that peers send and the proxy expects; it resolves to nothing."""
     return f"{name}.{namespace}.external.{cluster_domain}"
+
+
+def mesh_identity(account: str, namespace: str, linkerd: LinkerdFacts) -> str:
+    """What Linkerd calls a service account in the mesh. The rest of that name is the same for all, so it is taken from one."""
+    _, _, suffix = linkerd.destination_identity.partition(".serviceaccount.")
+    return f"{account}.{namespace}.serviceaccount.{suffix}"
 
 
 CLUSTER_DOMAIN_LENGTH = 253 - len(server_name("x" * 63, "x" * 63, ""))

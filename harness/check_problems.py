@@ -213,8 +213,8 @@ CONTROLLER_NOT_READY = register(
     "controller-not-ready",
     Where.CLUSTER,
     "the autoregistration controller is not there, or not all of it is ready",
-    "`kubectl -n meshexp describe deployment meshexp-controller` says why, and `kubectl -n meshexp logs"
-    " deployment/meshexp-controller`",
+    "`kubectl -n meshexp describe deployments -l app.kubernetes.io/part-of=meshexp` says why, and `kubectl"
+    " -n meshexp logs -l app.kubernetes.io/part-of=meshexp`",
 )
 LEASE_STALE = register(
     "lease-stale",

@@ -150,7 +150,17 @@ def parse_host_port(value: object) -> HostPort:
 
 Endpoint = Annotated[HostPort, Codec(parse_host_port, str)]
 
+_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _PATH_SEGMENT = re.compile(r"[a-zA-Z0-9._-]+")
+
+
+def parse_trust_domain(value: object) -> str:
+    if not isinstance(value, str) or not _TRUST_DOMAIN.fullmatch(value):
+        raise ValueError(f"{value!r:.60} is not a trust domain (a-z, 0-9, dot, dash and underscore, at most 255 characters)")
+    return value
+
+
+TrustDomain = Annotated[str, Codec(parse_trust_domain, str)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +181,7 @@ def parse_spiffe_id(value: object) -> SpiffeId:
         raise ValueError(f"{value!r} is not a SPIFFE ID such as spiffe://root.linkerd.cluster.local/face")
     domain, _, path = text.removeprefix("spiffe://").partition("/")
     segments = path.split("/") if path else []
-    if not re.fullmatch(r"[a-z0-9._-]{1,255}", domain) or urlsplit(text).netloc != domain:
+    if not _TRUST_DOMAIN.fullmatch(domain) or urlsplit(text).netloc != domain:
         raise ValueError(f"{value!r}: the trust domain may hold only a-z, 0-9, dot, dash and underscore")
     if (not segments and text.endswith("/")) or any(not _PATH_SEGMENT.fullmatch(s) or s in (".", "..") for s in segments):
         raise ValueError(f"{value!r}: a path segment may hold only letters, digits, dot, dash and underscore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -116,15 +117,17 @@ def test_the_pod_is_not_injected_and_has_no_privileges() -> None:
     assert token["audience"] == "identity.l5d.io"
 
 
-def test_a_namespace_that_enforces_the_restricted_standard_takes_the_pod() -> None:
+def test_a_namespace_that_enforces_the_restricted_standard_takes_the_pods() -> None:
+    """The controller's, and that of `helm test`."""
     made = cluster()
     (deployment,) = of_kind("Deployment")
+    (test,) = (one for one in documents(render()) if one["kind"] == "Pod")
     made.kubectl("create", "namespace", "strict", check=False)
     made.kubectl("label", "namespace", "strict", "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
-    template = deployment["spec"]["template"]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "strict"}, "spec": template["spec"]}
-    said = made.kubectl("apply", "--dry-run=server", "-f", "-", given=yaml.safe_dump(pod), check=False)
-    assert "created" in said, said
+    for spec in (deployment["spec"]["template"]["spec"], test["spec"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "strict"}, "spec": spec}
+        said = made.kubectl("apply", "--dry-run=server", "-f", "-", given=yaml.safe_dump(pod), check=False)
+        assert "created" in said, said
 
 
 def test_its_configuration_is_what_the_controller_reads(tmp_path: Any) -> None:
@@ -139,8 +142,18 @@ def test_its_configuration_is_what_the_controller_reads(tmp_path: Any) -> None:
 
 
 def test_the_plain_manifests_are_what_the_chart_renders() -> None:
-    namespace, *rest = manifest()
-    assert namespace["kind"] == "Namespace" and rest == documents(render())
+    script = ROOT / "deploy" / "manifests" / "render"
+    rendered = subprocess.run(
+        [str(script)], env={**os.environ, "HELM": helm()}, capture_output=True, text=True, check=True
+    ).stdout
+    assert MANIFEST.read_text() == rendered, f"{MANIFEST} is stale: {script} prints what it must be"
+    namespace, *rest = documents(rendered)
+    told = {"app.kubernetes.io/managed-by", "helm.sh/chart"}
+    chart = documents(render("--skip-tests"))
+    for one in chart:
+        labels = one["metadata"]["labels"]
+        one["metadata"]["labels"] = {key: value for key, value in labels.items() if key not in told}
+    assert namespace["kind"] == "Namespace" and rest == chart
 
 
 @pytest.mark.parametrize("flag", ["--set=image.repository=", "--set=image.repository=,image.tag=latest"])

@@ -72,7 +72,7 @@ def test_each_thing_that_is_wrong() -> None:
     assert codes(Facts(error="no way")) == {"api-unreachable": "no way"}
     assert "externalgroups" in codes(cluster(served=()))["crd-missing"]
     assert codes(cluster(served=tuple((name, ("v1",)) for name in CRDS))).keys() == {"crd-missing"}
-    assert codes(cluster(deployment=None))["controller-not-ready"] == "there is no Deployment meshexp-controller"
+    assert codes(cluster(deployment=None))["controller-not-ready"] == "there is no Deployment of the controller"
     assert codes(cluster(deployment={"spec": {}}))["controller-not-ready"] == "0 of 1 replicas are ready"
     stale = cluster(leases=(lease("a", 2.0), lease("b", 99.0)))
     assert codes(stale) == {"lease-stale": f"{REPLICA}b, renewed 99 s ago"}

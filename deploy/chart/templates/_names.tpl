@@ -1,13 +1,68 @@
-{{- define "labels" -}}
-app.kubernetes.io/name: meshexp-controller
+{{- /*
+Helm has one set of template names for a chart, its parent and all their subcharts: each name here begins with the chart's.
+*/ -}}
+{{- define "meshexp-controller.name" -}}
+{{- .Values.nameOverride | default "meshexp-controller" }}
+{{- end }}
+{{- define "meshexp-controller.fullname" -}}
+{{- .Values.fullnameOverride | default (include "meshexp-controller.name" .) }}
+{{- end }}
+{{- define "meshexp-controller.serviceAccountName" -}}
+{{- $unnamed := ternary (include "meshexp-controller.fullname" .) "default" .Values.serviceAccount.create }}
+{{- .Values.serviceAccount.name | default $unnamed }}
+{{- end }}
+{{- /* By this the Deployment and the Service find the pods. The selector of a Deployment can never change: no label may be added. */ -}}
+{{- define "meshexp-controller.selector" -}}
+app.kubernetes.io/name: {{ include "meshexp-controller.name" . | quote }}
+{{- end }}
+{{- define "meshexp-controller.podLabels" -}}
+{{ include "meshexp-controller.selector" . }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: controller
 app.kubernetes.io/part-of: meshexp
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
-{{- define "selector" -}}
-app.kubernetes.io/name: meshexp-controller
+{{- define "meshexp-controller.labels" -}}
+{{ include "meshexp-controller.podLabels" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
-{{- /* No default could be pulled. Refused here, it is told before anything is installed, and not by pods that wait for an image. */ -}}
+{{- /*
+The metadata of an object. `root`: the chart's context. `namespace`: none where the object has none. `suffix`: behind the name.
+`name`: in place of the chart's. `labels`, `annotations`: further ones, which win over those of all objects.
+*/ -}}
+{{- define "meshexp-controller.metadata" -}}
+name: {{ printf "%s%s" (.name | default (include "meshexp-controller.fullname" .root)) (.suffix | default "") | quote }}
+{{- with .namespace }}
+namespace: {{ . | quote }}
+{{- end }}
+labels:
+  {{- include "meshexp-controller.labels" .root | nindent 2 }}
+  {{- with merge (dict) (.labels | default dict) .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- define "meshexp-controller.image" -}}
-{{- $missing := "image.repository is not set, and no public registry has the controller's image: build it by `docker/build meshexp-controller`, push it to a registry that your nodes pull from, and set image.repository=REGISTRY/meshexp-controller. Where the nodes have the image already (k3d, kind): image.repository=meshexp-controller. The chart's README.md has the commands." }}
-{{- required $missing .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (.tag | default $.Chart.AppVersion) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- /*
+The name in the mesh that Linkerd certifies for the ServiceAccount. Its domain is Linkerd's to say, which helm can ask only where it
+is connected to a cluster.
+*/ -}}
+{{- define "meshexp-controller.identity" -}}
+{{- $linkerd := .Values.linkerdNamespace }}
+{{- $config := lookup "v1" "ConfigMap" $linkerd "linkerd-config" | default dict }}
+{{- $theirs := dig "data" "values" "" $config | fromYaml }}
+{{- $domain := $theirs.identityTrustDomain | default $theirs.clusterDomain | default .Values.facts.clusterDomain | default "cluster.local" }}
+{{- $account := include "meshexp-controller.serviceAccountName" . }}
+{{- printf "%s.%s.serviceaccount.identity.%s.%s" $account .Release.Namespace $linkerd $domain }}
 {{- end }}

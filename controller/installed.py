@@ -1,0 +1,66 @@
+"""How the controller is called in a cluster: its chart's values can change each name, but not the label that is searched for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controller.kubernetes.client import Client
+from controller.store import RefusedCallError
+from harness.errors import UnavailableError
+from harness.values import HostPort
+
+OURS = "app.kubernetes.io/part-of=meshexp"
+MACHINES = "machines"
+"""The name of the port that machines call."""
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What a caller must know raises UnavailableError where it is not there; RefusedCallError: without the right to look."""
+
+    client: Client
+    namespace: str
+
+    async def deployments(self) -> list[Object]:
+        return await self._ours("apps/v1", "deployments")
+
+    async def service_account(self) -> str:
+        """What Linkerd makes the controller's name in the mesh of."""
+        found = await self._ours("apps/v1", "deployments", "--service-account")
+        accounts = {str(one["spec"]["template"]["spec"].get("serviceAccountName") or "default") for one in found}
+        return self._only("Deployment of the controller", accounts, "--service-account")
+
+    async def address(self, cluster_domain: str) -> HostPort:
+        """Of its Service, for machines whose networks lead to ClusterIPs."""
+        found = await self._ours("v1", "services", "--controller")
+        addresses = {
+            f"{service['metadata']['name']}.{self.namespace}.svc.{cluster_domain}.": int(port["port"])
+            for service in found
+            for port in service["spec"].get("ports") or ()
+            if port.get("name") == MACHINES
+        }
+        host = self._only("Service of the controller", set(addresses), "--controller")
+        return HostPort(host, addresses[host])
+
+    async def _ours(self, api: str, plural: str, flag: str = "") -> list[Object]:
+        root = f"/apis/{api}" if "/" in api else f"/api/{api}"
+        try:
+            answer = await self.client.get(f"{root}/namespaces/{self.namespace}/{plural}", labelSelector=OURS)
+        except RefusedCallError as error:
+            if not flag:
+                raise
+            hint = f"with {flag} they are not looked at; `kubectl auth can-i list {plural} -n {self.namespace}`"
+            raise RefusedCallError(error.message, hint) from None
+        return list(answer["items"])
+
+    def _only(self, what: str, found: set[str], flag: str) -> str:
+        if len(found) == 1:
+            return found.pop()
+        where = f"in the namespace {self.namespace}"
+        if found:
+            raise UnavailableError(f"there is more than one {what} {where}: {', '.join(sorted(found))}", f"say which by {flag}")
+        hint = f"`kubectl get deployments,services -A -l {OURS}` shows where it is: --controller-namespace"
+        raise UnavailableError(f"there is no {what} {where}", hint)
