@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from tests.healthy import worse_than_info
 from tests.mesh import Mesh, mesh
 from tests.spire_support import MISSING, PROXY_UID, SPIRE, Machine, Remote, machine
 
@@ -15,18 +14,9 @@ pytestmark = pytest.mark.root
 needs_spire = pytest.mark.skipif(not SPIRE, reason=MISSING)
 
 
-def told(log: Path) -> list[str]:
-    """What is worse than info; a line that is no JSON is a crash of the program itself."""
-    found = []
-    for line in log.read_text().splitlines():
-        event = json.loads(line) if line.startswith("{") else {}
-        if event.get("level") not in ("debug", "info"):
-            found.append(line)
-    return found
-
-
 def assert_quiet(vm: Mesh) -> None:
-    assert [line for name in ("harness", "controller") for line in told(vm.folder / f"{name}.log")] == []
+    for name in ("harness", "controller"):
+        assert worse_than_info((vm.folder / f"{name}.log").read_text()) == []
 
 
 def twice(vm: Mesh, count: Callable[[], int], more: int) -> None:
