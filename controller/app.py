@@ -58,11 +58,11 @@ class Controller:
         self.replicas = Replicas(store.leases, clock, config.replica or socket.gethostname(), config.namespace)
         self.fleet = Fleet(clock, config.times, configuration.load_facts(config), self.replicas.holds)
         self._registry = Registry(store, self.fleet, config.trust_domain, self.replicas)
-        self._metrics = Metrics(self.fleet, self.replicas)
         self._upkeep = Upkeep(self._registry, dial)
+        self._credentials = Credentials(config, clock, lambda: self.fleet.facts)
+        self._metrics = Metrics(self.fleet, self.replicas, lambda: self._credentials.validity)
         self._health = Health(self._upkeep, self._metrics)
         self._folder = Folder(config.groups, store) if config.groups else None
-        self._credentials = Credentials(config, clock, lambda: self.fleet.facts)
         self._cluster = cluster
         self._stack = contextlib.AsyncExitStack()
         self._work: asyncio.Task[None] | None = None

@@ -24,7 +24,7 @@ _IDENTITY_PORT = 8080
 class Credentials:
     """`facts` tells the present ones, whose trust anchors are those of the clients where no file has them.
 
-    `anchors`: the keys of those in force.
+    `anchors`: the keys of those in force. `validity`: of the certificate in force, beginning and end in epoch seconds.
     """
 
     def __init__(self, config: ControllerConfig, clock: Clock, facts: Callable[[], ClusterFacts]) -> None:
@@ -33,6 +33,7 @@ class Credentials:
         self._context: ssl.SSLContext | None = None
         self._in_force = ("", "", "")
         self.anchors = frozenset[str]()
+        self.validity: tuple[float, float] | None = None
 
     async def context(self) -> ssl.SSLContext:
         """To listen with, for good. Waits for Linkerd's identity service if need be. Raises ConfigError."""
@@ -63,6 +64,7 @@ class Credentials:
         if self._context is None or (chain, key, anchors) != self._in_force:
             self._context = tls.server_context(chain, key, anchors)
             self.anchors, self._in_force = tls.anchor_keys(self._context), (chain, key, anchors)
+            self.validity = tls.validity(chain)
         return self._context
 
     def _pair(self) -> tuple[str, str]:

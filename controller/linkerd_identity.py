@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import pathlib
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -97,16 +96,14 @@ class Certifier:
         fields = list(_fields(answer))
         chain = [value for number, value in fields if number == 1] + [value for number, value in fields if number == 2]
         try:
-            leaf = x509.load_der_x509_certificate(chain[0])
             pem = "".join(ssl.DER_cert_to_PEM_cert(der) for der in chain)
+            _, ends = tls.validity(pem)
         except (ValueError, IndexError) as error:
             raise TemporaryError(f"the identity service gave no certificate: {error}") from None
         plain = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode()
-        # cryptography before 42 has the zoneless form only, later ones warn of it.
-        end = getattr(leaf, "not_valid_after_utc", None) or leaf.not_valid_after.replace(tzinfo=datetime.UTC)
-        return Certificate(pem, plain, end.timestamp())
+        return Certificate(pem, plain, ends)
 
     async def _call(self, context: ssl.SSLContext, message: bytes) -> bytes:
         address = self._identity.address

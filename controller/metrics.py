@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from controller.fleet import Fleet
 from controller.replicas import Replicas
 
 FAMILIES = {
     "meshexp_controller_requests_total": ("counter", "Answers by call and code."),
-    "meshexp_controller_workloads": ("gauge", "ExternalWorkloads of this controller by group and readiness."),
+    "meshexp_controller_workloads": (
+        "gauge",
+        "ExternalWorkloads of this controller by group and readiness; 0 for a group that has none.",
+    ),
     "meshexp_controller_held_requests": ("gauge", "Machines that wait for a change."),
     "meshexp_controller_leader": ("gauge", "1 on the replica that leads."),
     "meshexp_controller_store_connected": ("gauge", "1 while the store takes this replica's writes."),
+    "meshexp_controller_certificate_expiry_timestamp_seconds": (
+        "gauge",
+        "The end, in epoch seconds, of the certificate that machines are shown.",
+    ),
+    "meshexp_controller_certificate_lifetime_seconds": ("gauge", "From the beginning to the end of that certificate."),
 }
 
 
 class Metrics:
-    def __init__(self, fleet: Fleet, replicas: Replicas) -> None:
-        self._fleet, self._replicas = fleet, replicas
+    """`validity`: beginning and end of the certificate in use, in epoch seconds; None before there is one."""
+
+    def __init__(self, fleet: Fleet, replicas: Replicas, validity: Callable[[], tuple[float, float] | None]) -> None:
+        self._fleet, self._replicas, self._validity = fleet, replicas, validity
         self._requests: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def answered(self, call: str, code: str) -> None:
         self._requests[call, code] += 1
 
     def render(self) -> str:
-        workloads: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        # A group without machines counts none: what is said of it must not end with its last machine.
+        workloads = collections.Counter(
+            {(key.namespace, key.name, ready): 0 for key in self._fleet.all_groups() for ready in ("false", "true")}
+        )
         held = 0
         for record in self._fleet.records.values():
             workloads[record.member.namespace, record.member.group, str(record.workload.ready).lower()] += 1
@@ -40,6 +53,10 @@ class Metrics:
             "meshexp_controller_leader": [("", int(self._replicas.leads))],
             "meshexp_controller_store_connected": [("", int(self._replicas.connected))],
         }
+        if validity := self._validity():
+            begins, ends = validity
+            samples["meshexp_controller_certificate_expiry_timestamp_seconds"] = [("", round(ends))]
+            samples["meshexp_controller_certificate_lifetime_seconds"] = [("", round(ends - begins))]
         return "".join(line for name, values in samples.items() for line in _family(name, values))
 
 

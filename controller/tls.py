@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio.sslproto
+import datetime
 import os
 import ssl
 from collections.abc import Callable
@@ -83,6 +84,17 @@ def _trust(context: ssl.SSLContext, anchors: str) -> None:
 def anchor_keys(context: ssl.SSLContext) -> frozenset[str]:
     """SHA-256 of the public keys of what it trusts, as `Peer.issuers` has them."""
     return frozenset(spki_sha256(x509.load_der_x509_certificate(der)) for der in context.get_ca_certs(binary_form=True))
+
+
+def validity(chain: str) -> tuple[float, float]:
+    """notBefore and notAfter of the first certificate of a PEM text, in epoch seconds. ValueError when it cannot be read."""
+    leaf = x509.load_pem_x509_certificate(chain.encode())
+    if hasattr(leaf, "not_valid_after_utc"):
+        return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+    # cryptography before 42 has the zoneless form only, later ones warn of it.
+    zoneless = leaf.not_valid_before, leaf.not_valid_after
+    begins, ends = (time.replace(tzinfo=datetime.UTC).timestamp() for time in zoneless)
+    return begins, ends
 
 
 def load_pair(context: ssl.SSLContext, chain: str, key: str) -> None:

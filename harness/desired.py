@@ -122,8 +122,8 @@ def identity(config: schema.Config, machine: Machine, known: Registration | None
         section = config.identity.embedded
         embedded = EmbeddedServer(section.ca_cert, section.ca_key, section.svid_ttl)
     server, agent = _spire_server(config, machine), _spire_agent(config, machine)
-    anchors = _anchors(machine, known) if agent else ""
-    return IdentitySpec(spiffe_id(config), machine.workload_api, machine.user, embedded, server, agent, anchors)
+    in_use = anchors(machine, known) if agent else ""
+    return IdentitySpec(spiffe_id(config), machine.workload_api, machine.user, embedded, server, agent, in_use)
 
 
 def spiffe_id(config: schema.Config) -> SpiffeId:
@@ -140,10 +140,10 @@ def workload_api(config: schema.Config, paths: Paths) -> str:
 
 def anchors_behind(machine: Machine, known: Registration | None) -> bool:
     """Whether the file has other trust anchors than the controller tells."""
-    return _anchors(machine, known) != canonical_pem(machine.anchors_pem)
+    return anchors(machine, known) != canonical_pem(machine.anchors_pem)
 
 
-def _anchors(machine: Machine, known: Registration | None) -> str:
+def anchors(machine: Machine, known: Registration | None) -> str:
     """The mesh's trust anchors: the controller's word wins over the file, which need not follow a rotation at once."""
     return canonical_pem((known.facts.trust_anchors_pem if known else "") or machine.anchors_pem)
 
@@ -231,8 +231,8 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
         inbound_port=config.proxy.inbound_port,
     )
     off = config.redirect.outbound is rules.Outbound.OFF and config.redirect.inbound is rules.Inbound.OFF
-    anchors = _anchors(machine, progress.registration)
-    target = Target(config.controller.address, config.controller.identity, anchors)
+    in_use = anchors(machine, progress.registration)
+    target = Target(config.controller.address, config.controller.identity, in_use)
     return RegistrationSpec(target, request, progress.svid, readiness(progress, not off))
 
 
@@ -240,7 +240,7 @@ def _proxy(config: schema.Config, machine: Machine, known: Registration, progres
     others = "" if progress.left_alone else "the rules of this machine's other workloads leave it alone"
     # What a proxy takes for itself it calls in plain text; this machine's other workloads have the same addresses and are peers.
     own = () if machine.others.proxies else machine.addresses
-    environment = proxy_environment.build(config, known, _anchors(machine, known), machine.workload_api, own, machine)
+    environment = proxy_environment.build(config, known, anchors(machine, known), machine.workload_api, own, machine)
     section = config.proxy
     return ProxySpec(
         path=config.proxy.path,

@@ -21,6 +21,15 @@ FAMILIES = {
         "gauge",
         "The end, in epoch seconds, of: svid (the machine's), proxy (the one it shows), signing (SPIRE's CA on this machine).",
     ),
+    "meshexp_certificate_lifetime_seconds": (
+        "gauge",
+        "From the beginning to the end of the same certificates. The proxy's has that of the SVID: one source issues both.",
+    ),
+    "meshexp_trust_anchor_expiry_timestamp_seconds": (
+        "gauge",
+        "The end, in epoch seconds, of each trust anchor in use, by the first 16 digits of its SHA-256 fingerprint.",
+    ),
+    "meshexp_trust_anchor_lifetime_seconds": ("gauge", "From the beginning to the end of each trust anchor in use."),
     "meshexp_cycles_total": ("counter", "Looks at the whole."),
     "meshexp_last_cycle_timestamp_seconds": (
         "gauge",
@@ -37,8 +46,15 @@ FAMILIES = {
         " waits for news.",
     ),
     "meshexp_controller_call_failures_total": ("counter", "Calls to the controller that were refused or not answered."),
-    "meshexp_controller_last_answer_timestamp_seconds": ("gauge", "When the controller last answered, in epoch seconds."),
+    "meshexp_controller_last_answer_timestamp_seconds": (
+        "gauge",
+        "When the controller last answered, in epoch seconds; before its first answer, when the daemon began.",
+    ),
 }
+OF_MACHINE = {"host": "hostname", "namespace": "namespace", "group": "group"}
+"""Labels of every sample, with the fields of `workload`: each alert names its machine, and the files of several workloads
+of one machine can be read by one node_exporter, which refuses the same sample twice."""
+
 PARTS = ("routes", "dns", "identity", "registration", "probes", "proxy", "redirect")
 """Those that have changed nothing yet are there with 0, so that the first change is an increase."""
 PHASES = ("Starting", "Ready", "Degraded", "Draining", "Unknown")
@@ -51,15 +67,25 @@ def render(data: Mapping[str, Any]) -> str:
     if not data:
         return ""
     by_family: dict[str, list[str]] = {name: [] for name in FAMILIES}
-    for name, labels, value in _samples(data):
+    for sample in _samples(data):
+        name = sample[0]
         family = next(f for f in (name, name.rpartition("_")[0]) if f in FAMILIES)
-        by_family[family].append(f"{name}{_labels(labels)} {_number(value)}\n")
+        by_family[family].append(_line(data, *sample))
     return "".join(_family(name, lines) for name, lines in by_family.items() if lines)
 
 
 def is_of(text: str, data: Mapping[str, Any]) -> bool:
     """Whether the metrics are those of the daemon whose snapshot `data` is."""
-    return f"meshexp_start_time_seconds {_number(_epoch(data['started']))}\n" in text
+    return _line(data, *_start(data)) in text
+
+
+def _line(data: Mapping[str, Any], name: str, labels: Mapping[str, object], value: object) -> str:
+    machine = {label: data["workload"][key] or "" for label, key in OF_MACHINE.items()}
+    return f"{name}{_labels({**machine, **labels})} {_number(value)}\n"
+
+
+def _start(data: Mapping[str, Any]) -> Sample:
+    return "meshexp_start_time_seconds", {}, _epoch(data["started"])
 
 
 def _family(name: str, lines: Iterable[str]) -> str:
@@ -68,21 +94,19 @@ def _family(name: str, lines: Iterable[str]) -> str:
 
 
 def _samples(data: Mapping[str, Any]) -> Iterator[Sample]:
-    workload = {name: data["workload"][name] or "" for name in ("namespace", "group", "name", "hostname", "identity")}
+    workload = {name: data["workload"][name] or "" for name in ("name", "hostname", "identity")}
     yield "meshexp_build_info", {"version": data["version"], "proxy_version": data["proxy_version"] or ""}, 1
     yield "meshexp_workload_info", workload, 1
     yield from (("meshexp_phase", {"phase": phase}, phase == data["phase"]) for phase in PHASES)
     yield "meshexp_ready", {}, data["ready"]
-    yield "meshexp_start_time_seconds", {}, _epoch(data["started"])
+    yield _start(data)
     if data["joined_seconds"] is not None:
         yield "meshexp_join_duration_seconds", {}, data["joined_seconds"]
     yield from _conditions(data["conditions"])
     for name, child in data["children"].items():
         yield "meshexp_child_up", {"child": name}, child["state"] == "running"
         yield "meshexp_child_restarts_total", {"child": name}, child["restarts"]
-    for name, end in data["certificates"].items():
-        if end is not None:
-            yield "meshexp_certificate_expiry_timestamp_seconds", {"certificate": name}, _epoch(end)
+    yield from _certificates(data)
     yield from _counters(data["counters"])
     yield "meshexp_last_cycle_timestamp_seconds", {}, _epoch(data["looked"])
     for probe in data["probes"]:
@@ -90,7 +114,7 @@ def _samples(data: Mapping[str, Any]) -> Iterator[Sample]:
         yield "meshexp_probe_passing", label, probe["passing"]
         yield "meshexp_probe_checks_total", {**label, "result": "passed"}, probe["passed"]
         yield "meshexp_probe_checks_total", {**label, "result": "failed"}, probe["failed"]
-    yield from _calls(data["calls"])
+    yield from _calls(data["calls"], data["started"])
 
 
 def _conditions(conditions: Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
@@ -101,6 +125,19 @@ def _conditions(conditions: Iterable[Mapping[str, Any]]) -> Iterator[Sample]:
             yield "meshexp_problem", {name: found[name] for name in ("problem", "severity")}, 1
 
 
+def _certificates(data: Mapping[str, Any]) -> Iterator[Sample]:
+    for name, end in data["certificates"].items():
+        if end is not None:
+            yield "meshexp_certificate_expiry_timestamp_seconds", {"certificate": name}, _epoch(end)
+    for name, seconds in data["certificate_lifetimes"].items():
+        if seconds is not None:
+            yield "meshexp_certificate_lifetime_seconds", {"certificate": name}, seconds
+    for anchor in data["trust_anchors"]:
+        label = {"anchor": anchor["fingerprint"][:16]}
+        yield "meshexp_trust_anchor_expiry_timestamp_seconds", label, _epoch(anchor["ends"])
+        yield "meshexp_trust_anchor_lifetime_seconds", label, _epoch(anchor["ends"]) - _epoch(anchor["begins"])
+
+
 def _counters(counters: Mapping[str, Any]) -> Iterator[Sample]:
     yield "meshexp_cycles_total", {}, counters["cycles"]
     for kind in ("changes", "repairs", "failures"):
@@ -108,14 +145,14 @@ def _counters(counters: Mapping[str, Any]) -> Iterator[Sample]:
             yield f"meshexp_{kind}_total", {"part": part}, counters[kind].get(part, 0)
 
 
-def _calls(calls: Mapping[str, Mapping[str, Any]]) -> Iterator[Sample]:
+def _calls(calls: Mapping[str, Mapping[str, Any]], started: str) -> Iterator[Sample]:
     for name, found in calls.items():
         yield "meshexp_controller_call_duration_seconds_sum", {"call": name}, found["seconds"]
         yield "meshexp_controller_call_duration_seconds_count", {"call": name}, found["answered"]
         yield "meshexp_controller_call_failures_total", {"call": name}, found["failed"]
+    # A restart while the controller is silent must not end what the silence has raised.
     answers = [_epoch(found["answered_at"]) for found in calls.values() if found["answered_at"]]
-    if answers:
-        yield "meshexp_controller_last_answer_timestamp_seconds", {}, max(answers)
+    yield "meshexp_controller_last_answer_timestamp_seconds", {}, max(answers, default=_epoch(started))
 
 
 def _labels(labels: Mapping[str, object]) -> str:

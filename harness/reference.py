@@ -196,7 +196,11 @@ than `meshexp_last_cycle_timestamp_seconds` says. linkerd2-proxy
 has metrics of its own at `http://127.0.0.1:4191/metrics`, its version among them. The controller's are at `/metrics` of its
 health port.
 
-[deploy/monitoring](../deploy/monitoring) has alert rules for Prometheus and a dashboard for Grafana.
+Every sample of a machine has the labels `host`, `namespace` and `group`, which say whose it is. The controller's metrics name a
+group's `namespace` too: let Prometheus keep it (`honor_labels: true`; the chart's ServiceMonitor has it).
+
+[deploy/monitoring](../deploy/monitoring) has alert rules for Prometheus ([alerts.md](alerts.md) says what to do about each) and
+a dashboard for Grafana.
 """
 
 

@@ -13,7 +13,6 @@ LONGEST_SVID = 7 * 86400.0  # SPIRE activates its next CA at most 7 days before 
 CA_PER_SVID = 7  # SPIRE asks for 6; one more, since it looks at its CA only every 10 s
 NODE_PATH = "/x509pop/meshexp"  # fixed: a new key pair of the node must not orphan the entry
 ENTRY_ID = "meshexp-proxy"
-COLD_RELOAD, LOCAL_SYNC = "50ms", "1s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """`bundle` is None exactly when the signing certificate is a root itself. `cold`: the entry is yet to be made."""
+    """`bundle` is None exactly when the signing certificate is a root itself."""
 
     trust_domain: str
     port: int
@@ -68,12 +67,11 @@ class Server:
     key: Path
     bundle: Path | None
     lifetimes: Lifetimes
-    cold: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Attests by a key pair, or by a join token (a file's path), never by both. `local`: the server is on this machine."""
+    """Attests by a key pair, or by a join token (a file's path), never by both."""
 
     trust_domain: str
     server: HostPort
@@ -83,7 +81,6 @@ class Agent:
     certificate: Path | None = None
     key: Path | None = None
     token: Path | None = None
-    local: bool = False
 
 
 def server_config(server: Server) -> str:
@@ -100,13 +97,12 @@ def server_config(server: Server) -> str:
         "ca_ttl": render_duration(server.lifetimes.ca),
         "default_x509_svid_ttl": render_duration(server.lifetimes.svid),
         "disable_jwt_svids": True,
+        # Of what there is none; but SPIRE warns when its default, 5 min, is too long for such a CA.
+        "default_jwt_svid_ttl": render_duration(min(server.lifetimes.svid, 300.0)),
         # Its one client is our own agent, on loopback: one attestation a second would only make a restart slow.
         "ratelimit": {"attestation": False},
         "log_format": "json",
     }
-    if server.cold:
-        # The default, 5 s, is what a new entry waits for; a quick cache costs 5 % of a core, so only while the entry is new.
-        section["experimental"] = {"cache_reload_interval": COLD_RELOAD}
     plugins = {
         "DataStore": {"sql": {"database_type": "sqlite3", "connection_string": str(server.data / "datastore.sqlite3")}},
         "KeyManager": {"disk": {"keys_path": str(server.data / "keys.json")}},
@@ -126,9 +122,6 @@ def agent_config(agent: Agent) -> str:
         "trust_bundle_path": str(agent.anchors),
         "log_format": "json",
     }
-    if agent.local:
-        # A remote server has many agents and keeps SPIRE's default, 5 s; there the entry is older than the agent.
-        section["experimental"] = {"sync_interval": LOCAL_SYNC}
     attestor: dict[str, Any] = {"join_token": {}}
     if agent.token is not None:
         section["join_token_file"] = str(agent.token)

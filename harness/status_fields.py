@@ -65,6 +65,10 @@ FIELDS = {
         "time or null",
         "the end of: svid (the machine's), proxy (the one it shows), signing (SPIRE's CA here)",
     ),
+    "certificate_lifetimes.NAME": ("number or null", "in seconds, from the beginning to the end of the same certificates"),
+    "trust_anchors[].fingerprint": ("text", "SHA-256, in hexadecimal, of a trust anchor in use"),
+    "trust_anchors[].begins": ("time", "from when on it is valid"),
+    "trust_anchors[].ends": ("time", "until when it is"),
     "endpoints[].address": ("text", "what Linkerd gives to peers"),
     "endpoints[].port": ("number", "of the group's template"),
     "endpoints[].name": ("text", "of that port"),
@@ -86,7 +90,7 @@ FIELDS = {
 }
 """Dotted; `[]` is each of a list, a word in capitals any name."""
 _NEW_OF_CONDITIONS = tuple(f"conditions[].{name}" for name in ("where", "applies", "counts", "since"))
-LATER = ("pid_started", "written", "looked", *_NEW_OF_CONDITIONS, "instances")
+LATER = ("pid_started", "written", "looked", "certificate_lifetimes", "trust_anchors", *_NEW_OF_CONDITIONS, "instances")
 """What a daemon of version 0.1 does not write, as a whole; `instances` is the reader's."""
 NULLABLE = ("reported", "neighbours")
 """What may be null as a whole."""

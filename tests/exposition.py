@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+OF_MACHINE = {"host", "namespace", "group"}
 PROMTOOL = shutil.which("promtool")
 _SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(\{(?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*\})? (-?[0-9.e+-]+)')
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\n"])*)"')
@@ -20,7 +21,15 @@ class Metrics:
     samples: dict[tuple[str, frozenset[tuple[str, str]]], float]
 
     def value(self, name: str, **labels: str) -> float | None:
-        return self.samples.get((name, frozenset(labels.items())))
+        """Of the sample with these labels; whose machine it is need not be given."""
+        given = set(labels.items())
+        found = [
+            value
+            for (own, has), value in self.samples.items()
+            if own == name and {(key, text) for key, text in has if key in labels or key not in OF_MACHINE} == given
+        ]
+        assert len(found) < 2, f"{name} of which machine?"
+        return found[0] if found else None
 
     @property
     def names(self) -> set[str]:

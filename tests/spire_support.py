@@ -141,7 +141,7 @@ class Remote:
         self.pair = {"certificate_file": f"{self._folder}/node.crt", "key_file": f"{self._folder}/node.key"}
         config = spire.Server(
             TRUST_DOMAIN, 8089, self.socket, self._folder, self._folder / "node.crt", vm.ca / "ca.crt", vm.ca / "ca.key",
-            vm.certificates / "ca.crt", spire.lifetimes(3600.0, 86400.0), cold=True,
+            vm.certificates / "ca.crt", spire.lifetimes(3600.0, 86400.0),
         )  # fmt: skip
         text = spire.server_config(config).replace('"127.0.0.1"', f'"{NODE}"')
         (self._folder / "server.json").write_text(text)

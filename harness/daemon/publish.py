@@ -146,11 +146,19 @@ class Publisher:
             "proxy": proxy.certified_until,
             "signing": signing.ends if signing else 0.0,
         }
+        life = identity.svid.lifetime if identity.svid else 0.0
+        lifetimes = {
+            "svid": life,
+            # It says no more than its end; it is issued as the SVID is.
+            "proxy": life if proxy.certified_until else 0.0,
+            "signing": signing.ends - signing.begins if signing else 0.0,
+        }
         boot = self._clock.wall() - self._clock.now()
         return Observed(
             children=children,
             proxy=proxy.program,
             ends=ends,
+            lifetimes=lifetimes,
             reported=registration.reported,
             neighbours=neighbours,
             counters=counters,

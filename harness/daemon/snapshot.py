@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from typing import Any
 from harness import __version__, freshness, proxy_release
 from harness.clock import Clock
 from harness.config import schema
-from harness.desired import Machine
+from harness.desired import Machine, anchors
 from harness.messages import Registration
 from harness.reconcilers.controller_calls import Calls
 from harness.reconcilers.lease import Silence
@@ -21,7 +23,7 @@ from harness.reconcilers.probes import Health
 from harness.specs import Check, Readiness
 from harness.status import Condition, Phase, encoded
 from harness.supervisor import ChildState
-from harness.system import process
+from harness.system import process, spire_certificate
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`proxy`: the binary that runs. `ends`: epoch seconds, 0 where there is none.
+    """`proxy`: the binary that runs. `ends`: epoch seconds, 0 where there is none. `lifetimes`: seconds, likewise.
 
     `neighbours`: uids of this machine's other proxies, which the rules in force leave alone; None without rules.
     `boot`: the epoch second at which Clock.now() was 0. `began`: Clock.now() at the start. `joined_seconds`: from then until it
@@ -47,6 +49,7 @@ class Observed:
     children: dict[str, tuple[int | None, ChildState]]
     proxy: str | None
     ends: dict[str, float]
+    lifetimes: dict[str, float]
     reported: Readiness | None
     neighbours: tuple[int, ...] | None
     counters: Counters
@@ -109,6 +112,8 @@ def snapshot(
         ],
         "children": {name: _child(pid, state, look.boot) for name, (pid, state) in look.children.items()},
         "certificates": {name: _iso(end) if end else None for name, end in look.ends.items()},
+        "certificate_lifetimes": {name: round(seconds) if seconds else None for name, seconds in look.lifetimes.items()},
+        "trust_anchors": _anchors(anchors(machine, registration)),
         "endpoints": _endpoints(machine, registration),
         "probes": [
             {"probe": str(check.probe), "passing": health.ready, "passed": health.passed, "failed": health.failed}
@@ -136,6 +141,19 @@ def _ready(readiness: Readiness, silence: Silence | None, conditions: tuple[Cond
         why = next((c.message for c in conditions if c.name == "Registration"), str(silence))
         return {"ready": False, "reason": UNREACHABLE, "message": why}
     return {"ready": readiness.ready, "reason": readiness.reason.value, "message": readiness.message}
+
+
+@functools.lru_cache(maxsize=1)
+def _anchors(pem: str) -> list[dict[str, str]]:
+    """None of what cannot be read, which has a problem of its own."""
+    try:
+        found = spire_certificate.read_pem(pem.encode())
+    except ValueError:
+        return []
+    return [
+        {"fingerprint": hashlib.sha256(one.data).hexdigest(), "begins": _iso(one.not_before), "ends": _iso(one.not_after)}
+        for one in found
+    ]
 
 
 def _child(pid: int | None, state: ChildState, boot: float) -> dict[str, Any]:

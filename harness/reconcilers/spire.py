@@ -1,5 +1,8 @@
 """SPIRE's server and agent as children: server → entry → agent on the way up, agent → server on the way down.
 
+A server reads its entries at its start, and then every 5 s. So after it has taken a new entry it is started again, before
+there is an agent: the agent gets its entry with its first question, and never meets a server that is away.
+
 Everything that they keep is made again when it is lost, so each fault heals by a fresh start: a key pair instead of a token
 attests the agent, the entry has a fixed id, and the signing certificate is read again whenever a server starts.
 """
@@ -25,7 +28,6 @@ from harness.system.spire import AGENT, SERVER, PreparationError, Prepared, Spir
 
 POLL = 0.01
 START_SECONDS = 90.0  # an agent gives up by itself after 60 s
-SETTLED_SECONDS = 10.0
 OVERDUE_SECONDS = 15.0
 ENTRY_BACKOFF = Backoff(first=0.5, most=15.0)
 STOP_GRACE = 3.0
@@ -95,8 +97,6 @@ def diff(desired: IdentitySpec | None, observed: Observed, now: float, overdue: 
     if wanted[SERVER]:
         server = observed.server
         why = _restart(server, now, overdue) or _new_anchors(server, desired)
-        if not why and _settled(observed, now, overdue):
-            why = "its entry is in place, so it need not look for new ones so often"
         if why or (not server.child.alive and now >= server.child.retry_at):
             return (*actions, Start(SERVER, why, desired))
         if server.child.state is not State.RUNNING:
@@ -105,6 +105,8 @@ def diff(desired: IdentitySpec | None, observed: Observed, now: float, overdue: 
             if now < observed.entry_retry_at:
                 return tuple(actions)
             actions.append(MakeEntry(desired))
+        if server.prepared is not None and server.prepared.cold:
+            return (*actions, Start(SERVER, "it begins with the new entry", desired))
     if wanted[AGENT]:
         agent = observed.agent
         why = _restart(agent, now, overdue) or _new_origin(agent, observed.server, desired)
@@ -139,13 +141,6 @@ def _new_origin(agent: Part, server: Part, desired: IdentitySpec) -> str:
     if not agent.child.alive or agent.prepared is None or server.prepared is None:
         return ""
     return "its server has been started again" if agent.prepared.origin != server.prepared.origin else ""
-
-
-def _settled(observed: Observed, now: float, overdue: bool) -> bool:
-    server, agent = observed.server, observed.agent
-    cold = server.prepared is not None and server.prepared.cold
-    up = server.child.state is State.RUNNING and agent.child.state is State.RUNNING
-    return cold and up and observed.entry_made and not overdue and now - agent.child.since >= SETTLED_SECONDS
 
 
 def condition(observed: Observed, now: float, wall: float) -> Found | None:

@@ -32,7 +32,7 @@ MAX_LINE_BYTES = 8192  # journald's own default for one line is 48 KiB; no proxy
 @dataclass(frozen=True, slots=True)
 class Command:
     """`piped`: stdout is read by the caller instead of being logged. `stop_seconds`: what it may take to end by itself.
-    `capabilities`: names as setpriv(1) has them, which the child keeps where this process holds them."""
+    `capabilities`: names as setpriv(1) has them, which the child keeps where this process holds them. `umask`: -1 is our own."""
 
     name: str
     argv: tuple[str, ...]
@@ -41,6 +41,7 @@ class Command:
     piped: bool = False
     stop_seconds: float = 10.0
     capabilities: tuple[str, ...] = ()
+    umask: int = -1
 
 
 def python_module(name: str, module: str, *arguments: str, user: User | None = None, piped: bool = False) -> Command:
@@ -189,6 +190,7 @@ class Processes:
             env={"PATH": PATH, **command.env},
             start_new_session=True,
             cwd="/",
+            umask=command.umask,
         )
         record = self._records / f"{command.name}.json"
         try:

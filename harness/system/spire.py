@@ -30,6 +30,8 @@ from harness.system import files, process, spire_api
 from harness.system import spire_certificate as certificates
 
 SERVER, AGENT = "spire-server", "spire-agent"
+SPIRE_UMASK = 0o027
+"""What both programs set themselves; of one that is weaker they warn."""
 _PROGRAM_PATH = os.pathsep.join(("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/opt/spire/bin"))
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -46,6 +48,7 @@ class PreparationError(UnavailableError):
 class Prepared:
     """What a program was given. `begins` and `ends` are of the signing certificate, `file`; `stamp` of the administrator's files.
 
+    `cold`: a server that begins without the entry. It would show it to an agent only when it reads its database again, 5 s later.
     `anchors`: those that were asked for. `origin`: the server's data and the anchors in use; an agent goes with one of them.
     """
 
@@ -116,7 +119,6 @@ class Spire:
             key=folder / "upstream.key",
             bundle=None if signing.root else folder / "bundle.pem",
             lifetimes=spire.lifetimes(server.svid_ttl, signing.not_after - wall),
-            cold=cold,
         )
         _give(folder / "server.json", spire.server_config(config), server.user)
         command = _command(SERVER, program, folder / "server.json", server.user)
@@ -153,14 +155,13 @@ class Spire:
             certificate=None if token else folder / "node.crt",
             key=None if token else folder / "node.key",
             token=token,
-            local=local,
         )
         _give(folder / "agent.json", spire.agent_config(config), agent.user)
         command = _command(AGENT, program, folder / "agent.json", agent.user)
         return Prepared(command, stamp, anchors=spec.anchors_pem, origin=self._origin() if local else "")
 
     async def make_entry(self, spec: IdentitySpec) -> None:
-        """Raises HarnessError. Remembers which entry the server's data holds, so that the next start need not wait for it."""
+        """Raises HarnessError. Remembers which entry the server's data holds: the next server begins with it."""
         await asyncio.to_thread(spire_api.ensure_entry, self.admin_socket, spire.Entry(spec.spiffe_id, spec.user.uid))
         for data in self._state.glob("server-*"):
             files.write(self._state / "entry", _entry_text(spec, data), mode=0o600)
@@ -235,7 +236,7 @@ def find_program(configured: str | None, name: str) -> str:
 
 
 def _command(name: str, program: str, config: Path, user: User) -> process.Command:
-    return process.Command(name, (program, "run", "-config", str(config)), user=user, piped=True)
+    return process.Command(name, (program, "run", "-config", str(config)), user=user, piped=True, umask=SPIRE_UMASK)
 
 
 def _folder(path: Path, user: User, mode: int) -> Path:

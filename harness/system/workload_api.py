@@ -33,6 +33,12 @@ class Svid:
     bundle_der: tuple[bytes, ...] = field(repr=False)
     expires_at: float
 
+    @property
+    def lifetime(self) -> float:
+        """Seconds, of the leaf."""
+        begins, ends = der.validity(self.chain_der[0])
+        return ends - begins
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:

@@ -14,6 +14,7 @@ import pytest
 
 from controller.model import Key
 from harness.errors import ConfigError
+from tests import exposition
 from tests.children.controller_site import FACE, REQUEST, Run, Site, path_of, report, run_fixture, secret_of, site, trusting  # noqa: F401 — the fixture
 from tests.controller_support import Answer, Authority, Client, group
 
@@ -196,14 +197,15 @@ def self_signed(folder: pathlib.Path) -> tuple[str, str]:
     return authority.anchors, str(folder / "self" / "self.key.pem")
 
 
-def test_health_and_metrics_are_plain_and_apart(run: Run) -> None:
-    async def get(s: Site, path: str) -> str:
-        reader, writer = await asyncio.open_connection(s.controller.health_address.host, s.controller.health_address.port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n".encode())
-        text = (await reader.read()).decode()
-        writer.close()
-        return text
+async def get(s: Site, path: str) -> str:
+    reader, writer = await asyncio.open_connection(s.controller.health_address.host, s.controller.health_address.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n".encode())
+    text = (await reader.read()).decode()
+    writer.close()
+    return text
 
+
+def test_health_and_metrics_are_plain_and_apart(run: Run) -> None:
     async def body(s: Site) -> None:
         await s.join()
         assert (await s.call("GET", "/metrics")).code == "unknown-call"
@@ -214,6 +216,49 @@ def test_health_and_metrics_are_plain_and_apart(run: Run) -> None:
         assert 'meshexp_controller_requests_total{call="unknown",code="unknown-call"} 1' in text
 
     run(body)
+
+
+def test_a_group_counts_its_machines_for_as_long_as_it_is_there(run: Run) -> None:
+    """Also those that it does not have: what is said of a group must not end when its last machine is deleted."""
+
+    async def counted(s: Site) -> dict[str, int]:
+        found = metrics(await get(s, "/metrics"))
+        return {
+            ready: int(value)
+            for ready in ("true", "false")
+            if (value := found.value("meshexp_controller_workloads", namespace="faces", group="face", ready=ready)) is not None
+        }
+
+    async def body(s: Site) -> None:
+        assert await counted(s) == {"true": 0, "false": 0}
+        made = await s.join()
+        assert await counted(s) == {"true": 0, "false": 1}
+        assert (await s.call("POST", path_of(made) + "/state", report(1), secret_of(made))).status == 204
+        assert await counted(s) == {"true": 1, "false": 0}
+        assert (await s.call("DELETE", path_of(made), None, secret_of(made))).status == 204
+        assert await counted(s) == {"true": 0, "false": 0}
+        await s.controller.store.buoyant_groups.delete(Key("faces", "face"))
+        async with asyncio.timeout(30):
+            while await counted(s):
+                await asyncio.sleep(0.05)
+
+    run(body)
+
+
+def test_its_certificate_is_told_with_its_lifetime(run: Run) -> None:
+    async def body(s: Site) -> None:
+        found, now = metrics(await get(s, "/metrics")), time.time()
+        end = found.value("meshexp_controller_certificate_expiry_timestamp_seconds") or 0
+        life = found.value("meshexp_controller_certificate_lifetime_seconds") or 0
+        assert end - life < now < end
+
+    run(body)
+
+
+def metrics(answer: str) -> exposition.Metrics:
+    text = answer.partition("\r\n\r\n")[2]
+    exposition.lint(text)
+    return exposition.read(text)
 
 
 def test_stopping_answers_whoever_waits_and_leaves_no_task(run: Run, tmp_path: pathlib.Path) -> None:

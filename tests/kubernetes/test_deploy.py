@@ -181,7 +181,8 @@ def test_the_image_is_the_repository_with_the_charts_version_or_the_tag(flag: st
 def test_the_charts_values() -> None:
     kinds = [document["kind"] for document in documents(render("--include-crds"))]
     assert kinds.count("CustomResourceDefinition") == 1 and "ServiceMonitor" not in kinds
-    assert "ServiceMonitor" in render("--set=serviceMonitor.enabled=true")
+    monitored = render("--set=serviceMonitor.enabled=true")
+    assert "ServiceMonitor" in monitored and "honorLabels: true" in monitored, "`namespace` must stay the group's"
     one = [document["kind"] for document in documents(render("--set=replicas=1,networkPolicy.enabled=false"))]
     assert "PodDisruptionBudget" not in one and "NetworkPolicy" not in one
     assert "fleet_listen" not in render() and "fleet_listen: 127.0.0.1:9996" in render("--set=fleetPage.enabled=true")

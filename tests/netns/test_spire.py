@@ -167,7 +167,7 @@ def test_a_month_powered_off(vm: Machine) -> None:
 
 def test_a_rotation_is_followed_without_a_word(vm: Machine) -> None:
     """Until the first SVID has run out and others were issued in its place."""
-    vm.configure(svid_ttl="15s")
+    vm.configure(svid_ttl="25s")
     vm.start()
     vm.ready()
     said, began = vm.log().count("condition Identity"), time.monotonic()
@@ -175,7 +175,7 @@ def test_a_rotation_is_followed_without_a_word(vm: Machine) -> None:
     def issued() -> int:
         return vm.log().count("Renewing X509-SVID") + vm.log().count("Creating X509-SVID")
 
-    while time.monotonic() - began < 16 or issued() < 3:
+    while time.monotonic() - began < 26 or issued() < 3:
         assert vm.vm.status()["phase"] == "Ready"
         assert time.monotonic() - began < 60, vm.log()
         time.sleep(0.2)
@@ -184,7 +184,7 @@ def test_a_rotation_is_followed_without_a_word(vm: Machine) -> None:
 
 @pytest.mark.parametrize("wakes", [True, False], ids=["wakes", "hangs"])
 def test_expired_while_asleep(vm: Machine, wakes: bool) -> None:
-    vm.configure(svid_ttl="6s")
+    vm.configure(svid_ttl="12s")
     vm.start()
     vm.ready()
     pids = [vm.pid("spire-server"), vm.pid("spire-agent")]
@@ -244,15 +244,6 @@ def test_a_full_disk_at_the_start(small_disk: Machine) -> None:
     assert "space" in message.lower() or "full" in message.lower(), message
     filler.unlink()
     small_disk.ready()
-
-
-def test_it_settles_and_then_looks_for_entries_no_more_often_than_spire_does(joined: Machine) -> None:
-    config = joined.vm.folder / "run" / "spire" / "server" / "server.json"
-    assert "cache_reload_interval" in config.read_text()
-    proxy, agent = joined.pid("proxy"), joined.pid("spire-agent")
-    joined.vm.wait(lambda: "cache_reload_interval" not in config.read_text())
-    joined.ready()
-    assert (joined.pid("proxy"), joined.pid("spire-agent")) == (proxy, agent)
 
 
 def test_no_spire_on_the_machine(vm: Machine) -> None:

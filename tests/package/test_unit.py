@@ -13,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests import exposition
 from tests.mesh import VM
 from tests.package.instance import API, API_PROXY, API_USER, add_api, api_phase
 from tests.package.machine import CHECKOUT, PODS, PROXY, UNIT, Machine, uid_of
@@ -39,7 +40,7 @@ def test_sandbox(vm: Machine) -> None:
 def test_metrics_for_node_exporter(vm: Machine) -> None:
     """Through the sandbox, whole, and readable for the collector's own user."""
     file = vm.file(f"{COLLECTED}/meshexp.prom")
-    vm.wait(lambda: file.exists() and "meshexp_ready 1" in file.read_text())
+    vm.wait(lambda: file.exists() and exposition.read(file.read_text()).value("meshexp_ready") == 1)
     assert file.stat().st_mode & 0o777 == 0o644 and list(file.parent.iterdir()) == [file]
 
 
