@@ -58,7 +58,7 @@ def verbs(parser: argparse.ArgumentParser) -> dict[str, Parser]:
 def output(parser: argparse.ArgumentParser, *kinds: str, text: str = "") -> None:
     """`-o`; the first of the kinds is the default, `text` and `json` if none is given."""
     chosen = kinds or ("text", "json")
-    parser.add_argument("-o", "--output", choices=chosen, default=chosen[0], help=text or None)
+    parser.add_argument("-o", "--output", choices=chosen, default=chosen[0], help=text or "how to print the result")
 
 
 def seconds(text: str) -> float:

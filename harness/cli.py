@@ -24,6 +24,7 @@ _GROUPS = {
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
     "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),
     "proxy": ("harness.proxy_cli", "install, list and choose versions of the Linkerd proxy"),
+    "completion": ("harness.completion_cli", "print the script by which a shell completes this command"),
     "container": ("harness.container_cli", "run the daemon and a workload as a container's first process"),
 }
 
@@ -69,6 +70,8 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
         else:
             verbs.add_parser(name, help=text)
     output(_verb(verbs, "version", "print the version", _version))
+    words = verbs.add_parser("help", help="print the help of a verb, or of all")
+    words.add_argument("words", nargs="*", metavar="VERB", help="such as `proxy install`")
     return root
 
 
@@ -98,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = [*words[1:], "--help"]
     commands = parser(_verb_of(words))
     options = commands.parse_args(words)
-    if options.verb is None:
+    if "function" not in options:
         commands.print_help()
         return 0
     if "instance" in options:

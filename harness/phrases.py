@@ -34,5 +34,5 @@ def counted(number: int, one: str, more: str = "") -> str:
 def near(word: str, known: Iterable[str]) -> str:
     """`did you mean status?`, for a word that is not among the known ones; empty when none is like it."""
     written = {one.lower(): one for one in known}
-    found = difflib.get_close_matches(word.lower(), written, n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(written[one] for one in found)}?" if found else ""
+    found = difflib.get_close_matches(word.lower(), written, n=1, cutoff=0.6)
+    return f"did you mean {written[found[0]]}?" if found else ""
