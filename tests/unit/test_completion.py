@@ -30,8 +30,8 @@ START = {
 SET_UP = {
     "bash": "bind 'set bell-style none'; bind 'set show-all-if-ambiguous on'; bind 'set page-completions off';"
     " bind 'set enable-bracketed-paste off'; bind 'set completion-query-items 0'; . {script}; PS1='READY> '\n",
-    "zsh": "autoload -U compinit; compinit -u -d {folder}/dump; . {script}; unset zle_bracketed_paste; unsetopt list_ambiguous; LISTMAX=1000;"
-    " PS1='READY> '\n",
+    "zsh": "autoload -U compinit; compinit -u -d {folder}/dump; . {script}; unset zle_bracketed_paste; LISTMAX=1000;"
+    " unsetopt list_ambiguous; PS1='READY> '\n",
 }
 
 
