@@ -24,10 +24,10 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 
 
 def _tame(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What came from outside must not command the terminal, nor look like a line of its own. Only a traceback has lines."""
+    """What came from outside must not command the terminal, nor look like a line of its own. A traceback has lines of its own, further to the right."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = harmless(value) if key == "exception" else harmless(value).replace("\n", "\\n")
+            event[key] = harmless(value).replace("\n", "\n  " if key == "exception" else "\\n")
     return event
 
 
@@ -45,7 +45,7 @@ def set_up(level: LogLevel, format_: LogFormat, journal: Callable[[dict[str, Any
             structlog.processors.TimeStamper(fmt=times.FORMAT_IN_LOG, utc=True),
             structlog.processors.format_exc_info,
             _tame,
-            structlog.dev.ConsoleRenderer(colors=terminal.escapes(sys.stderr)),
+            structlog.dev.ConsoleRenderer(colors=terminal.escapes(sys.stderr), exception_formatter=structlog.dev.plain_traceback),
         ]
     else:
         processors += [

@@ -21,7 +21,7 @@ IN_ASCII = {
 LEAST_COLUMNS = 40
 """A terminal that says less is wrapped as if it had so many: one word a line helps nobody."""
 _HANDLER = "meshexp-terminal"
-_PAINTED = re.compile(r"\x1b\[[0-9;]*m(.)\x1b\[0m")
+_PAINTED = re.compile(r"\x1b\[[0-9;]*m([^\x1b]*)\x1b\[0m")
 _COMMAND = re.compile(r"`[^`]+`")
 _KEPT = "\x00"
 """For a space in a command, which stays on one line: people copy it."""
@@ -52,7 +52,7 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 def escapes(stream: TextIO | None = None) -> bool:
     """Whether colours and moves of the cursor are wanted and understood there: https://no-color.org, and terminfo's `dumb`."""
     stream = stream or sys.stdout
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def columns(stream: TextIO | None = None) -> int | None:
