@@ -24,7 +24,7 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 
 
 def _tame(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What came from outside must not command the terminal, nor look like a line of its own. A traceback has lines of its own, further to the right."""
+    """What came from outside commands no terminal, and looks like no other line. A traceback has several, further right."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = harmless(value).replace("\n", "\n  " if key == "exception" else "\\n")
