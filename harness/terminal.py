@@ -80,7 +80,8 @@ def _wrapped(line: str, hang: int, width: int) -> str:
         kept,
         width,
         initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + hang),
+        # A comment stays one: `meshexp plan` is also input for another program.
+        subsequent_indent=("#" if line.startswith("# ") else " " * indent).ljust(indent + hang),
         break_on_hyphens=False,
         break_long_words=False,
     )

@@ -137,6 +137,26 @@ def test_every_verb_with_a_result_has_it_as_json() -> None:
     assert lacking == WITHOUT_JSON.keys()
 
 
+@pytest.mark.parametrize(
+    ("module", "words", "code", "said"),
+    [
+        ("controller", "", 0, "usage: meshexp-controller "),
+        ("controller", "versoin", 64, "there is no verb 'versoin'; did you mean version?"),
+        ("controller", "version -o json", 0, '"version": '),
+        ("controller.admin", "", 0, "usage: kubectl meshexp "),
+        ("controller.admin", "gte", 64, "there is no verb 'gte'; did you mean get?"),
+        ("controller.admin", "get --selectr x", 64, "did you mean --selector?"),
+        ("controller.extension", "", 0, "usage: linkerd meshexp "),
+        ("controller.extension", "chekc", 64, "there is no verb 'chekc'; did you mean check?"),
+        ("demo", "--onec", 64, "did you mean --once?"),
+    ],
+)
+def test_the_other_commands_do_alike(module: str, words: str, code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *words.split()], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == code and said in done.stdout + done.stderr
+    assert bool(done.stderr) == (code != 0)
+
+
 def test_a_line_is_wrapped_below_its_beginning() -> None:
     line = "√ Routes        no route to the node 10.0.0.1, asked `ip route get 10.0.0.1`"
     wrapped = terminal.wrap(line, 16, width=44)
@@ -148,6 +168,7 @@ def test_a_line_is_wrapped_below_its_beginning() -> None:
     painted = line.replace("√", "\x1b[32;1m√\x1b[0m", 1)
     assert terminal.wrap(painted, 16, width=44) == wrapped.replace("√", "\x1b[32;1m√\x1b[0m", 1)
     assert terminal.wrap(line, 16, width=None) == line
+    assert terminal.wrap("# not known yet: the cluster's DNS servers", 4, width=40).split("\n")[1] == "#   servers"
 
 
 def test_times_have_one_format() -> None:
