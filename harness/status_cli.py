@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from harness import status, terminal, times
+from harness import phrases, status, terminal, times
 from harness.paths import Paths, configured
 from harness.problem_registry import Severity, Where
 from harness.status import Phase, Truth, told
@@ -156,8 +156,8 @@ def _details(data: dict[str, Any]) -> Iterator[str]:
     if endpoints := data.get("endpoints"):
         yield f"endpoints            {', '.join(_endpoint(one) for one in endpoints)}"
     if counters := data.get("counters"):
-        words = [f"{sum(counters[kind].values())} {kind}" for kind in ("changes", "failures")]
-        yield f"since the start      {counters['cycles']} cycles, {', '.join(words)}"
+        numbers = {"cycle": counters["cycles"], **{kind[:-1]: sum(counters[kind].values()) for kind in ("changes", "failures")}}
+        yield f"since the start      {', '.join(phrases.counted(number, one) for one, number in numbers.items())}"
 
 
 def _endpoint(one: dict[str, Any]) -> str:
