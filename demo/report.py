@@ -36,7 +36,7 @@ class Report:
         self.line(f"{_dim(f'{self.seconds():7.2f} s')}  {wrapped}".replace("\n", f"\n{'':{_TEXT}}"))
 
     def heading(self, text: str) -> None:
-        self.line(f"\n{_paint(text, 1)}")
+        self.line(f"\n{_paint(terminal.wrap(text, 3, width=terminal.columns()), 1)}")
 
     def up(self, summary: str, shells: Sequence[tuple[str, str]], page: tuple[str, int]) -> None:
         """The end of the start. The page's address is its last line."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness import paths, phrases, reading, status_cli
+from harness import paths, phrases, reading, status_cli, times
 from harness.arguments import output, seconds
 from harness.errors import HarnessError, TemporaryError, UnavailableError, UsageError
 from harness.paths import Paths
@@ -103,8 +103,8 @@ class Join:
         with steps.step("read the invitation") as step:
             invitation = joining.parse(read(self._options.source), _shown(self._options.source))
             self._check_invitation(invitation)
-            left = (invitation.expires - time.time()) / 60
-            step.message = f"{invitation.namespace}/{invitation.group} as {invitation.spiffe_id}, good for {left:.0f} min"
+            left = times.span(invitation.expires - time.time())
+            step.message = f"{invitation.namespace}/{invitation.group} as {invitation.spiffe_id}, good for {left}"
         placed = joining.files(invitation, self._paths)
         with steps.step("see what is configured already"):
             self._check_present(invitation, placed)
