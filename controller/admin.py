@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,6 +16,8 @@ from controller.kubernetes.store import KubernetesCollection
 from controller.model import ExternalWorkload, Lease
 from controller.roll import Machine
 from controller.store import NotFoundError, RefusedCallError
+from harness import terminal
+from harness.arguments import Parser, output
 from harness.decode import encode
 from harness.errors import HarnessError, TemporaryError
 from harness.status import harmless
@@ -24,11 +25,14 @@ from harness.status import harmless
 
 def main(arguments: Sequence[str] | None = None) -> int:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    parser = argparse.ArgumentParser(prog="kubectl meshexp", description="machines outside the cluster as members of its mesh")
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    parser = Parser(prog="kubectl meshexp", description="machines outside the cluster as members of its mesh")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     _add_get(verbs.add_parser("get", help="every machine: what it is, whether it is ready and why not, when it was heard last"))
     invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file"))
     parsed = parser.parse_args(arguments)
+    if parsed.verb is None:
+        parser.print_help()
+        return 0
     if parsed.verb == "invite":
         return report(lambda: print(invite.run(parsed)))
     return report(lambda: _get(parsed))
@@ -39,7 +43,7 @@ def _add_get(get: argparse.ArgumentParser) -> None:
     get.add_argument("-n", "--namespace", default="", help="of the machines' groups; all if unset")
     get.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces, whatever -n says")
     get.add_argument("-l", "--selector", default="", help="only ExternalWorkloads with these labels, such as service=face")
-    get.add_argument("-o", "--output", choices=("table", "wide", "json"), default="table")
+    output(get, "table", "wide", "json")
     get.add_argument("--controller-namespace", default="meshexp", help="where the controller's leases are")
     flags.add_arguments(get)
 
@@ -49,7 +53,7 @@ def report(work: Callable[[], None]) -> int:
     try:
         work()
     except HarnessError as error:
-        print(harmless(error.message if not error.hint else f"{error.message} ({error.hint})"), file=sys.stderr)
+        terminal.say(harmless(error.message if not error.hint else f"{error.message} ({error.hint})"), stream=sys.stderr)
         return error.exit_code
     return 0
 
@@ -59,11 +63,15 @@ def _get(options: argparse.Namespace) -> None:
     wanted = _named(found, options.names) if options.names else found
     if options.output == "json":
         # encode() leaves out what is None; here null has a meaning of its own.
-        print(json.dumps([encode(machine) | {"ready": machine.ready} for machine in wanted], indent=2))
+        terminal.say_json([encode(machine) | {"ready": machine.ready} for machine in wanted])
     elif not wanted:
         print("no machine has these labels" if options.selector else "no machine has joined")
     else:
-        print(roll.table(wanted, wall, wide=options.output == "wide"))
+        wide = options.output == "wide"
+        table, left_out = roll.table(wanted, wall, wide=wide, width=None if wide else terminal.columns())
+        print(table)
+        if left_out:
+            terminal.say(f"not shown, for want of room: {', '.join(left_out)}; `-o wide` shows all", stream=sys.stderr)
 
 
 def _named(found: tuple[Machine, ...], names: Sequence[str]) -> tuple[Machine, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -23,8 +22,10 @@ from controller.kubernetes import access
 from controller.kubernetes.client import Client
 from controller.kubernetes.cluster import Cluster
 from controller.kubernetes.store import KubernetesStore
+from harness.arguments import Parser, output
 from harness.clock import SystemClock
 from harness.errors import ConfigError
+from harness.terminal import Answer
 
 _FLAGS = {
     "tls-cert": "the server's certificate chain, PEM",
@@ -51,8 +52,8 @@ _FLAGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="meshexp-controller", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    parser = Parser(prog="meshexp-controller", description="Lets machines outside the cluster join its mesh.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     run = verbs.add_parser("run", help="serve until SIGTERM; SIGHUP reads certificate, facts and groups again")
     run.add_argument("--config", metavar="FILE", help="YAML; its keys are the flags with underscores")
     for name, text in _FLAGS.items():
@@ -60,11 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--kubernetes", action="store_const", const=True, help="objects, facts and certificate are a cluster's")
     invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file; run it where your kubeconfig is"))
     reach.add_arguments(verbs.add_parser("reach", help="whether a controller answers there by its name in the mesh"))
-    verbs.add_parser("version", help="print the version")
+    output(verbs.add_parser("version", help="print the version"))
     parsed = parser.parse_args(arguments)
-    if parsed.verb == "version":
-        print(harness.__version__)
+    if parsed.verb is None:
+        parser.print_help()
         return 0
+    if parsed.verb == "version":
+        answer = Answer(parsed.output)
+        answer.say(harness.__version__)
+        return answer.end(0, version=harness.__version__)
     if parsed.verb == "invite":
         return admin.report(lambda: print(invite.run(parsed)))
     if parsed.verb == "reach":

@@ -1,4 +1,4 @@
-"""The controller's own configuration: one YAML file, and flags that stand over it."""
+"""The controller's own configuration: one YAML file, and flags that go before it."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ from controller import checks
 from controller.checks import Facts
 from controller.kubernetes import flags
 from controller.kubernetes.client import Client
+from harness import terminal
+from harness.arguments import Parser, output
 from harness.check import report
 from harness.check.report import Outcome, Result
 from harness.errors import HarnessError
@@ -28,11 +30,11 @@ AGAIN_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="linkerd meshexp", description="machines outside the cluster as members of its mesh")
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    parser = Parser(prog="linkerd meshexp", description="machines outside the cluster as members of its mesh")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     # Without abbreviations: what is not known is passed over, and must not be taken for something else.
     check = verbs.add_parser("check", help="the cluster's side: definitions, controller, leases, groups", allow_abbrev=False)
-    check.add_argument("-o", "--output", choices=("table", "short", "json"), default="table")
+    output(check, "table", "short", "json")
     check.add_argument("-n", "--namespace", default="", help="only groups and machines of this one; all if unset")
     wait_help = "look again until nothing fails that passes by itself, at most so long, such as 5m0s (default: look once)"
     check.add_argument("--wait", type=_duration, metavar="DURATION", default=0.0, help=wait_help)
@@ -40,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.add_arguments(check)
     verbs.add_parser("_extension-metadata")
     options, unknown = parser.parse_known_args(arguments)
+    if options.verb is None:
+        parser.print_help()
+        return 0
     if options.verb == "_extension-metadata":
         print(json.dumps(METADATA))
         return 0
@@ -47,9 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"linkerd meshexp: not known here, and passed over: {' '.join(unknown)}", file=sys.stderr)
     results = asyncio.run(_check(options))
     if options.output == "json":
-        print(report.to_linkerd_json(results))
+        terminal.say_json(report.linkerd_document(results))
     else:
-        print(report.render(results, options.output, colour=sys.stdout.isatty()))
+        table = report.table(results, colour=terminal.escapes(), short=options.output == "short")
+        terminal.say(table)
     return 0 if report.success(results) else 1
 
 

@@ -18,6 +18,7 @@ from controller.model import Event, ExternalWorkload, Key
 from controller.rendering import Membership
 from controller.replicas import Replicas
 from controller.store import ConflictError, NotFoundError, Store
+from harness import phrases
 from harness.errors import TemporaryError
 from harness.messages import Reason, Registration, RegistrationRequest, StateReport
 from harness.values import SpiffeId
@@ -229,7 +230,9 @@ class Registry:
         if old is None and maximum is not None:
             members = self.fleet.members(group.key)
             if len(self.fleet.live(group.key)) >= maximum:
-                raise RefusedError("quota-exceeded", f"{group.key} has {maximum} workloads, and admits no more")
+                raise RefusedError(
+                    "quota-exceeded", f"{group.key} has {phrases.counted(maximum, 'workload')}, and admits no more"
+                )
             if len(members) >= maximum:
                 return next(record for record in members if self.fleet.lapsed(record))
         return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from controller import model, rendering
 from controller.model import READY, Condition, ExternalWorkload, Lease
 from controller.owners import MACHINE, VERSIONS
 from controller.replicas import REPLICA, is_alive
+from harness import terminal, times
 from harness.status import harmless
 
 NOT_HEARD = "NotHeard"
@@ -101,7 +101,7 @@ def _unheard(condition: Condition, holder: str, replicas: _Replicas | None) -> s
 def _last_seen(condition: Condition, stamp: float | None) -> str:
     silence = _SILENCE.match(condition.message) if condition.reason == rendering.UNREACHABLE else None
     if silence:
-        marked = datetime.datetime.fromisoformat(condition.last_transition_time).timestamp()
+        marked = times.seconds_of(condition.last_transition_time)
         return model.time(marked - float(silence[1]))
     return "" if stamp is None else model.time(stamp)
 
@@ -110,10 +110,40 @@ _HEAD = ("NAMESPACE", "NAME", "HOSTNAME", "GROUP", "IDENTITY", "ADDRESS", "VERSI
 _WIDE = ("SINCE", "HEARD BY")
 
 
-def table(found: Iterable[Machine], wall: float, *, wide: bool = False) -> str:
+_FIRST_TO_GO = ("IDENTITY", "VERSION", "ADDRESS", "HOSTNAME", "GROUP", "NAMESPACE")
+"""Columns that a narrow terminal does not show. What remains says which machine it is, and how it stands."""
+_GAP = "   "
+
+
+def table(found: Iterable[Machine], wall: float, *, wide: bool = False, width: int | None = None) -> tuple[str, tuple[str, ...]]:
+    """Within `width`, and the columns that had to go for it. What is then still too long is cut."""
     rows = [_HEAD + _WIDE if wide else _HEAD, *(_row(machine, wall, wide) for machine in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    columns = {str(column[0]): column for column in zip(*rows, strict=True)}
+    left_out = []
+    for name in _FIRST_TO_GO if width is not None else ():
+        if width is None or _width(columns.values()) <= width:
+            break
+        left_out.append(name)
+        del columns[name]
+    too_much = _width(columns.values()) - width if width is not None else 0
+    if too_much > 0:
+        most = max(_SHORTEST, _longest(columns["REASON"]) - too_much)
+        columns["REASON"] = tuple(terminal.cut(cell, most) for cell in columns["REASON"])
+    widths = [_longest(column) for column in columns.values()]
+    lines = (zip(row, widths, strict=True) for row in zip(*columns.values(), strict=True))
+    return "\n".join(_GAP.join(cell.ljust(width) for cell, width in line).rstrip() for line in lines), tuple(left_out)
+
+
+_SHORTEST = 20
+"""Of a cell that is cut."""
+
+
+def _longest(column: Iterable[str]) -> int:
+    return max(map(len, column))
+
+
+def _width(columns: Collection[Iterable[str]]) -> int:
+    return sum(map(_longest, columns)) + len(_GAP) * (len(columns) - 1)
 
 
 def _row(one: Machine, wall: float, wide: bool) -> tuple[str, ...]:
@@ -131,8 +161,4 @@ def _row(one: Machine, wall: float, wide: bool) -> tuple[str, ...]:
 def _age(when: str, wall: float) -> str:
     if not when:
         return "?"
-    seconds = max(0, round(wall - datetime.datetime.fromisoformat(when).timestamp()))
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size}{unit} ago"
-    return f"{seconds}s ago"
+    return f"{times.span(max(0, round(wall - times.seconds_of(when))))} ago"

@@ -15,19 +15,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from demo import host_state, relay
 from demo.machine import NAMESPACES, children_of
 from demo.report import Report
+from harness import ending, phrases
+from harness.arguments import Parser
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(64, f"{self.prog}: {message}\n")
 
 
 def main() -> int:
@@ -77,7 +73,7 @@ def outer(page: socket.socket, once: bool, real: bool) -> int:
     code, result = _run_inner(page, once, real, report.began)
     ours, others = host_state.by_us(host_state.differences(before, host_state.dump()))
     if others:
-        report.step("host", f"changed by others meanwhile: {len(others)} lines")
+        report.step("host", f"changed by others meanwhile: {phrases.counted(len(others), 'line')}")
         for line in (*others[:20], *(["…"] if len(others) > 20 else [])):
             report.line(f"             {line}")
     report.check(not ours, "nothing of ours is left in this host's links, routes, rules, sysctls and firewall tables")
@@ -128,4 +124,5 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ending.orderly():
+        sys.exit(main())

@@ -11,6 +11,7 @@ from typing import Any
 
 from demo import cluster
 from demo.faces import palette
+from harness import phrases
 
 # HOST SECONDS PAUSE COUNT: calls once per connection, so long or so often; one line per answer: status, which face, and the body.
 CLIENT = """
@@ -88,7 +89,8 @@ class Calls(tuple[Answer, ...]):
 
     def __str__(self) -> str:
         ways = Counter(answer.fault for answer in self if answer.fault)
-        return f"{len(self)} requests, {self.failed} failed" + "".join(f"; {way} ({n})" for way, n in ways.most_common(5))
+        how = "".join(f"; {way} ({n})" for way, n in ways.most_common(5))
+        return f"{phrases.counted(len(self), 'request')}, {self.failed} failed{how}"
 
 
 def counts(found: Counter[str]) -> str:

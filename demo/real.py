@@ -26,6 +26,7 @@ from demo.playground import SHOWN, kind_of, service_of
 from demo.relay import relay
 from demo.report import Report, table
 from demo.scenario import PATIENCE_SECONDS
+from harness import phrases
 from tests import linkerd_lab
 from tests.container.color_pod import color_pod
 from tests.linkerd_lab import Lab
@@ -274,7 +275,8 @@ class Real:
             self._report.step("color-1", line)
         running = color.box.run("ps", "-eo", "args=")[1].splitlines()
         ours = [line for line in running if any(n in line for n in ("linkerd2-proxy", "spire-", "harness", "dnsmasq"))]
-        text = f"cleanup ended with {code}; {len(left)} differences in the dumps; processes left: {', '.join(ours) or 'none'}"
+        differences = phrases.counted(len(left), "difference")
+        text = f"cleanup ended with {code}; {differences} in the dumps; processes left: {', '.join(ours) or 'none'}"
         self._check("cleanup", code == 0 and not left and not ours, text)
         reached, seconds = self._timed("color", {color.address: False})
         self._check("lease_ends", reached, f"color-1's endpoint is not ready {seconds:.1f} s later")

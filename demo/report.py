@@ -7,7 +7,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-_COLOR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+from harness import terminal
+
+_TEXT = 11
+"""Where the text begins, after the time."""
 
 
 class Report:
@@ -20,14 +23,20 @@ class Report:
         return time.monotonic() - self.began
 
     def step(self, who: str, text: str) -> None:
-        self.line(f"{_dim(f'{self.seconds():7.2f} s')}  {who:<10} {text}")
+        self._timed(f"{who:<10} {text}", 11)
 
     def check(self, passed: bool, text: str) -> None:
         sign = _paint("√", 32) if passed else _paint("×", 31)
-        self.line(f"{_dim(f'{self.seconds():7.2f} s')}  {sign} {text}")
+        self._timed(f"{sign} {text}", 2)
+
+    def _timed(self, text: str, hang: int) -> None:
+        """With the time. What goes on in a further line of the terminal begins `hang` columns to the right of the text."""
+        width = terminal.columns()
+        wrapped = terminal.wrap(text, hang, width=width - _TEXT if width is not None else None)
+        self.line(f"{_dim(f'{self.seconds():7.2f} s')}  {wrapped}".replace("\n", f"\n{'':{_TEXT}}"))
 
     def heading(self, text: str) -> None:
-        self.line(f"\n{_paint(text, 1)}")
+        self.line(f"\n{_paint(terminal.wrap(text, 3, width=terminal.columns()), 1)}")
 
     def up(self, summary: str, shells: Sequence[tuple[str, str]], page: tuple[str, int]) -> None:
         """The end of the start. The page's address is its last line."""
@@ -35,7 +44,8 @@ class Report:
         self.line(f"{summary}\n\n{table(('machine', 'a shell in it, to paste into another terminal'), shells)}")
         self.line("Try there: meshexp status, meshexp check, meshexp plan, meshexp diff, meshexp logs,")
         self.line("           meshexp cordon, meshexp uncordon")
-        self.line("\nBlue comes from color's pod, green from color-1. One smiley in five is from smiley2-1, with heart eyes.")
+        self.line("\nBlue comes from color's pod, green from color-1.")
+        self.line("One smiley in five is from smiley2-1, with heart eyes.")
         self.line(f"Ctrl-C takes everything down.\n\nThe page: http://{page[0]}:{page[1]}/")
 
     def line(self, text: str) -> None:
@@ -54,7 +64,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _paint(text: str, code: int) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if _COLOR else text
+    return f"\x1b[{code}m{text}\x1b[0m" if terminal.escapes() else text
 
 
 def _dim(text: str) -> str:

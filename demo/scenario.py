@@ -12,6 +12,7 @@ from demo import cluster, host_state
 from demo.calls import CLIENT, FACE, GRINNING, HEART_EYES, MANY, RESOLVE, Calls, counts, listed
 from demo.machine import APP_UID, PYTHON, Machine
 from demo.playground import Playground, environment, service_of, until
+from harness import phrases
 
 PATIENCE_SECONDS = 30.0  # far more than anything takes: how long it took is in the text
 SHARE_REQUESTS = 40  # the development proxy shares by turns, not by chance
@@ -190,7 +191,8 @@ class Scenario:
         ours = sorted(command for command in remaining if "harness" in command or "proxy" in command or "dnsmasq" in command)
         for line in left[:20]:
             self._report.step("color-1", line)
-        text = f"cleanup ended with {code}; {len(left)} differences in the dumps; processes left: {', '.join(ours) or 'none'}"
+        differences = phrases.counted(len(left), "difference")
+        text = f"cleanup ended with {code}; {differences} in the dumps; processes left: {', '.join(ours) or 'none'}"
         self._check("cleanup", code == 0 and not left and not ours and len(remaining) < len(processes), text)
         if code:
             self._report.step("color-1", output.strip())

@@ -7,8 +7,10 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from harness import reading
+from harness import reading, times
+from harness.arguments import output
 from harness.errors import UnavailableError, UsageError
+from harness.terminal import Answer
 
 DAYS = 90.0
 
@@ -27,6 +29,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         command.add_argument("--trust-anchor", required=True, type=Path, metavar="FILE", help="Linkerd's trust anchor, PEM")
         command.add_argument("--key", required=True, type=Path, metavar="FILE", help="its key")
         command.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for ca.crt, and ca.key of a new one")
+        output(command)
         command.add_argument("--days", type=float, default=DAYS, metavar="N", help=f"how long it lasts (default {DAYS:.0f})")
     return verb
 
@@ -56,13 +59,15 @@ def run(options: argparse.Namespace) -> int:
     made = ca.issue(anchor, name, public_key, options.days, now)
     files.write(certificate, ca.certificate_pem(made), mode=0o644)
     files.write(options.out / "trust-anchors.pem", reading.text(options.trust_anchor), mode=0o644)
-    print(f"{certificate}: {name}, until {ca.ends(made):%Y-%m-%d %H:%M} UTC")
-    if options.what == "issue":
-        print(f"copy ca.crt and ca.key to /etc/meshexp/spire/ on {name} (mode 0600), trust-anchors.pem to /etc/meshexp/;")
-        print(f"then {key} is needed here no more: a renewal takes the certificate alone")
+    answer, issued = Answer(options.output), options.what == "issue"
+    answer.say(f"{certificate}: {name}, until {times.moment(ca.ends(made).timestamp())}")
+    if issued:
+        answer.say(f"copy ca.crt and ca.key to /etc/meshexp/spire/ on {name} (mode 0600), trust-anchors.pem to /etc/meshexp/;")
+        answer.say(f"then {key} is needed here no more: a renewal takes the certificate alone")
     else:
-        print(f"copy ca.crt over /etc/meshexp/spire/ca.crt on {name}; it is read again without a restart")
-    return 0
+        answer.say(f"copy ca.crt over /etc/meshexp/spire/ca.crt on {name}; it is read again without a restart")
+    facts = {"name": name, "certificate": str(certificate), "key": str(key) if issued else None}
+    return answer.end(0, **facts, until=ca.ends(made).isoformat())
 
 
 def _name(text: str) -> str:

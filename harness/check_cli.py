@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from harness import paths, status_cli
-from harness.arguments import seconds
+from harness import paths, status_cli, terminal
+from harness.arguments import output, seconds
 from harness.paths import Paths
 
 POLL_SECONDS = 1.0
@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     scope = verb.add_mutually_exclusive_group()
     scope.add_argument("--pre", action="store_true", help="before joining: only what the configuration needs")
     scope.add_argument("--proxy", action="store_true", help="only the data plane: proxy, registration, probes, redirect")
-    verb.add_argument("-o", "--output", choices=("table", "short", "json"), default="table", help="short: only what is wrong")
+    output(verb, "table", "short", "json", text="short: only what is wrong")
     verb.add_argument(
         "--wait", type=seconds, default=0.0, metavar="SECONDS", help="look again until all is well, at most so long"
     )
@@ -46,14 +46,13 @@ def run(options: argparse.Namespace) -> int:
     where = paths.from_environment()
     if options.output == "json" or options.wait:
         results = _waited(where, scope, deadline)
-        print(printable(report.render(results, options.output, colour=_coloured())))
+        if options.output == "json":
+            terminal.say_json(report.document(results))
+        else:
+            _print(report.table(results, colour=terminal.escapes(), short=options.output == "short").split("\n"))
     else:
-        results = asyncio.run(_shown(where, scope, report.Table(_coloured(), options.output == "short")))
+        results = asyncio.run(_shown(where, scope, report.Table(terminal.escapes(), options.output == "short")))
     return 0 if report.success(results) else 1
-
-
-def _coloured() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 async def _shown(where: Paths, scope: Any, table: Any) -> Any:
@@ -68,7 +67,7 @@ async def _shown(where: Paths, scope: Any, table: Any) -> Any:
 
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
-        print(printable(line), flush=True)
+        terminal.say(line)
 
 
 def _waited(where: Paths, scope: Any, deadline: float) -> Any:
@@ -100,9 +99,3 @@ def _stream(where: Paths, scope: Any) -> Any:
     from harness.clock import SystemClock
 
     return stream(where, os.environ, status_cli.read(where), scope, SystemClock())
-
-
-def printable(text: str) -> str:
-    """A terminal without Unicode gets question marks instead of an error."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)

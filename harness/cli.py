@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness import __version__, paths
-from harness.arguments import seconds
+from harness import __version__, paths, phrases, terminal
+from harness.arguments import Parser, output, seconds
 from harness.errors import HarnessError
+from harness.terminal import Answer
 
 # Verbs with verbs of their own, each in its own module, which only a call of it imports.
 _GROUPS = {
@@ -23,6 +24,7 @@ _GROUPS = {
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
     "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),
     "proxy": ("harness.proxy_cli", "install, list and choose versions of the Linkerd proxy"),
+    "completion": ("harness.completion_cli", "print the script by which a shell completes this command"),
     "container": ("harness.container_cli", "run the daemon and a workload as a container's first process"),
 }
 
@@ -30,32 +32,33 @@ _GROUPS = {
 def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """All verbs; of those with verbs of their own only the one that is `asked` for in full, or all without one."""
     root = _Parser(prog="meshexp", description="Makes this machine a member of a Linkerd mesh.", instance=_INSTANCE_HELP)
-    verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    verbs: Verbs = root.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     root.add_argument("--version", action="version", version=f"meshexp-harness {__version__}")
     run = _verb(verbs, "run", "run the daemon in the foreground (what the systemd unit does)", _run)
     text = "a stop leaves the redirect in place; a container removes it after its workload has ended"
     run.add_argument("--keep-redirect", action="store_true", help=text)
     plan = _verb(verbs, "plan", "print what would be changed on this machine, and change nothing", _plan)
-    plan.add_argument("-o", "--output", choices=("text", "json"), default="text")
-    _verb(
-        verbs, "diff", "what `plan` would change against what is, as lines of - and +; exit code 1 when anything differs", _diff
-    )
+    output(plan)
+    text = "what `plan` would change against what is, as lines of - and +; exit code 1 when anything differs"
+    output(_verb(verbs, "diff", text, _diff))
     status = _verb(verbs, "status", "how things stand; exit code 0 when ready, 1 when not", _status)
-    status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    output(status)
     status.add_argument("--wait", type=seconds, metavar="SECONDS", help="wait until ready, at most so long")
     text = "exit code 0 unless something is wrong that this machine can fix: not for a lost controller (for health checks)"
     status.add_argument("--local", action="store_true", help=text)
     status.add_argument("-w", "--watch", action="store_true", help="again at each change, until Ctrl-C; json: one object a line")
     cordon = _verb(verbs, "cordon", "no new traffic to this machine until `meshexp uncordon`", _cordon)
-    _verb(verbs, "uncordon", "traffic again, when the machine is ready", _uncordon)
+    output(_verb(verbs, "uncordon", "traffic again, when the machine is ready", _uncordon))
     drain = _verb(verbs, "drain", "cordon, and wait until no request is open; exit code 1 when some still are", _drain)
     for verb in (cordon, drain):
         text = "shown in status and in the ExternalWorkload; without it the reason of an earlier cordon stays"
         verb.add_argument("--reason", metavar="TEXT", help=text)
+        output(verb)
     drain.add_argument("--timeout", type=seconds, metavar="SECONDS", help="wait at most so long (drain.deadline if unset)")
     text = "remove everything that the harness ever set on this machine, also under traffic; needs no configuration"
     cleanup = _verb(verbs, "cleanup", text, _cleanup)
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
+    output(cleanup)
     cleanup.add_argument("-n", "--dry-run", action="store_true", help="say what would be removed, and change nothing")
     logs = _verb(verbs, "logs", "what the harness and the proxy have logged", _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="and what they log from now on")
@@ -66,7 +69,9 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
             group.add_parser(verbs).set_defaults(function=group.run)
         else:
             verbs.add_parser(name, help=text)
-    _verb(verbs, "version", "print the version", _version)
+    output(_verb(verbs, "version", "print the version", _version))
+    words = verbs.add_parser("help", help="print the help of a verb, or of all")
+    words.add_argument("words", nargs="*", metavar="VERB", help="such as `proxy install`")
     return root
 
 
@@ -76,19 +81,12 @@ Verbs = Any  # argparse keeps the type of what add_subparsers returns to itself
 _INSTANCE_HELP = "another workload of this machine than its first; also after the verb"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Of `meshexp`, and of each verb: all take --instance, and the first alone tells of it."""
+class _Parser(Parser):
+    """All verbs take --instance, and the first alone tells of it."""
 
     def __init__(self, *words: Any, instance: str = argparse.SUPPRESS, **options: Any) -> None:
         super().__init__(*words, **options)
         self.add_argument("--instance", metavar="NAME", default=argparse.SUPPRESS, help=instance)
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        if self._subparsers is not None and "are required" in message:  # who has said no verb wants to know which there are
-            self.print_help(sys.stderr)
-        else:
-            self.print_usage(sys.stderr)
-        self.exit(64, f"{self.prog}: {message}\n")
 
 
 def _verb(verbs: Verbs, name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -101,18 +99,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    options = parser(_verb_of(words)).parse_args(words)
+    commands = parser(_verb_of(words))
+    options = commands.parse_args(words)
+    if "function" not in options:
+        commands.print_help()
+        return 0
     if "instance" in options:
         os.environ[paths.INSTANCE] = options.instance
     try:
+        if "instance" in options and options.verb != "join":
+            _guess_instance(paths.from_environment())
         return int(options.function(options))
     except HarnessError as error:
-        from harness.status import harmless
-
-        print(harmless(f"meshexp: {error.message}"), file=sys.stderr)
-        if error.hint:
-            print(harmless(f"  hint: {error.hint}"), file=sys.stderr)
+        terminal.say_error("meshexp", error.message, error.hint)
         return error.exit_code
+
+
+def _guess_instance(where: paths.Paths) -> None:
+    """A name that nobody has configured may be meant: of one that has been there. So this is said, and the verb goes on."""
+    known = [other.instance for other in paths.configured(where)[1:]]
+    if where.instance and where.instance not in known and (guess := phrases.near(where.instance, known)):
+        terminal.say_error("meshexp", f"no workload {where.instance!r} is configured on this machine; {guess}")
 
 
 def _verb_of(words: Sequence[str]) -> str:
@@ -167,31 +174,33 @@ def _status(options: argparse.Namespace) -> int:
 def _cordon(options: argparse.Namespace) -> int:
     from harness import cordon_cli
 
-    return cordon_cli.cordon(paths.from_environment(), options.reason)
+    return cordon_cli.cordon(paths.from_environment(), options.reason, Answer(options.output))
 
 
-def _uncordon(_: argparse.Namespace) -> int:
+def _uncordon(options: argparse.Namespace) -> int:
     from harness import cordon_cli
 
-    return cordon_cli.uncordon(paths.from_environment())
+    return cordon_cli.uncordon(paths.from_environment(), Answer(options.output))
 
 
 def _drain(options: argparse.Namespace) -> int:
     from harness import cordon_cli
 
-    return cordon_cli.drain(paths.from_environment(), options.reason, options.timeout)
+    return cordon_cli.drain(paths.from_environment(), options.reason, options.timeout, Answer(options.output))
 
 
 def _cleanup(options: argparse.Namespace) -> int:
     from harness.daemon import cleanup
 
-    return cleanup.run(paths.from_environment(), options.after_exit, options.dry_run)
+    answer = Answer(options.output)
+    code = cleanup.run(paths.from_environment(), options.after_exit, options.dry_run, answer)
+    return answer.end(code, dry_run=options.dry_run)
 
 
-def _diff(_: argparse.Namespace) -> int:
+def _diff(options: argparse.Namespace) -> int:
     from harness.daemon import difference
 
-    return difference.run()
+    return difference.run(options.output)
 
 
 def _logs(options: argparse.Namespace) -> int:
@@ -200,6 +209,7 @@ def _logs(options: argparse.Namespace) -> int:
     return logs_cli.run(options.follow, options.lines, paths.from_environment().instance)
 
 
-def _version(_: argparse.Namespace) -> int:
-    print(f"meshexp-harness {__version__}")
-    return 0
+def _version(options: argparse.Namespace) -> int:
+    answer = Answer(options.output)
+    answer.say(f"meshexp-harness {__version__}")
+    return answer.end(0, version=__version__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -11,8 +12,10 @@ from typing import Any
 
 import yaml
 
-from harness import decode, paths, reading
-from harness.errors import UnavailableError, UsageError
+from harness import decode, paths, reading, terminal
+from harness.arguments import output
+from harness.errors import Fault, UnavailableError, UsageError
+from harness.terminal import Answer
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -25,9 +28,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     check.add_argument("-q", "--quiet", action="store_true", help="only the exit code: 0 when all is right, 78 when not")
     show = what.add_parser("show", help="the merged result, with the origin of each value")
-    show.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml")
+    output(check)
+    output(show, "yaml", "json")
     importing = what.add_parser("import", help="from the JSON configuration of Buoyant's linkerd-proxy-harness")
     importing.add_argument("file", metavar="FILE", help="usually /var/lib/linkerd/linkerd-proxy-harness.cfg")
+    output(importing, "yaml", "json")
     importing.add_argument("--write", action="store_true", help="as harness.d/20-imported.yaml, instead of printing it")
     return verb
 
@@ -51,10 +56,20 @@ def _check(where: paths.Paths, options: argparse.Namespace) -> int:
     except ConfigError as error:
         if options.quiet:
             return error.exit_code
+        if options.output == "json":
+            return _checked(error.faults, error.exit_code)
         raise
+    if options.output == "json" and not options.quiet:
+        return _checked((), 0)
     if not options.quiet:
         print("the configuration is right")
     return 0
+
+
+def _checked(faults: tuple[Fault, ...], code: int) -> int:
+    """The faults are the result."""
+    terminal.say_json({"valid": not faults and code == 0, "faults": [dataclasses.asdict(fault) for fault in faults]})
+    return code
 
 
 def _show(where: paths.Paths, options: argparse.Namespace) -> int:
@@ -71,7 +86,7 @@ def _show(where: paths.Paths, options: argparse.Namespace) -> int:
         key = ".".join(path)
         rows.append((key, value, layers.origins.get(key) or _below(layers.origins, key) or "default"))
     if options.output == "json":
-        print(json.dumps([{"key": key, "value": value, "origin": origin} for key, value, origin in rows], indent=2))
+        terminal.say_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
         return 0
     section = ""
     for key, value, origin in rows:
@@ -80,8 +95,19 @@ def _show(where: paths.Paths, options: argparse.Namespace) -> int:
             print(_opened(section, head))
             section = head
         text = f"{'  ' * key.count('.')}{name}: {json.dumps(value, ensure_ascii=False)}"
-        print(f"{text:<60} # {origin}")
+        _print_value(text, origin)
     return 0
+
+
+def _print_value(text: str, origin: str) -> None:
+    """Where both do not fit into a line of the terminal, the origin is a comment of its own, above."""
+    line, width = f"{text:<60} # {origin}", terminal.columns()
+    if width is None or len(line) <= width:
+        print(line)
+    elif len(text) + len(origin) + 3 <= width:
+        print(f"{text} # {origin}")
+    else:
+        print(f"{' ' * (len(text) - len(text.lstrip()))}# {origin}\n{text}")
 
 
 def _opened(before: str, now: str) -> str:
@@ -112,11 +138,12 @@ def _import(where: paths.Paths, options: argparse.Namespace) -> int:
     found = imported.read(data)
     text = yaml.safe_dump(found.values, sort_keys=False)
     for note in found.notes:
-        print(f"‼ {note}", file=sys.stderr)
-    if not options.write:
-        print(text, end="")
-        return 0
+        terminal.say(f"‼ {note}", stream=sys.stderr)
+    answer = Answer(options.output)
     target = where.drop_ins / "20-imported.yaml"
-    files.write(target, f"# From {options.file}\n{text}", mode=0o644)
-    print(f"{target} is written; `meshexp config check`, then `systemctl reload meshexp-harness`")
-    return 0
+    if options.write:
+        files.write(target, f"# From {options.file}\n{text}", mode=0o644)
+        answer.say(f"{target} is written; `meshexp config check`, then `systemctl reload meshexp-harness`")
+    else:
+        answer.raw(text)
+    return answer.end(0, values=found.values, notes=list(found.notes), written=str(target) if options.write else None)

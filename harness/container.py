@@ -1,7 +1,7 @@
 """What a container was given, as the playground's images are given it, as the daemon's configuration.
 
 /opt/spire/certs/ca.crt, ca.key     Linkerd's trust anchor and its key, as the playground mounts them: works, with a warning
-… and trust-anchors.pem beside      what `meshexp ca issue` makes, an intermediate: the better way
+… and trust-anchors.pem with them   what `meshexp ca issue` makes, an intermediate: the better way
 /opt/spire/certs/NAME.invitation    of `meshexp-controller invite`: has all that is needed, variables included
 """
 

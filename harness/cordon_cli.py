@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from harness import status_cli
+from harness import phrases, status_cli, times
 from harness.errors import ConfigError, TemporaryError
 from harness.paths import Paths
 from harness.status import Phase
 from harness.system import cordon as cordon_file
 from harness.system import files, privileges
 from harness.system.cordon import Cordon
+from harness.terminal import Answer
 
 if TYPE_CHECKING:
     from harness.config import schema
@@ -30,30 +31,32 @@ UNKNOWN_SPREAD_SECONDS = 2.0
 """Before the controller has told how long an endpoint change takes."""
 
 
-def cordon(paths: Paths, reason: str | None) -> int:
+def cordon(paths: Paths, reason: str | None, answer: Answer) -> int:
     """Without a reason the one that is there stays."""
     privileges.check("cordon")
     made = _set(paths, reason)
-    if _told(paths, lambda reported: reported.get("reason") == "Cordoned"):
-        print(f"cordoned: {made.reason}; the controller has taken this machine out of its endpoints")
-    return 0
+    told = _told(paths, lambda reported: reported.get("reason") == "Cordoned")
+    if told:
+        answer.say(f"cordoned: {made.reason}; the controller has taken this machine out of its endpoints")
+    return answer.end(0, cordoned=True, reason=made.reason, controller_told=told)
 
 
-def uncordon(paths: Paths) -> int:
+def uncordon(paths: Paths, answer: Answer) -> int:
     privileges.check("uncordon")
     before = cordon_file.read(paths.cordon)
     if before is None:
-        print("not cordoned")
-        return 0
+        answer.say("not cordoned")
+        return answer.end(0, cordoned=False, reason=None, controller_told=False)
     files.remove(paths.cordon)
-    since = f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(before.since))}" if before.since else ""
-    print(f"it was cordoned: {before.reason or 'the reason cannot be read'}{since}")
-    if _told(paths, lambda reported: reported.get("reason") != "Cordoned"):
-        print("uncordoned; traffic comes again when the machine is ready")
-    return 0
+    since = f", since {times.moment(before.since)}" if before.since else ""
+    answer.say(f"it was cordoned: {before.reason or 'the reason cannot be read'}{since}")
+    told = _told(paths, lambda reported: reported.get("reason") != "Cordoned")
+    if told:
+        answer.say("uncordoned; traffic comes again when the machine is ready")
+    return answer.end(0, cordoned=False, reason=before.reason, controller_told=told)
 
 
-def drain(paths: Paths, reason: str | None, timeout: float | None) -> int:
+def drain(paths: Paths, reason: str | None, timeout: float | None, answer: Answer) -> int:
     """Cordons, waits until peers have heard, then until the connections that are open have ended; 1 when some have not."""
     from harness.daemon import head_start
     from harness.system import tcp_sockets
@@ -62,24 +65,24 @@ def drain(paths: Paths, reason: str | None, timeout: float | None) -> int:
     config = _config(paths)
     deadline = time.monotonic() + (config.drain.deadline if timeout is None else timeout)
     made = _set(paths, reason)
-    if _told(paths, lambda reported: reported.get("reason") == "Cordoned"):
+    if told := _told(paths, lambda reported: reported.get("reason") == "Cordoned"):
         known = head_start.known_registration(paths)
         spread = known.drain_seconds if known else UNKNOWN_SPREAD_SECONDS
-        print(f"cordoned: {made.reason}; {spread:g} s for the endpoint change to spread", flush=True)
+        answer.say(f"cordoned: {made.reason}; {spread:g} s for the endpoint change to spread")
         time.sleep(max(0.0, min(spread, deadline - time.monotonic())))
     port = config.proxy.inbound_port
     said = -1
     while (number := tcp_sockets.open_connections(port)) and time.monotonic() < deadline:
         if number != said:
-            print(f"{_connections(number)} open", flush=True)
+            answer.say(f"{_connections(number)} open")
             said = number
         time.sleep(POLL_SECONDS)
-    print(f"{_connections(number)} still open" if number else "drained: no connection is open")
-    return 1 if number else 0
+    answer.say(f"{_connections(number)} still open" if number else "drained: no connection is open")
+    return answer.end(1 if number else 0, cordoned=True, reason=made.reason, controller_told=told, open_connections=number)
 
 
 def _connections(number: int) -> str:
-    return "1 connection is" if number == 1 else f"{number} connections are"
+    return phrases.counted(number, "connection is", "connections are")
 
 
 def _config(paths: Paths) -> schema.Config:
@@ -88,7 +91,7 @@ def _config(paths: Paths) -> schema.Config:
     from harness.daemon import in_force
 
     try:
-        return load.load(paths, os.environ)
+        return load.of_member(paths, os.environ)
     except ConfigError as error:
         before = in_force.kept(paths, error.message)
         if before is None:

@@ -7,7 +7,6 @@ only after Debian's 22.2. Both sides of the wire, the configuration and the mani
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import functools
 import types
@@ -15,6 +14,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, cast
 
+from harness import phrases
 from harness.errors import ConfigError, Fault
 from harness.values import Codec
 
@@ -154,10 +154,8 @@ class _Reader:
         values = [member.value for member in hint]
         if data in values:
             return hint(data)
-        near = difflib.get_close_matches(str(data), [str(v) for v in values], 1)
-        return self.fault(
-            path, f"{data!r} is not one of {', '.join(map(str, values))}", f"did you mean {near[0]}?" if near else ""
-        )
+        known = [str(value) for value in values]
+        return self.fault(path, f"{data!r} is not one of {', '.join(known)}", phrases.near(str(data), known))
 
     def _read_scalar(self, hint: type, data: object, path: str) -> Any:
         if hint is float and isinstance(data, int) and not isinstance(data, bool):
@@ -177,8 +175,7 @@ class _Reader:
         if not self.lenient:
             for key in data:
                 if key not in keys:
-                    near = difflib.get_close_matches(str(key), list(keys), 1)
-                    self.fault(_join(path, str(key)), "unknown key", f"did you mean {near[0]}?" if near else "")
+                    self.fault(_join(path, str(key)), "unknown key", phrases.near(str(key), keys))
         values: dict[str, Any] = {}
         required = {f.name for f in dataclasses.fields(cls) if is_required(f)}
         for key, name in keys.items():

@@ -1,6 +1,6 @@
 """resolv.conf and dnsmasq.conf as text. No I/O.
 
-resolv.conf keeps what was there before in comments, so that whoever takes our lines out (a stop, `meshexp cleanup`, a later
+resolv.conf keeps what was there before in comments, so that what takes our lines out (a stop, `meshexp cleanup`, a later
 version, after a crash or a reboot) needs nothing but the file itself.
 """
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from harness import terminal
 from harness.errors import UnavailableError
 
 READER_GONE, INTERRUPTED = 128 + signal.SIGPIPE, 128 + signal.SIGINT
@@ -24,8 +25,7 @@ def orderly() -> Iterator[None]:
     """Around a whole command."""
     if sys.stdout is None:  # it was closed by who started this
         sys.stdout = io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "w"), encoding="utf-8")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show becomes a question mark
+    terminal.set_up()
     try:
         try:
             yield

@@ -18,6 +18,8 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import phrases
+
 
 class HarnessError(Exception):
     """Base of all errors; `hint` says what the reader can do about it.
@@ -84,6 +86,6 @@ class ConfigError(HarnessError):
 
     def __init__(self, faults: tuple[Fault, ...], source: str = "configuration") -> None:
         lines = "\n".join(f"  {fault}" for fault in faults)
-        super().__init__(f"{len(faults)} fault{'s' if len(faults) != 1 else ''}\n{lines}", tried=source)
+        super().__init__(f"{phrases.counted(len(faults), 'fault')}\n{lines}", tried=source)
         self.faults = faults
         self.source = source

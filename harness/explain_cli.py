@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import shutil
-import textwrap
 from typing import Any
 
-from harness import explained
+from harness import explained, terminal
+from harness.arguments import output
 from harness.check_problems import Problem
-from harness.status_cli import printable
 
 MOST_COLUMNS = 100
-_COMMAND = re.compile(r"`[^`]+`")
-_KEPT = "\x00"
-"""For a space in a command, which stays on one line: people copy it."""
+_COLUMN = 30
+"""Where the titles begin."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -28,31 +23,28 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         " `meshexp status` there has the values.",
     )
     verb.add_argument("codes", nargs="*", metavar="CODE", help="such as probe-failed")
-    verb.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    output(verb)
     return verb
 
 
 def run(options: argparse.Namespace) -> int:
     chosen = [explained.find(code) for code in options.codes] or explained.ordered()
     if options.output == "json":
-        print(json.dumps([explained.record(problem) for problem in chosen], indent=2))
+        terminal.say_json([explained.record(problem) for problem in chosen])
     elif options.codes:
-        print(printable("\n\n".join(text(problem) for problem in chosen)))
+        print("\n\n".join(text(problem) for problem in chosen))
     else:
-        print(printable("\n".join(_listed(problem) for problem in chosen)))
+        for problem in chosen:
+            terminal.say(_listed(problem), _COLUMN)
     return 0
 
 
 def text(problem: Problem) -> str:
-    columns = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
-    wrapped = textwrap.TextWrapper(
-        columns, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
-    )
-    lines = [problem.code]
-    for paragraph in (*explained.paragraphs(problem), f"On the web: {explained.url(problem)}"):
-        lines += wrapped.wrap(_COMMAND.sub(lambda command: command[0].replace(" ", _KEPT), paragraph))
-    return "\n".join(lines).replace(_KEPT, " ")
+    width = terminal.columns()
+    told = (*explained.paragraphs(problem), f"On the web: {explained.url(problem)}")
+    readable = None if width is None else min(width, MOST_COLUMNS)
+    return "\n".join([problem.code, *(terminal.wrap(f"  {paragraph}", 2, width=readable) for paragraph in told)])
 
 
 def _listed(problem: Problem) -> str:
-    return f"{problem.code:<29} {problem.title}"
+    return f"{problem.code:<{_COLUMN}}{problem.title}"

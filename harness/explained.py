@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
-from harness import hints
+from harness import hints, phrases
 from harness.check_problems import REGISTRY, Problem
 from harness.errors import UsageError
 
@@ -24,9 +23,8 @@ def find(code: str) -> Problem:
     """Raises UsageError for a code that nothing has."""
     found = REGISTRY.get(code.strip().lower())
     if found is None:
-        near = difflib.get_close_matches(code.lower(), REGISTRY, n=2, cutoff=0.6)
-        did_you_mean = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UsageError(f"there is no problem {code!r}", f"{did_you_mean}`meshexp explain` lists all")
+        guess = phrases.near(code, REGISTRY)
+        raise UsageError(f"there is no problem {code!r}", f"{guess} `meshexp explain` lists all".lstrip())
     return found
 
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness import paths, reading, status_cli
-from harness.arguments import seconds
+from harness import paths, phrases, reading, status_cli, times
+from harness.arguments import output, seconds
 from harness.errors import HarnessError, TemporaryError, UnavailableError, UsageError
 from harness.paths import Paths
 
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     verb.add_argument("--spire", metavar="FILE", help="take SPIRE's programs out of its release archive, if there are none")
     verb.add_argument("--force", action="store_true", help="over a configuration of other content; a failure brings that back")
     verb.add_argument("--wait", type=seconds, default=WAIT_SECONDS, metavar="SECONDS", help="for readiness (default %(default)g)")
-    verb.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    output(verb)
     return verb
 
 
@@ -103,8 +103,8 @@ class Join:
         with steps.step("read the invitation") as step:
             invitation = joining.parse(read(self._options.source), _shown(self._options.source))
             self._check_invitation(invitation)
-            left = (invitation.expires - time.time()) / 60
-            step.message = f"{invitation.namespace}/{invitation.group} as {invitation.spiffe_id}, good for {left:.0f} min"
+            left = times.span(invitation.expires - time.time())
+            step.message = f"{invitation.namespace}/{invitation.group} as {invitation.spiffe_id}, good for {left}"
         placed = joining.files(invitation, self._paths)
         with steps.step("see what is configured already"):
             self._check_present(invitation, placed)
@@ -121,7 +121,7 @@ class Join:
         with steps.step("write the configuration") as step:
             service.prepare(undo, bool(changed))
             self._write(changed, undo)
-            step.message = f"{len(changed)} files in {self._paths.config}" if changed else "as it is already"
+            step.message = f"{phrases.counted(len(changed), 'file')} in {self._paths.config}" if changed else "as it is already"
         with steps.step("start the harness") as step:
             started = step.message = service.start(undo)
         facts: dict[str, Any] = {"joined": True, "started": bool(started), "ready": False}
@@ -153,7 +153,7 @@ class Join:
             text = (
                 f"this machine is configured otherwise already: {', '.join(other).replace(str(bare.config), 'the configuration')}"
             )
-            raise UsageError(text, "--force lets the invitation stand over it; `meshexp leave --purge` removes what a join set")
+            raise UsageError(text, "--force puts the invitation in its place; `meshexp leave --purge` removes what a join set")
 
     def _install_proxy(self, undo: Undo) -> str:
         from harness import cli
@@ -195,7 +195,7 @@ class Join:
                 said = ", ".join(
                     f"{key} ({layers.origin(key).replace(str(staged.config), str(self._paths.config))})" for key in over
                 )
-                raise UsageError(f"other values stand over the invitation's: {said}", "take them away first")
+                raise UsageError(f"other values override the invitation's: {said}", "take them away first")
             results = check_cli.look(staged, Scope.PRE)
         passed = sum(result.outcome is report.Outcome.PASSED for result in results)
         skipped = sum(result.outcome is report.Outcome.SKIPPED for result in results)
@@ -206,9 +206,10 @@ class Join:
         # The controller may come any time: the join waits for it, within --wait.
         if not report.success(r for r in results if r.problem is None or r.problem.code != CONTROLLER_UNREACHABLE.code):
             raise UnavailableError(
-                "\n  ".join([f"{len(wrong)} of {len(results)} checks do not pass", *lines]), "nothing was changed"
+                "\n  ".join([f"not passed: {len(wrong)} of {phrases.counted(len(results), 'check')}", *lines]),
+                "nothing was changed",
             )
-        counted = f"{passed} checks pass" + (f", {skipped} skipped" if skipped else "")
+        counted = phrases.counted(passed, "check passes", "checks pass") + (f", {skipped} skipped" if skipped else "")
         return "; ".join([counted, *lines])
 
     @contextlib.contextmanager

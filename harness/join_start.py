@@ -21,7 +21,7 @@ from harness.system import files, service
 POLL_SECONDS, STOP_SECONDS, REFUSED_SECONDS = 0.1, 150.0, 3.0
 MESH = ("Routes", "Identity", "Registration", "Proxy", "Redirected")
 FATAL = ("registration-refused", "controller-untrusted", "proxy-bad-release", "identity-ca-unusable", "config-invalid")
-"""What no waiting mends."""
+"""Waiting does not help against these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Makes a program's imports light: it is started often enough by people who wait for it, and a daemon stays in memory.
 
 httpx and structlog take rich, click and pygments when these are installed, for command lines and coloured tracebacks of their
-own: 6 MiB and 100 ms that we have no use for. None in sys.modules is Python's own way to say that a module is not to be had;
+own: 6 MiB and 100 ms that we have no use for. None in sys.modules is Python's own way to say that a module is not there;
 both libraries do without. pyroute2's package imports everything that it has, a database too (8 MiB, 100 ms); its modules, by
 their own names, need none of it.
 """

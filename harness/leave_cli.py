@@ -8,10 +8,12 @@ import os
 import shutil
 from typing import Any
 
-from harness import paths, status_cli
+from harness import paths, phrases, status_cli
+from harness.arguments import output
 from harness.errors import HarnessError, TemporaryError
 from harness.paths import Paths
 from harness.status import Phase
+from harness.terminal import Answer
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -21,7 +23,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description="The inverse of join. The configuration is kept, so that starting the harness brings the machine back.",
     )
     verb.add_argument("--purge", action="store_true", help="remove what join wrote too: configuration, keys, this machine's name")
-    verb.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    output(verb)
     return verb
 
 
@@ -95,8 +97,7 @@ def _leave(where: Paths, steps: Any, purge: bool) -> None:
             step.result = "warning"
             step.message = "the controller did not hear it; the lease ends by itself within a minute"
     with steps.step(f"see that no rule, route or process is left{of}") as step:
-        with contextlib.redirect_stdout(None):
-            left = cleanup.run(where, after_exit=False)
+        left = cleanup.run(where, after_exit=False, dry=False, answer=Answer("json"))
         if left:
             raise TemporaryError("something could not be removed", "run `meshexp cleanup`, which names it")
     with steps.step(f"{'remove' if purge else 'keep'} the configuration{of}") as step:
@@ -116,4 +117,4 @@ def _purge(where: Paths) -> str:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
-    return f"{len(gone)} files"
+    return phrases.counted(len(gone), "file")

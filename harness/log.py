@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
 
+from harness import terminal, times
 from harness.config.schema import LogFormat, LogLevel
+from harness.status import harmless
 
 _SECRET_KEYS = ("secret", "token", "key_der", "private_key", "password")
 
@@ -19,6 +20,14 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
     for key in event:
         if any(word in key.lower() for word in _SECRET_KEYS):
             event[key] = "[redacted]"
+    return event
+
+
+def _tame(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What came from outside commands no terminal, and looks like no other line. A traceback has several, further right."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = harmless(value).replace("\n", "\n  " if key == "exception" else "\\n")
     return event
 
 
@@ -33,8 +42,10 @@ def set_up(level: LogLevel, format_: LogFormat, journal: Callable[[dict[str, Any
         processors += [structlog.processors.format_exc_info, _to_journal(journal)]
     elif format_ is LogFormat.CONSOLE or (format_ is LogFormat.AUTO and sys.stderr.isatty()):
         processors += [
-            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ),
+            structlog.processors.TimeStamper(fmt=times.FORMAT_IN_LOG, utc=True),
+            structlog.processors.format_exc_info,
+            _tame,
+            structlog.dev.ConsoleRenderer(colors=terminal.escapes(sys.stderr), exception_formatter=structlog.dev.plain_traceback),
         ]
     else:
         processors += [

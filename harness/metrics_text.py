@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from harness import times
 
 FAMILIES = {
     "meshexp_build_info": ("gauge", "Always 1; the versions of the harness and, where it is known, of linkerd2-proxy."),
@@ -168,4 +169,4 @@ def _number(value: object) -> str:
 
 
 def _epoch(when: str) -> float:
-    return datetime.datetime.fromisoformat(when).timestamp()
+    return times.seconds_of(when)

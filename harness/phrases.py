@@ -1,6 +1,9 @@
-"""Words of what came back. Code that reports a failure uses them, and a problem has hints for some of them (Problem.cases)."""
+"""Words that several messages have: of what came back, by which a problem chooses its hint (Problem.cases); numbers; guesses."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 REFUSED = "connection refused"
 NO_CONNECTION = "no connection"
@@ -21,3 +24,15 @@ NO_ROOM = ("is read-only", "is full", "has no inode left")
 """Why a file cannot be written, of a file system."""
 LEFT = "left as the daemon before this one had it, until the controller answers"
 NO_GROUP = "group-not-found"
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """`1 route`, `2 routes`. `more`: what stands for several, where that is not `one` with an s."""
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """`did you mean status?`, for a word that is not among the known ones; empty when none is like it."""
+    written = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(word.lower(), written, n=1, cutoff=0.6)
+    return f"did you mean {written[found[0]]}?" if found else ""

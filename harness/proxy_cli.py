@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from harness import paths, proxy_release
+from harness import paths, proxy_release, terminal
+from harness.arguments import output, verbs
 from harness.errors import UnavailableError, UsageError
+from harness.terminal import Answer
 
 RESTART_SECONDS = 90.0
 
@@ -34,12 +35,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     install.add_argument("--key", metavar="FILE", help="the signer's public key: ECDSA P-256, PEM")
     install.add_argument("--version", metavar="VERSION", help="for a binary that does not tell its own")
     install.add_argument("--insecure-registry", action="store_true", help="ask the registry by plain http")
-    listing = what.add_parser("list", help="what is installed, and which is in use")
-    listing.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    what.add_parser("list", help="what is installed, and which is in use")
     for name, text in (("use", "choose the version that the daemon starts"), ("remove", "delete a version that is not in use")):
         what.add_parser(name, help=text).add_argument("version", metavar="VERSION")
     what.add_parser("restart", help="start the proxy again, when its peers have stopped sending; the only way to do so by hand")
     what.add_parser("rollback", help="use the version that was used before; twice is back again")
+    for below in verbs(verb).values():
+        output(below)
     return verb
 
 
@@ -52,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
         return _list(store, options)
     privileges.root(f"proxy {options.what}")
     if options.what == "restart":
-        return _restart(paths.from_environment())
-    verbs = {"install": _install, "use": _use, "rollback": _rollback, "remove": _remove}
-    return verbs[options.what](store, options)
+        return _restart(paths.from_environment(), Answer(options.output))
+    chosen = {"install": _install, "use": _use, "rollback": _rollback, "remove": _remove}
+    return chosen[options.what](store, options)
 
 
 def _install(store: Any, options: argparse.Namespace) -> int:
@@ -82,16 +84,17 @@ def _install(store: Any, options: argparse.Namespace) -> int:
             raise UsageError(f"the binary says that it is {release}, not {told}")
         proxy_release.check(release)
         fresh = store.commit(folder, release, source.name)
-    print(f"linkerd2-proxy {release} {'is installed' if fresh else 'was installed already'}")
-    _print_use(store, release)
-    return 0
+    answer = Answer(options.output)
+    answer.say(f"linkerd2-proxy {release} {'is installed' if fresh else 'was installed already'}")
+    return _end(store, release, answer)
 
 
-def _print_use(store: Any, release: proxy_release.Release) -> None:
-    if store.in_use() == store.binary(release):
-        print("it is in use from the proxy's next start: `meshexp proxy restart`")
-    else:
-        print(f"to use it: meshexp proxy use {release}")
+def _end(store: Any, release: proxy_release.Release, answer: Answer) -> int:
+    """With the next step."""
+    chosen = bool(store.in_use() == store.binary(release))
+    next_step = "it is in use from the proxy's next start: `meshexp proxy restart`"
+    answer.say(next_step if chosen else f"to use it: meshexp proxy use {release}")
+    return answer.end(0, version=str(release), current=chosen)
 
 
 def _list(store: Any, options: argparse.Namespace) -> int:
@@ -99,14 +102,14 @@ def _list(store: Any, options: argparse.Namespace) -> int:
     if options.output == "json":
         names = ("current", "previous", "origin", "sha256")
         rows = [{"version": str(entry.release)} | {name: getattr(entry, name) for name in names} for entry in entries]
-        print(json.dumps(rows, indent=2))
+        terminal.say_json(rows)
         return 0
     if not entries:
-        print("none is installed; next: `meshexp proxy install --from FILE|REFERENCE`")
+        terminal.say("none is installed; next: `meshexp proxy install --from FILE|REFERENCE`")
     for entry in entries:
         mark = "current" if entry.current else "previous" if entry.previous else ""
         bad = f"  {found.code}" if (found := proxy_release.problem(entry.release)) else ""
-        print(f"{entry.release!s:<12} {mark:<8}  {entry.origin}{bad}")
+        terminal.say(f"{entry.release!s:<12} {mark:<8}  {entry.origin}{bad}", 23)
     return 0
 
 
@@ -114,22 +117,21 @@ def _use(store: Any, options: argparse.Namespace) -> int:
     release = _release(options.version)
     proxy_release.check(release)
     store.use(release)
-    _print_use(store, release)
-    return 0
+    return _end(store, release, Answer(options.output))
 
 
-def _rollback(store: Any, _: argparse.Namespace) -> int:
-    release = store.rollback()
-    print(f"back to {release}")
-    _print_use(store, release)
-    return 0
+def _rollback(store: Any, options: argparse.Namespace) -> int:
+    release, answer = store.rollback(), Answer(options.output)
+    answer.say(f"back to {release}")
+    return _end(store, release, answer)
 
 
 def _remove(store: Any, options: argparse.Namespace) -> int:
     release = _release(options.version)
     store.remove(release)
-    print(f"{release} is removed")
-    return 0
+    answer = Answer(options.output)
+    answer.say(f"{release} is removed")
+    return answer.end(0, version=str(release))
 
 
 def _release(text: str) -> proxy_release.Release:
@@ -139,7 +141,7 @@ def _release(text: str) -> proxy_release.Release:
         raise UsageError(str(error)) from None
 
 
-def _restart(where: paths.Paths) -> int:
+def _restart(where: paths.Paths, answer: Answer) -> int:
     """Asks the daemon, and waits until another process is the proxy and has its certificate."""
     from harness import status_cli
     from harness.status import Phase
@@ -153,7 +155,7 @@ def _restart(where: paths.Paths) -> int:
         now = status_cli.read(where)
         pid = now.get("children", {}).get("proxy", {}).get("pid")
         if pid and pid != before["children"]["proxy"]["pid"] and now.get("phase") == "Ready":
-            print(f"the proxy runs again (pid {pid})")
-            return 0
+            answer.say(f"the proxy runs again (pid {pid})")
+            return answer.end(0, pid=pid)
         time.sleep(0.1)
     raise UnavailableError(f"the proxy is not back after {RESTART_SECONDS:.0f} s", "`meshexp status` says why")

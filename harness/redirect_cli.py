@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from typing import Any
 
-from harness import paths
+from harness import paths, terminal
+from harness.arguments import output
 from harness.errors import UnavailableError
+from harness.terminal import Answer
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -18,13 +19,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     what = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
     show = what.add_parser("show", help="what of ours is in the kernel, in either backend")
-    show.add_argument("-o", "--output", choices=("text", "json", "rules"), default="text", help="rules: as input for the tool")
-    what.add_parser(
-        "apply", help="what the configuration asks for: on trial, self-tested, then kept; else the old rules are back"
-    )
-    what.add_parser("remove", help="everything of ours, in both backends; needs no configuration")
+    output(show, "text", "json", "rules", text="rules: as input for the tool")
+    text = "what the configuration asks for: on trial, self-tested, then kept; else the old rules are back"
+    output(what.add_parser("apply", help=text))
+    output(what.add_parser("remove", help="everything of ours, in both backends; needs no configuration"))
     test = what.add_parser("test", help="send packets through the rules that are there; exit code 1 when one goes astray")
-    test.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    output(test)
     return verb
 
 
@@ -46,19 +46,19 @@ async def _show(options: argparse.Namespace) -> int:
     if options.output == "rules":
         print("".join(backend.render_text(state.rules) for backend, state in present), end="")
     elif options.output == "json":
-        print(json.dumps([_as_json(backend.kind.value, state) for backend, state in present], indent=2))
+        terminal.say_json([_as_json(backend.kind.value, state) for backend, state in present])
     for backend, state in present if options.output == "text" else ():
         print(f"{backend.kind.value}:{'  (a change that nobody has confirmed yet)' if state.on_trial else ''}")
         for rule in state.rules:
-            print(f"  {rule.name:<24} {rule}")
+            terminal.say(f"  {rule.name:<24} {rule}", 25)
         for oddity in state.strange:
-            print(f"  × {oddity}")
+            terminal.say(f"  × {oddity}")
     if not present:
         print("no redirect rules of ours", file=sys.stderr)
     return 0 if present else 1
 
 
-async def _apply(_: argparse.Namespace) -> int:
+async def _apply(options: argparse.Namespace) -> int:
     import asyncio
 
     from harness.config import load
@@ -69,7 +69,7 @@ async def _apply(_: argparse.Namespace) -> int:
     from harness.system.redirect_table import Marks
 
     where = paths.from_environment()
-    config = load.load(where, os.environ)
+    config = load.of_member(where, os.environ)
     registration = head_start.known_registration(where)
     if registration is None:
         raise UnavailableError(
@@ -82,12 +82,13 @@ async def _apply(_: argparse.Namespace) -> int:
     detected = await asyncio.to_thread(redirect_backend.detect, choice, marks=Marks(where.instance))
     redirect = Redirect(detected, where.redirect_lock)
     actions = redirect.diff(wanted, await redirect.observe())
+    answer = Answer(options.output)
     for action in actions:
-        print(action, end="")
+        answer.raw(str(action))
         await redirect.apply(action)
     condition = redirect.condition(wanted, await redirect.observe())
-    print(f"# {condition.message}" if actions else "# nothing to do")
-    return 0
+    answer.say(condition.message if actions else "nothing to do", "#")
+    return answer.end(0, backend=detected.backend.kind.value, actions=[str(action) for action in actions])
 
 
 def _next_step(where: paths.Paths) -> str:
@@ -99,18 +100,19 @@ def _next_step(where: paths.Paths) -> str:
     return f"start the harness, which registers it: {snapshot_reader.start(where.instance)}"
 
 
-async def _remove(_: argparse.Namespace) -> int:
+async def _remove(options: argparse.Namespace) -> int:
     from harness.system import files, redirect_lock
 
-    where = paths.from_environment()
+    where, answer, removed = paths.from_environment(), Answer(options.output), []
     async with redirect_lock.exclusive(where.redirect_lock, 20.0):
         for backend in await _backends():
             if (await backend.observe()).present:
                 await backend.replace(())
-                print(f"removed from {backend.kind.value}")
+                removed.append(backend.kind.value)
+                answer.say(f"removed from {backend.kind.value}")
     if files.is_locked(where.lock):
-        print("the daemon is running and puts its rules back; to keep them away set redirect.inbound and outbound to off")
-    return 0
+        answer.say("the daemon is running and puts its rules back; to keep them away set redirect.inbound and outbound to off")
+    return answer.end(0, removed=removed)
 
 
 async def _test(options: argparse.Namespace) -> int:
@@ -127,11 +129,11 @@ async def _test(options: argparse.Namespace) -> int:
     report = await asyncio.to_thread(redirect_selftest.self_test, rules)
     if options.output == "json":
         checks = [{"name": c.name, "outcome": c.outcome.value, "message": c.message} for c in report.checks]
-        print(json.dumps(checks, indent=2))
+        terminal.say_json(checks)
     else:
         marks = {redirect_selftest.Outcome.PASSED: "√", redirect_selftest.Outcome.FAILED: "×"}
         for check in report.checks:
-            print(f"{marks.get(check.outcome, '?')} {check}")
+            terminal.say(f"{marks.get(check.outcome, '?')} {check}")
     return 1 if report.having(redirect_selftest.Outcome.FAILED) else 0
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness import hints
+from harness import hints, times
 from harness.problems import REGISTRY, Found, Problem, Severity
 
 
@@ -103,23 +102,10 @@ def told(said: Mapping[str, Any], wall: float) -> str:
         return message
     more = [str(said.get("counts") or "")]
     if since := said.get("since"):
-        more.append(f"for {span(max(0.0, wall - datetime.datetime.fromisoformat(since).timestamp()))}")
+        more.append(f"for {times.span(max(0.0, wall - times.seconds_of(since)))}")
     text = ", ".join(filter(None, more))
     first, newline, rest = message.partition("\n")
     return f"{first} ({text}){newline}{rest}" if text else message
-
-
-def span(seconds: float) -> str:
-    """In the two largest units: `3 d 4 h`, `12 min`, `40 s`."""
-    seconds = int(seconds)
-    if seconds < 0:
-        return f"-{span(-seconds)}"
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds} s"
 
 
 class Phase(enum.Enum):

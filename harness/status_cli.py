@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from harness import status
+from harness import phrases, status, terminal, times
 from harness.paths import Paths, configured
 from harness.problem_registry import Severity, Where
-from harness.status import Phase, Truth, span, told
+from harness.status import Phase, Truth, told
 from harness.system import snapshot_reader
 
 POLL_SECONDS, WATCH_SECONDS = 0.1, 0.5
@@ -28,9 +25,12 @@ def run(paths: Paths, output: str, wait: float | None, local: bool) -> int:
         if well or wait is None or time.monotonic() >= deadline:
             break
         time.sleep(POLL_SECONDS)
-    print(json.dumps(data, indent=2) if output == "json" else printable(text(data)))
-    if local and output != "json":
-        print(printable(f"× to fix on this machine: {', '.join(wrong)}" if wrong else "√ nothing to fix on this machine"))
+    if output == "json":
+        terminal.say_json(data)
+        return 0 if well else 1
+    print(text(data, terminal.columns()))
+    if local:
+        terminal.say(f"× to fix on this machine: {', '.join(wrong)}" if wrong else "√ nothing to fix on this machine")
     return 0 if well else 1
 
 
@@ -66,10 +66,10 @@ def watch(paths: Paths, output: str) -> int:
     said: object = None
     while True:
         data = read(paths)
-        shown = json.dumps(data) if output == "json" else printable(text(data))
+        shown = terminal.json_text(data) if output == "json" else text(data, terminal.columns())
         news = _but_for_beats(data) if output == "json" else shown
         if news != said:
-            clear = "\x1b[H\x1b[2J" if output != "json" and sys.stdout.isatty() else ""
+            clear = "\x1b[H\x1b[2J" if output != "json" and terminal.escapes() else ""
             print(f"{clear}{shown}", flush=True)
             said = news
         time.sleep(WATCH_SECONDS)
@@ -83,8 +83,17 @@ def _but_for_beats(data: dict[str, Any]) -> dict[str, Any]:
 _SIGNS = {"True": "√", "False": "×", "Unknown": "…"}
 
 
-def text(data: dict[str, Any]) -> str:
-    lines = [f"{data['phase']}" + (f" since {data['since']}" if "since" in data else "")]
+_COLUMN = 16
+"""Where what is said of a part begins."""
+
+
+def text(data: dict[str, Any], width: int | None = None) -> str:
+    """`width`: of the terminal, if there is one."""
+    return "\n".join(terminal.wrap(line, 0 if line.startswith(" ") else _COLUMN, width=width) for line in _lines(data))
+
+
+def _lines(data: dict[str, Any]) -> list[str]:
+    lines = [f"{data['phase']}" + (f" {_since(data['since'])}" if "since" in data else "")]
     if why := _why(data):
         lines[0] += f": {why}"
     if workload := data.get("workload"):
@@ -100,15 +109,19 @@ def text(data: dict[str, Any]) -> str:
         sign = _sign(condition)
         first, *more = told(condition, time.time()).splitlines() or [""]
         lines.append(f"{sign} {condition['name']:<13} {first}")
-        lines += [f"{'':16}{line}" for line in more]
+        lines += [f"{'':{_COLUMN}}{line}" for line in more]
         if condition["problem"]:
             hint = str(condition["hint"]).splitlines() or [""]
-            lines += [f"{'':16}{line}" for line in (f"{condition['problem']}: {hint[0]}", *hint[1:])]
+            lines += [f"{'':{_COLUMN}}{line}" for line in (f"{condition['problem']}: {hint[0]}", *hint[1:])]
             codes.append(condition["problem"])
     if codes:
-        lines.append(f"{'tells more':<16}`meshexp explain {' '.join(dict.fromkeys(codes))}`")
+        lines.append(f"{'tells more':<{_COLUMN}}`meshexp explain {' '.join(dict.fromkeys(codes))}`")
     lines += _details(data)
-    return status.harmless("\n".join(lines))
+    return status.harmless("\n".join(lines)).split("\n")
+
+
+def _since(when: str) -> str:
+    return f"since {times.shown(when)} ({times.span(max(0.0, -left(when)))})"
 
 
 def _why(data: dict[str, Any]) -> str:
@@ -131,27 +144,20 @@ def _sign(condition: dict[str, Any]) -> str:
     return _SIGNS.get(condition["status"], "?")
 
 
-def printable(text: str) -> str:
-    """A terminal without Unicode gets question marks instead of an error."""
-    encoding = sys.stdout.encoding or "utf-8"
-    encoding = encoding if encoding.lower().startswith("utf") else "ascii"
-    return text.encode(encoding, "replace").decode(encoding)
-
-
 def _details(data: dict[str, Any]) -> Iterator[str]:
     """Children with their age, certificates with what is left of them, endpoints, counters."""
     for name, child in data.get("children", {}).items():
         if child["state"] != "stopped":
-            age = f", for {span(-left(child['since']))}" if child.get("since") else ""
+            age = f", for {times.span(-left(child['since']))}" if child.get("since") else ""
             yield f"child {name:<13} {child['state']}{age}" + (f", pid {child['pid']}" if child["pid"] else "")
-    ends = [f"{name} {span(left(end))}" for name, end in data.get("certificates", {}).items() if end]
+    ends = [f"{name} {times.span(left(end))}" for name, end in data.get("certificates", {}).items() if end]
     if ends:
         yield f"certificates left    {', '.join(ends)}"
     if endpoints := data.get("endpoints"):
         yield f"endpoints            {', '.join(_endpoint(one) for one in endpoints)}"
     if counters := data.get("counters"):
-        words = [f"{sum(counters[kind].values())} {kind}" for kind in ("changes", "failures")]
-        yield f"since the start      {counters['cycles']} cycles, {', '.join(words)}"
+        numbers = {"cycle": counters["cycles"], **{kind[:-1]: sum(counters[kind].values()) for kind in ("changes", "failures")}}
+        yield f"since the start      {', '.join(phrases.counted(number, one) for one, number in numbers.items())}"
 
 
 def _endpoint(one: dict[str, Any]) -> str:
@@ -161,4 +167,4 @@ def _endpoint(one: dict[str, Any]) -> str:
 
 def left(iso: str) -> float:
     """Seconds from now until then."""
-    return datetime.datetime.fromisoformat(iso).timestamp() - time.time()
+    return times.seconds_of(iso) - time.time()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from harness import phrases, terminal
 from harness.errors import HarnessError
+from harness.status import harmless
 
 _SIGNS = {"done": "√", "warning": "‼", "failed": "×"}
 _COLOURS = {"done": "32", "warning": "33", "failed": "31"}
@@ -30,7 +30,7 @@ class Steps:
     def __init__(self, output: str) -> None:
         self.done: list[Step] = []
         self._json = output == "json"
-        self._live = not self._json and sys.stdout.isatty()
+        self._live = not self._json and terminal.escapes()
         self._began = time.monotonic()
 
     @contextlib.contextmanager
@@ -53,7 +53,7 @@ class Steps:
     def live(self, text: str) -> None:
         """What is going on, where somebody watches."""
         if self._live:
-            print(f"\r\x1b[K… {text}", end="", flush=True)
+            print(f"\r\x1b[K{terminal.cut(f'… {text}'.partition(chr(10))[0], terminal.columns())}", end="", flush=True)
 
     def add(self, step: Step) -> None:
         self.done.append(step)
@@ -61,18 +61,19 @@ class Steps:
             return
         sign = _SIGNS[step.result]
         if self._live:
-            sign = f"\r\x1b[K\x1b[{_COLOURS[step.result]};1m{sign}\x1b[0m"
-        text = f"{sign} {step.name} ({step.seconds:.2f} s)" + (f": {step.message}" if step.message else "")
-        encoding = sys.stdout.encoding or "utf-8"
-        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+            print("\r\x1b[K", end="")
+            sign = f"\x1b[{_COLOURS[step.result]};1m{sign}\x1b[0m"
+        # Of a failure the rest follows as the command's own error, on standard error.
+        message = step.message.partition("\n")[0] if step.result == "failed" else step.message
+        told = harmless(f"{step.name} ({step.seconds:.2f} s)" + (f": {message}" if message else ""))
+        terminal.say(f"{sign} {told}")
 
     def finish(self, error: HarnessError | None = None, **facts: Any) -> None:
         """`facts` are for programs; people have read the steps."""
         seconds = time.monotonic() - self._began
         if not self._json:
             if error is None:
-                number = len(self.done)
-                print(f"{number} {'step' if number == 1 else 'steps'} in {seconds:.1f} s")
+                print(f"{phrases.counted(len(self.done), 'step')} in {seconds:.1f} s")
             return
         data: dict[str, Any] = {**facts, "seconds": round(seconds, 3)}
         data["steps"] = [
@@ -80,4 +81,4 @@ class Steps:
         ]
         if error is not None:
             data["error"] = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        terminal.say_json(data)

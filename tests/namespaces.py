@@ -30,7 +30,8 @@ class Namespace:
 
 @contextlib.contextmanager
 def namespace() -> Iterator[Namespace]:
-    holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "600"])
+    # It ends with this process. Ten minutes would be too few on a busy machine.
+    holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
     own = Path("/proc/self/ns/net").readlink()
     try:
         while Path(f"/proc/{holder.pid}/ns/net").readlink() == own or not _is(holder.pid, "sleep"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import check_problems as problems
-from harness import reading
+from harness import phrases, reading
 from harness.check import iptables_listing, nft_listing, packet_filter
 from harness.check.context import NEEDS_ROOT, Context, needs_root
 from harness.check.packet_filter import Packet
@@ -200,7 +200,7 @@ def mixed(facts: Facts) -> Iterable[str]:
     counted = 0 if isinstance(facts.nat_entries, Untried) else facts.nat_entries
     entries = len(legacy) if texts else counted
     if tables and entries:
-        rules = "1 rule" if entries == 1 else f"{entries} rules"
+        rules = phrases.counted(entries, "rule")
         yield f"legacy iptables has {rules} in its nat tables, and nftables has nat in {', '.join(sorted(tables))}"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import check_problems as problems
+from harness import times
 from harness.check.context import UNCONFIGURED, Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.config import schema
@@ -31,7 +32,6 @@ from harness.system.workload_api_client import FailureKind
 NAME = "meshexp-identity"
 SVID_SECONDS = 3.0
 ANCHOR_SECONDS = 60 * 86400.0
-DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _judge_signing(to: Judge, context: Context, facts: Facts) -> Iterator[Result
     yield to.found("no root key is on this machine", IDENTITY_ROOT_KEY, root, tried=True)
     left, life = signing.not_after - context.wall, signing.not_after - signing.not_before
     text = _left(signing.not_after, context.wall)
-    late = [f"it ends in {text}, of {life / DAY:.0f} days"] if left * 3 < life else []
+    late = [f"it ends in {text}, of {times.span(life)}"] if left * 3 < life else []
     yield to.found(f"the signing certificate is valid for {text}", IDENTITY_CA_EXPIRING, late, tried=True)
 
 
@@ -188,7 +188,4 @@ def _judge_svid(to: Judge, context: Context, frame: Frame | Untried) -> Result:
 
 
 def _left(end: float, wall: float) -> str:
-    seconds = end - wall
-    if seconds >= 2 * DAY:
-        return f"{seconds / DAY:.0f} days"
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"
+    return times.span(end - wall)

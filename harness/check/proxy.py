@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import check_problems as problems
-from harness import proxy_release
+from harness import phrases, proxy_release
 from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.daemon.machine import proxy_in_use
@@ -116,7 +116,7 @@ def _judge_running(to: Judge, context: Context, facts: Facts) -> Iterator[Result
         yield to.skipped(text, f"the proxy does not run yet: {waits}")
         return
     if not facts.expires and int(child.get("exits", 0)) >= CRASH_LOOP_EXITS:
-        yield to.failed("it runs", PROXY_CRASH_LOOP, f"it has exited {child['exits']} times")
+        yield to.failed("it runs", PROXY_CRASH_LOOP, f"it has exited {phrases.counted(child['exits'], 'time')}")
     elif not facts.expires:
         yield to.failed(text, PROXY_NOT_CERTIFIED, f"the proxy is {child.get('state', 'not there')}, and shows no certificate")
     elif facts.expires - context.wall < EXPIRING_SECONDS:

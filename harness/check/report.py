@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from harness.problems import Problem, Severity
 from harness.status import harmless
@@ -154,19 +154,19 @@ def _sign(outcome: Outcome, colour: bool) -> str:
     return f"\x1b[{code}m{sign}\x1b[0m" if colour else sign
 
 
-def to_json(results: tuple[Result, ...]) -> str:
+def document(results: tuple[Result, ...]) -> dict[str, Any]:
     """The fields of `linkerd check -o json`; `code`, `remedy`, and `reason` of what was skipped, are ours."""
     categories = [
         {"categoryName": category, "checks": [_as_json(result) for result in members]}
         for category, members in groupby(results, lambda result: result.category)
     ]
-    return json.dumps({"success": success(results), "categories": categories}, indent=2, ensure_ascii=False)
+    return {"success": success(results), "categories": categories}
 
 
-def to_linkerd_json(results: tuple[Result, ...]) -> str:
+def linkerd_document(results: tuple[Result, ...]) -> dict[str, Any]:
     """What `linkerd check` reads of an extension. It shows each result that is neither a warning nor an error as √, so skipped
     results are left out, as Linkerd leaves out checks that it does not reach."""
-    return to_json(tuple(result for result in results if result.outcome is not Outcome.SKIPPED))
+    return document(tuple(result for result in results if result.outcome is not Outcome.SKIPPED))
 
 
 def _as_json(result: Result) -> dict[str, str]:
@@ -177,9 +177,3 @@ def _as_json(result: Result) -> dict[str, str]:
     if result.outcome is Outcome.SKIPPED:
         data |= {"reason": result.reason}
     return data | {"result": result.outcome.value[0]}
-
-
-def render(results: tuple[Result, ...], output: str, *, colour: bool) -> str:
-    if output == "json":
-        return to_json(results)
-    return table(results, colour=colour, short=output == "short")

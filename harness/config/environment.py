@@ -6,13 +6,14 @@ The first keeps `docker run` lines of the playground working; the second overrid
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from harness import decode, paths
+from harness import decode, paths, phrases
 from harness.config import schema
 from harness.errors import Fault
 
@@ -35,6 +36,12 @@ def leaves(cls: type = schema.Config, path: tuple[str, ...] = ()) -> Iterator[Le
 
 def variable(path: tuple[str, ...]) -> str:
     return PREFIX + "_".join(path).upper()
+
+
+def in_container(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> bool:
+    """Docker and podman leave a mark in the root directory; others set `container`, also podman."""
+    marked = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+    return marked or bool(environ.get("container"))
 
 
 def playground(environ: Mapping[str, str], hostname: str) -> dict[str, Any]:
@@ -67,8 +74,7 @@ def overrides(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple[Fault, 
         if not name.startswith(PREFIX) or name in _NO_KEYS:
             continue
         if name not in known:
-            near = difflib.get_close_matches(name, list(known), 1)
-            faults.append(Fault(name, "no such environment variable", f"did you mean {near[0]}?" if near else ""))
+            faults.append(Fault(name, "no such environment variable", phrases.near(name, known)))
             continue
         path, hint = known[name]
         section = values

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import decode, denied, reading, yaml_text
 from harness.config import claims, environment, schema
-from harness.errors import ConfigError, Fault, PermissionError_
+from harness.errors import ConfigError, Fault, PermissionError_, UnavailableError
 from harness.paths import Paths, configured
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -59,17 +59,30 @@ def is_unconfigured(paths: Paths, environ: Mapping[str, str]) -> bool:
     return not faults and "workload" not in layers.values
 
 
+def of_member(paths: Paths, environ: Mapping[str, str]) -> schema.Config:
+    """For a verb that is about a member. Raises UnavailableError where nobody has said what this machine is, else as `load`."""
+    if not is_unconfigured(paths, environ):
+        return load(paths, environ)
+    raise UnavailableError("this machine waits for its configuration, and is no member of a mesh yet", to_configure(paths))
+
+
+def to_configure(paths: Paths) -> str:
+    """The next step on a machine that waits for its configuration."""
+    instance = f" --instance {paths.instance}" if paths.instance else ""
+    return f"run `meshexp join{instance} INVITATION`, or set workload.group and workload.namespace in {paths.harness_yaml}"
+
+
 def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.Config, Layers]:
     layers, faults = sources(paths, environ)
     config = None
     try:
         config = decode.decode(schema.Config, layers.values, source="configuration")
     except ConfigError as error:
-        faults.extend(_placed(fault, layers) for fault in error.faults)
+        faults.extend(_placed(fault, layers, paths) for fault in error.faults)
     if config is not None:
-        faults.extend(_placed(fault, layers) for fault in check(config))
+        faults.extend(_placed(fault, layers, paths) for fault in check(config))
         clashes = claims.faults(config, claims.of_config(paths, config), others(paths))
-        faults.extend(_placed(fault, layers) for fault in clashes)
+        faults.extend(_placed(fault, layers, paths) for fault in clashes)
     if faults or config is None:
         raise ConfigError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)")
     return config, layers
@@ -114,12 +127,21 @@ def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Faul
     return layers, [*faults, *unknown, *_unfit(values, "", "environment")]
 
 
-def _placed(fault: Fault, layers: Layers) -> Fault:
+_VARIABLES = {"workload.group": "WORKLOAD_NAME", "workload.namespace": "WORKLOAD_NAMESPACE"}
+
+
+def how_to_set(path: str, paths: Paths, *, in_container: bool) -> str:
+    """What a workload must have. Only a container has an environment that somebody gives it."""
+    keys = [key for key in _VARIABLES if key == path or path == "workload"]
+    words = [_VARIABLES[key] if in_container else key for key in keys]
+    place = "in the container's environment" if in_container else f"in {paths.harness_yaml}"
+    return f"set {' and '.join(words)} {place}, or let `meshexp join` do it"
+
+
+def _placed(fault: Fault, layers: Layers, paths: Paths) -> Fault:
     origin = layers.origin(fault.path)
-    if not origin and fault.path in ("workload", "workload.group", "workload.namespace"):
-        keys = "workload.group and workload.namespace" if fault.path == "workload" else fault.path
-        variables = "in a container WORKLOAD_NAME and WORKLOAD_NAMESPACE"
-        return Fault(fault.path, fault.message, f"set {keys} in harness.yaml, or {variables}; or let `meshexp join` do it")
+    if not origin and fault.path in ("workload", *_VARIABLES):
+        return Fault(fault.path, fault.message, how_to_set(fault.path, paths, in_container=environment.in_container()))
     return Fault(fault.path, f"{fault.message} [{origin}]", fault.hint) if origin else fault
 
 

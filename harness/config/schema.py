@@ -87,7 +87,7 @@ class Local:
         "Certificate that the server signs under, then its chain; `meshexp ca issue` makes it.", "/etc/meshexp/spire/ca.crt"
     )
     ca_key: str = key("Key of that certificate.", "/etc/meshexp/spire/ca.key")
-    allow_root_key: bool = key("Take a root's own key. Whoever takes this machine can then be anybody in the mesh.", False)
+    allow_root_key: bool = key("Take a root's own key. An attacker on this machine can then be anybody in the mesh.", False)
     port: Port = key("Where the server listens for the agent, on loopback.", 8081)
     svid_ttl: Duration = key("Lifetime of an SVID, at most 7d; a seventh of what is left of the CA's if that is less.", 86400.0)
 
@@ -265,7 +265,7 @@ class Metrics:
         "Where Prometheus finds them, host:port; nowhere if null. Every user of the machine may read what is on loopback.",
         HostPort("127.0.0.1", 4192),
     )
-    textfile: str | None = key("File for node_exporter's textfile collector, *.prom, written anew at each change.", None)
+    textfile: str | None = key("File for node_exporter's textfile collector, *.prom, written again at each change.", None)
 
     def __post_init__(self) -> None:
         if self.textfile is not None and not (self.textfile.startswith("/") and self.textfile.endswith(".prom")):

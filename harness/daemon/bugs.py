@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from harness import problems, tasks
+from harness import phrases, problems, tasks, times
 from harness.clock import Clock
 from harness.errors import HarnessError, InternalError
 from harness.paths import Paths
@@ -43,8 +42,8 @@ class Met:
     last: float = 0.0
 
     def __str__(self) -> str:
-        since = datetime.datetime.fromtimestamp(self.since, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"{self.what} failed {self.times} time{'' if self.times == 1 else 's'} since {since}, last with {self.line}"
+        since = times.moment(self.since)
+        return f"{self.what} failed {phrases.counted(self.times, 'time')} since {since}, last with {self.line}"
 
 
 def log(logger: Any, what: str, error: BaseException) -> None:

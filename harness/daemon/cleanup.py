@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import terminal
 from harness.clock import SystemClock
 from harness.daemon import in_force, names
 from harness.errors import HarnessError
@@ -29,11 +30,12 @@ from harness.system.nftables import Nftables
 from harness.system.redirect_table import Marks
 from harness.system.spire import Spire
 from harness.system.units import Units
+from harness.terminal import Answer
 
 PROXY_GRACE = 2.0
 
 
-def run(paths: Paths, after_exit: bool, dry: bool = False) -> int:
+def run(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> int:
     """0 when nothing is left, 1 when something could not be removed. Refuses while a daemon runs.
 
     Of the machine's first workload: all workloads' that ever were. after_exit: called by systemd when the daemon has ended; what
@@ -44,7 +46,7 @@ def run(paths: Paths, after_exit: bool, dry: bool = False) -> int:
     with contextlib.ExitStack() as locks:
         for one in meant:
             locks.enter_context(files.lock(one.lock))
-        return max(asyncio.run(_clean(one, after_exit, dry)) for one in meant)
+        return max(asyncio.run(_clean(one, after_exit, dry, answer)) for one in meant)
 
 
 def everyone(paths: Paths) -> tuple[Paths, ...]:
@@ -75,7 +77,7 @@ def stays(environ: Mapping[str, str], job: str) -> bool:
     return job != "stop" and environ.get("SERVICE_RESULT", "success") != "success"
 
 
-async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
+async def _clean(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> int:
     failed = 0
     unit = units.own_unit()
     proxy: units.UnitChild | None = None
@@ -85,7 +87,7 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
         failed += _failed(error, PROXY)
     if after_exit and unit and stays(os.environ, await units.job(unit)):
         if proxy:
-            print("the proxy runs on for the next daemon, and so do its rules and routes; `meshexp cleanup` removes them")
+            answer.say("the proxy runs on for the next daemon, and so do its rules and routes; `meshexp cleanup` removes them")
         return 0
     redirect = Redirect(await asyncio.to_thread(redirect_backend.detect, marks=Marks(paths.instance)), paths.redirect_lock)
     if not after_exit:
@@ -97,14 +99,16 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool) -> int:
     for reconciler in reconcilers:
         try:
             for action in reconciler.diff(None, await reconciler.observe()):
-                failed += await _try(str(action).partition("\n")[0].removeprefix("# "), partial(reconciler.apply, action), dry)
+                failed += await _try(
+                    str(action).partition("\n")[0].removeprefix("# "), partial(reconciler.apply, action), dry, answer
+                )
         except HarnessError as error:
             failed += _failed(error, reconciler.name)
         if reconciler is redirect and proxy is not None:
-            failed += await _try(f"stop {PROXY}", partial(proxy.stop, PROXY_GRACE), dry)
+            failed += await _try(f"stop {PROXY}", partial(proxy.stop, PROXY_GRACE), dry, answer)
         if reconciler is redirect:
             for orphan in process.orphans(paths.children):
-                failed += await _try(str(orphan), partial(process.end, orphan, PROXY_GRACE), dry)
+                failed += await _try(str(orphan), partial(process.end, orphan, PROXY_GRACE), dry, answer)
     if dry:
         return 1 if failed else 0
     for name in (PROXY, DNS) if units.booted() else ():
@@ -135,7 +139,7 @@ async def _warn(redirect: Redirect, proxy: bool, paths: Paths) -> None:
         if proxy or (paths.status.exists() and await redirect.in_place()):
             effect = "open connections through the proxy break, and what programs send to the cluster is no longer encrypted"
             text = f"‼ this takes the machine out of the mesh: {effect}; to go on as a member instead: {ways}"
-            print(text, file=sys.stderr, flush=True)
+            terminal.say(text, stream=sys.stderr)
 
 
 def _removed(left: Path) -> int:
@@ -148,17 +152,17 @@ def _removed(left: Path) -> int:
 
 def _failed(error: HarnessError, what: str = "") -> int:
     """Says so; one failure more."""
-    print(f"× {what}: {error.message}" if what else f"× {error.message}", file=sys.stderr)
+    terminal.say(f"× {what}: {error.message}" if what else f"× {error.message}", stream=sys.stderr)
     return 1
 
 
-async def _try(what: str, step: Callable[[], Awaitable[object]], dry: bool) -> int:
+async def _try(what: str, step: Callable[[], Awaitable[object]], dry: bool, answer: Answer) -> int:
     if dry:
-        print(f"- {what}")
+        answer.say(what, "-")
         return 0
     try:
         await step()
     except HarnessError as error:
         return _failed(error, what)
-    print(f"√ {what}")
+    answer.say(what, "√")
     return 0

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from harness import paths
+from harness import paths, terminal
 from harness.daemon import plan
 from harness.reconcilers import redirect, routes
 from harness.system import privileges
@@ -16,31 +16,41 @@ from harness.system.nftables import Nftables
 from harness.system.redirect_table import BackendKind, Marks
 
 
-def run() -> int:
+def run(output: str) -> int:
     """0 when all is as it should be, 1 when something differs, as diff(1), or is not known yet."""
     privileges.check("diff")
-    lines = asyncio.run(_lines(paths.from_environment()))
-    print("\n".join(lines) if lines else "# no difference")
-    return 1 if lines else 0
+    found = asyncio.run(_parts(paths.from_environment()))
+    if output == "json":
+        terminal.say_json([{"part": part, "lines": lines} for part, lines in found.items()])
+        return 1 if found else 0
+    for part, lines in found.items():
+        print(f"# {part}")
+        for line in lines:
+            terminal.say(line)
+    if not found:
+        print("# no difference")
+    return 1 if found else 0
 
 
-async def _lines(where: paths.Paths) -> list[str]:
-    lines: list[str] = []
+async def _parts(where: paths.Paths) -> dict[str, list[str]]:
+    """By part, the lines of its difference."""
+    found: dict[str, list[str]] = {}
     for part, action in await plan.actions(where):
-        if isinstance(action, plan.Objection):
-            continue
-        if not lines or f"# {part}" not in lines:
-            lines.append(f"# {part}")
-        match action:
-            case routes.Change(verb, what):
-                lines.append(f"{'-' if verb is routes.Verb.DELETE else '+'} {what}")
-            case redirect.Apply() | redirect.Remove():
-                lines += _rules(await _there(action.kind, Marks(where.instance)), getattr(action, "rules", ()))
-            case plan.Unknown():
-                lines.append(f"# {action}")
-            case _:
-                lines.append(f"+ {str(action).partition(chr(10))[0]}")
-    return lines
+        if not isinstance(action, plan.Objection):
+            found.setdefault(part, []).extend(await _lines(action, where))
+    return found
+
+
+async def _lines(action: Any, where: paths.Paths) -> list[str]:
+    match action:
+        case routes.Change(verb, what):
+            return [f"{'-' if verb is routes.Verb.DELETE else '+'} {what}"]
+        case redirect.Apply() | redirect.Remove():
+            return list(_rules(await _there(action.kind, Marks(where.instance)), getattr(action, "rules", ())))
+        case plan.Unknown():
+            return [f"# {action}"]
+        case _:
+            return [f"+ {str(action).partition(chr(10))[0]}"]
 
 
 async def _there(kind: BackendKind, marks: Marks) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.config import claims, load, schema
+from harness.config import claims, environment, load, schema
 from harness.daemon import needs
 from harness.desired import Machine, Others, workload_api
 from harness.errors import ConfigError, Fault, HarnessError, UnwritableError
@@ -161,8 +161,7 @@ def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: s
 
 def ephemeral(paths: Paths) -> bool:
     """A container whose state directory goes with it: its host name is then what lasts longest."""
-    container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or bool(os.environ.get("container"))  # noqa: SIM112 — written small
-    if not container:
+    if not environment.in_container():
         return False
     place = next(folder for folder in (paths.state, *paths.state.parents) if folder.exists())
     return place.stat().st_dev == Path("/").stat().st_dev

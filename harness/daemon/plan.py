@@ -1,14 +1,13 @@
-"""`meshexp plan`: observe and diff, never apply. Beside a daemon it shows what differs now, else what a start would do."""
+"""`meshexp plan`: observe and diff, never apply. While a daemon runs, it shows what differs now; else what a start would do."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from harness import desired, hints, paths
+from harness import desired, hints, paths, terminal
 from harness.clock import SystemClock
 from harness.config import load, schema
 from harness.daemon import head_start, machine
@@ -46,10 +45,13 @@ def run(output: str) -> int:
     privileges.check("plan")
     steps = asyncio.run(actions(paths.from_environment()))
     if output == "json":
-        print(json.dumps([_record(part, action) for part, action in steps], indent=2))
+        terminal.say_json([_record(part, action) for part, action in steps])
     else:
         for part, action in steps:
-            print(action if "\n" in str(action) else f"# {part}: {action}")
+            if "\n" in str(action):  # rules, as input for the tool
+                print(action)
+            else:
+                terminal.say(f"# {part}: {action}")
         if not steps:
             print("# nothing to do")
     return 0
@@ -65,7 +67,7 @@ def _record(part: str, action: Any) -> dict[str, Any]:
 
 async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     """By part, in the order in which they would be applied; before them what is in the way."""
-    config = load.load(where, os.environ)
+    config = load.of_member(where, os.environ)
     found = await machine.look(config, where)
     clock = SystemClock()
     begun = head_start.unstarted(found, where, clock)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from harness import freshness, hints, status
+from harness import freshness, hints, status, times
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.bring import Bringer
@@ -124,7 +124,7 @@ class Publisher:
             if condition.problem:
                 fields |= {"problem": condition.problem.code, "hint": f"{condition.hint(known)}; {condition.problem.explain}"}
             if change.before:
-                fields |= {"before": f"{change.before} for {status.span(change.seconds)}"}
+                fields |= {"before": f"{change.before} for {times.span(change.seconds)}"}
             (self._log.warning if condition.problem else self._log.info)(f"condition {condition.name}", **fields)
         self.said = conditions
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from harness import hints
 from harness.check_problems import CONFIG_INVALID
+from harness.config import load
 from harness.daemon import needs
 from harness.errors import ConfigError, UnavailableError
 from harness.paths import Paths
@@ -59,7 +60,7 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
     """In `meshexp status`, in systemd's status line, and once in the journal."""
     unit = units.unit_name("harness", paths.instance).removesuffix(".service")
     reload = f"then `systemctl reload {unit}`"
-    next_step = f"{_to_configure(paths)}, {reload}"
+    next_step = f"{load.to_configure(paths)}, {reload}"
     line = f"waiting for configuration: {next_step}"
     conditions = []
     if error is not None:
@@ -74,8 +75,3 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
         print(fault.message, file=sys.stderr, flush=True)
     systemd.notify(READY=1, STATUS=line)
     print(line, file=sys.stderr, flush=True)
-
-
-def _to_configure(paths: Paths) -> str:
-    instance = f" --instance {paths.instance}" if paths.instance else ""
-    return f"run `meshexp join{instance} INVITATION`, or set workload.group and workload.namespace in {paths.harness_yaml}"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from harness import problems, tasks
+from harness import phrases, problems, tasks
 from harness.clock import Clock
 from harness.messages import Probe
 from harness.specs import Check
@@ -79,7 +79,7 @@ class Watch:
 
     def __str__(self) -> str:
         count = len(self.probes or ())
-        return f"run {count} readiness probe{'' if count == 1 else 's'}"
+        return f"run {phrases.counted(count, 'readiness probe')}"
 
 
 class Probes:
@@ -123,16 +123,15 @@ class Probes:
         if observed.worst is not None and observed.probes:
             return _failed(observed.probes, observed.health, observed.worst)
         count = len(observed.probes or ())
-        text = "the probe passes" if count == 1 else f"{count} probes pass" if count else "no probes"
+        text = phrases.counted(count, "probe passes", "probes pass") if count else "no probes"
         return Condition("Application", Truth.TRUE, text, applies=count > 0)
 
 
 def _failed(checks: tuple[Check, ...], healths: tuple[Health, ...], index: int) -> Condition:
     check, health = checks[index], healths[index]
     probe = check.probe
-    times = health.run
     one, more = ("pass", "passes") if health.last else ("failure", "failures")
-    counts = f"probe {index + 1} of {len(checks)}, {times} {one if times == 1 else more}"
+    counts = f"probe {index + 1} of {len(checks)}, {phrases.counted(health.run, one, more)}"
     key = f"probes.commands.{probe.exec_.name}" if probe.exec_ is not None else ""
     found = problems.PROBE_FAILED.found(
         probe.tried,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness import problems
+from harness import phrases, problems
 from harness.problems import Found
 from harness.proxy_environment import SOCKET
 from harness.specs import ProxySpec
@@ -65,7 +65,7 @@ def _not_started(desired: ProxySpec | None, observed: Observed) -> Found | None:
     if observed.error is not None:
         return problems.of_failure(f"starting {program}", observed.error, problems.PROXY_MISSING)
     if child.crash_loop or child.state is State.BACKOFF:
-        times = f"{child.exits} time{'' if child.exits == 1 else 's'}"
+        times = phrases.counted(child.exits, "time")
         came = f"has exited {times}, last with {_exit(child.last_exit)}; it is started again"
         return problems.PROXY_CRASH_LOOP.found(f"running {program}", came)
     return None

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import problems
+from harness import phrases, problems
 from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, merge_ports, rules_for
 from harness.status import Condition, Truth, wrong
@@ -209,7 +209,7 @@ def summary(spec: RedirectSpec) -> str:
         return "nothing to redirect"
     count = len(spec.outbound_networks)
     outbound = {
-        Outbound.MESH: f"outbound to {count} network{'' if count == 1 else 's'} → {spec.outbound_port}",
+        Outbound.MESH: f"outbound to {phrases.counted(count, 'network')} → {spec.outbound_port}",
         Outbound.ALL: f"all outbound → {spec.outbound_port}",
         Outbound.OFF: "outbound not redirected",
     }

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from harness import problems, tasks
+from harness import phrases, problems, tasks
 from harness.clock import Clock
 from harness.errors import HarnessError
 from harness.reconcilers import route_clashes as clashes
@@ -210,7 +210,7 @@ class Routes:
             return wrong("Routes", Truth.FALSE, problems.ROUTE_FAILED.found(SETTING, text))
         if said:
             return said[0]
-        in_place = f"{len(desired)} route{'' if len(desired) == 1 else 's'} in place"
+        in_place = f"{phrases.counted(len(desired), 'route')} in place"
         nodes = {node for route in desired if route.spares for node in observed.candidates(route)}
         if silent := sorted(map(str, nodes & observed.silent)):
             found = problems.ROUTE_NODE_SILENT.found(ASKING, f"no answer from {', '.join(silent)}")

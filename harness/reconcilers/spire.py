@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from harness import problems, tasks
+from harness import phrases, problems, tasks
 from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import HarnessError
@@ -151,7 +151,7 @@ def condition(observed: Observed, now: float, wall: float) -> Found | None:
         late = part.child.state is State.STARTING and now - part.child.since > 5.0
         if part.child.crash_loop or part.child.state is State.BACKOFF or (late and part.error):
             exits = part.child.exits
-            state = f"has exited {exits} time{'s' if exits > 1 else ''}" if exits and not late else "is not ready"
+            state = f"has exited {phrases.counted(exits, 'time')}" if exits and not late else "is not ready"
             came = f"it {state}, with {part.error or 'no error in its log'}"
             if "attest" in part.error.lower():
                 return problems.SPIRE_NOT_ATTESTED.found(f"running {name}", came)

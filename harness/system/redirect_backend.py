@@ -6,6 +6,7 @@ import contextlib
 import enum
 from dataclasses import dataclass
 
+from harness import phrases
 from harness.errors import UnavailableError
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
@@ -72,4 +73,4 @@ def _choose(nftables: Nftables, iptables: Iptables) -> tuple[Choice, str]:
         iptables.check()
     except UnavailableError as error:
         return Choice.NFTABLES, f"the legacy nat tables are in use, but {error.message}"
-    return Choice.IPTABLES, f"only the legacy nat tables are in use ({entries} entries)"
+    return Choice.IPTABLES, f"only the legacy nat tables are in use ({phrases.counted(entries, 'entry', 'entries')})"

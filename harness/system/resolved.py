@@ -53,7 +53,7 @@ class Resolved:
         try:
             servers, domains = [(await _busctl("get-property", _NAME, path, _LINK, name))["data"] for name in ("DNS", "Domains")]
         except (UnavailableError, TemporaryError):
-            return (), ()  # resolved has been started anew, or does not run
+            return (), ()  # resolved has been restarted, or does not run
         return (
             tuple(str(ipaddress.ip_address(bytes(address))) for _, address in servers),
             tuple(("~" if route_only else "") + name for name, route_only in domains),

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import phrases
 from harness.errors import UnavailableError
 from harness.system import files
 from harness.system import workload_api_der as der
@@ -118,7 +119,7 @@ def check_signing(chain: tuple[Certificate, ...], anchors: tuple[Certificate, ..
         below = place + 1  # SPIRE's own CA, and what stands before this one
         if certificate.path_length is not None and certificate.path_length < below:
             raise UnavailableError(
-                f"{which} has path length {certificate.path_length}, but {below} CA{'s' if below > 1 else ''} must fit below it"
+                f"{which} has path length {certificate.path_length}, but {phrases.counted(below, 'CA')} must fit below it"
                 " (SPIRE puts one of its own there)",
                 "make one with `meshexp ca issue`; Linkerd's own issuer certificate has path length 0 and cannot be used",
             )

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from harness import reading, values
+from harness import reading, times, values
 from harness.errors import ConfigError, Fault
 from harness.system import workload_api_der as der
 from harness.system.workload_api import Svid
@@ -134,11 +134,9 @@ def _check_ca(certificate: x509.Certificate, now: float) -> None:
         raise _fault("--ca-cert", f"{name} is not a CA certificate")
     not_before, not_after = der.validity(_der(certificate))
     if now >= not_after:
-        raise _fault("--ca-cert", f"{name} expired on {_datetime(not_after):%Y-%m-%d %H:%M:%S} UTC")
+        raise _fault("--ca-cert", f"{name} expired on {times.moment(not_after)}")
     if now < not_before:
-        raise _fault(
-            "--ca-cert", f"{name} is not valid before {_datetime(not_before):%Y-%m-%d %H:%M:%S} UTC; is the clock right?"
-        )
+        raise _fault("--ca-cert", f"{name} is not valid before {times.moment(not_before)}; is the clock right?")
 
 
 def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -27,6 +27,7 @@ Expected = tuple[int, tuple[str, ...]]
 """The exit status, and what is to be read."""
 
 NO_GROUP: Expected = (78, ("workload: required, but missing", "`meshexp join`"))
+NOT_CONFIGURED: Expected = (69, ("this machine waits for its configuration", "hint: run `meshexp join INVITATION`"))
 NOT_REGISTERED: Expected = (69, ("this machine is not registered", "hint: start the harness, which registers it: `meshexp run`"))
 NO_RULES: Expected = (69, ("there are no redirect rules of ours to test",))
 NO_LOG: Expected = (69, ("there is no journal on this machine",))
@@ -72,36 +73,43 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
         KILLED: (0, ("√ the controller answers",)),
     },
     "plan": {
-        NEVER: NO_GROUP,
+        NEVER: NOT_CONFIGURED,
         CONFIGURED: (0, PLAN_BEFORE),
         WAITS: (0, (f"# dns: {NOT_KNOWN}", f"# redirect: {NOT_KNOWN}", "`meshexp status` says what that waits for")),
         RUNNING: (0, ("# nothing to do",)),
         CORDONED: (0, ("# nothing to do",)),
         KILLED: (0, ("# proxy: start ",)),
     },
+    "plan -o json": {RUNNING: (0, ("[]",))},
     "diff": {
-        NEVER: NO_GROUP,
+        NEVER: NOT_CONFIGURED,
         CONFIGURED: (1, ("+ route 10.42.0.0/24 via 10.9.0.1", f"# redirect\n# {NOT_KNOWN}")),
         WAITS: (1, (f"# redirect\n# {NOT_KNOWN}",)),
         RUNNING: (0, ("# no difference",)),
         CORDONED: (0, ("# no difference",)),
         KILLED: (1, ("# proxy\n+ start ",)),
     },
+    "diff -o json": {CONFIGURED: (1, ('"part": "redirect"',)), RUNNING: (0, ("[]",))},
     "logs -n 3": {
         NEVER: NO_LOG, CONFIGURED: NO_LOG, WAITS: (0, ("{",)), RUNNING: (0, ("{",)), CORDONED: (0, ("{",)), KILLED: NO_LOG,
     },
+    "config check -o json": {NEVER: (78, ('"valid": false', "required, but missing")), RUNNING: (0, ('"valid": true',))},
     "config check": always(STATES, (0, ("the configuration is right",))) | {NEVER: NO_GROUP},
     "config show -o json": always(STATES, (0, ("workload.group",))) | {NEVER: NO_GROUP},
     "redirect show": always(STATES, (0, ("redirect-ipv4",)))
     | always((NEVER, CONFIGURED, WAITS), (1, ("no redirect rules of ours",))),
     "redirect test": always(STATES, (0, ("√ outbound IPv4 passed", "√ inbound IPv4 passed")))
     | always((NEVER, CONFIGURED, WAITS), NO_RULES),
+    "redirect show -o json": {CONFIGURED: (1, ("[]",)), RUNNING: (0, ("redirect-ipv4",))},
+    "redirect test -o json": {RUNNING: (0, ("outbound IPv4",))},
+    "redirect apply -o json": {RUNNING: (0, ('"actions": []',))},
     "redirect apply": {
-        NEVER: NO_GROUP,
+        NEVER: NOT_CONFIGURED,
         CONFIGURED: NOT_REGISTERED,
         WAITS: (69, ("this machine is not registered", "hint: `meshexp status` says what the registration waits for")),
         RUNNING: (0, ("# nothing to do",)),
     },
+    "proxy list -o json": {RUNNING: (0, ("[]",))},
     "proxy list": always(STATES, (0, ("none is installed",))),
     "proxy restart": {
         NEVER: (69, ("no meshexp-harness runs here",)),
@@ -109,28 +117,43 @@ BY_ROOT: dict[str, dict[str, Expected]] = {
         KILLED: (69, (TAKEN_OVER,)),
     },
     "uncordon": {NEVER: (0, ("not cordoned",)), CONFIGURED: (0, ("not cordoned",)), RUNNING: (0, ("not cordoned",))},
+    "uncordon -o json": {NEVER: (0, ('"cordoned": false',)), RUNNING: (0, ('"cordoned": false',))},
+    "cordon -o json": {CORDONED: (0, ('"controller_told": true', '"reason": "new disks"'))},
     "cordon": {CORDONED: (0, ("cordoned: new disks; ",)), KILLED: UNHEARD},
     "drain --timeout 5": {
-        NEVER: NO_GROUP,
+        NEVER: NOT_CONFIGURED,
         CORDONED: (0, ("cordoned: new disks; ", "drained: no connection is open")),
         KILLED: UNHEARD,
     },
+    "drain --timeout 5 -o json": {CORDONED: (0, ('"open_connections": 0',))},
+    "leave -o json": {NEVER: (0, ('"left": false',))},
     "leave": {NEVER: (0, ("√ nothing is configured here", "nothing was changed"))},
     "leave --purge": {NEVER: (0, ("√ nothing is configured here", "nothing was changed"))},
     "cleanup": {RUNNING: (75, ("another meshexp-harness runs here already",))},
+    "cleanup --dry-run -o json": {KILLED: (0, ('"dry_run": true', '"remove the redirect'))},
     "cleanup --dry-run": {
         CONFIGURED: (0, ()),
         KILLED: (0, ("- remove the redirect", "- delete route 10.42.0.0/24", "to go on as a member instead: `meshexp run`")),
     },
     "explain cordoned": always(STATES, (0, ("meshexp uncordon",))),
+    "status -o json": {NEVER: (1, ('"phase": "Stopped"',)), RUNNING: (0, ('"phase": "Ready"',))},
+    "check -o json": {NEVER: (1, ('"success": false',)), RUNNING: (0, ('"success": true',))},
+    "explain cordoned -o json": {NEVER: (0, ('"code": "cordoned"',))},
+    "version -o json": {NEVER: (0, ('"version": ',))},
     "version": always(STATES, (0, ("meshexp-harness ",))),
 }  # fmt: skip
 """Not in here is what would take the state away that the next verb is to meet."""
 OPEN_TO_ALL = ("status", "check", "check --pre", "config show -o json", "proxy list", "version", "explain cordoned")
-BY_NOBODY = [(words, state) for words in BY_ROOT for state in STATES if words in OPEN_TO_ALL or state in (NEVER, RUNNING)]
+BY_NOBODY = [
+    (words, state)
+    for words in BY_ROOT
+    for state in STATES
+    if words in OPEN_TO_ALL or (state in (NEVER, RUNNING) and "-o json" not in words)
+]
 """What is refused without a look at the machine is refused in every state."""
 ELSEWHERE = {
-    "run": "the daemon", "join": "tests/netns/test_join.py", "container": "tests/container", "ca": "on the admin's machine",
+    "run": "the daemon", "completion": "tests/unit/test_completion.py", "help": "tests/unit/test_cli_words.py",
+    "join": "tests/netns/test_join.py", "container": "tests/container", "ca": "on the admin's machine",
 }  # fmt: skip
 NEEDS_ROOT = re.compile(r"needs root|root only|only root may|cannot be read by this user")
 
@@ -210,6 +233,9 @@ def test_by_root(said: Said, words: str, state: str) -> None:
     everything = done.stdout + done.stderr
     assert done.returncode == code, everything
     assert all(text in everything for text in texts), everything
+    assert "\x1b" not in everything
+    if "-o json" in words:  # one document, also of a failure that is the result
+        assert isinstance(json.loads(done.stdout), dict | list)
     says_what_went_wrong(done)
 
 
@@ -227,7 +253,7 @@ def test_by_another_user(said: Said, words: str, state: str) -> None:
     expected = BY_ROOT[words].get(state)
     if words in OPEN_TO_ALL:
         assert expected is None or done.returncode in (expected[0], 0), done.stdout + done.stderr
-    elif expected is not None and expected in (NO_GROUP, NO_LOG) and done.returncode != 77:
+    elif expected is not None and expected in (NO_GROUP, NOT_CONFIGURED, NO_LOG) and done.returncode != 77:
         assert done.returncode == expected[0]
     else:
         assert done.returncode == 77 and NEEDS_ROOT.search(done.stderr), done.stdout + done.stderr

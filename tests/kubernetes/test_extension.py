@@ -202,7 +202,7 @@ def test_flags_that_are_not_known() -> None:
             call(*words, "-o", output).stderr == "linkerd meshexp: not known here, and passed over: --contxt=prod --proxy=false\n"
         )
     done = call("check", "--wait=soon")
-    assert done.returncode == 2 and "'soon' is not a duration" in done.stderr
+    assert done.returncode == 64 and "'soon' is not a duration" in done.stderr
 
 
 def test_machines_that_no_replica_hears(site: Site) -> None:

@@ -150,7 +150,7 @@ def test_the_readers_clock_does_not_matter(site: Site, call: Call) -> None:
     found = machines(call, ahead=3600)["m0"]
     assert found["ready"] is True and found["heard_by"] == "a"
     (row,) = call("get", ahead=3600)[1].splitlines()[1:]
-    assert re.search(r" \d{1,2}s ago$", row), row
+    assert re.search(r" \d{1,2} s ago$", row), row
 
 
 def test_what_is_shown_can_be_chosen(site: Site, call: Call) -> None:

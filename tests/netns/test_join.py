@@ -207,7 +207,7 @@ def test_never_over_another_configuration_unless_told(vm: Mesh) -> None:
     assert yaml.safe_load((vm.folder / "etc/harness.d/50-join.yaml").read_text())["workload"]["group"] == "face"
     last = vm.folder / "etc/harness.d/90.yaml"
     last.write_text("workload: {group: smiley}\n")
-    refuses(vm, "stand over the invitation's: workload.group", str(file), "--force", code=64)
+    refuses(vm, "override the invitation's: workload.group", str(file), "--force", code=64)
 
 
 def test_a_join_that_the_controller_refuses_is_taken_back(vm: Mesh) -> None:

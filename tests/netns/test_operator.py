@@ -57,7 +57,7 @@ def test_one_screen(vm: Mesh) -> None:
     assert re.search(r"^child proxy +running, for \d+ s, pid \d+$", text, re.MULTILINE)
     assert re.search(r"^certificates left +proxy 59 min, svid 59 min$", text, re.MULTILINE)
     assert re.search(r"^endpoints +10\.9\.0\.2:8000 \(http\)$", text, re.MULTILINE)
-    assert re.search(r"^since the start +\d+ cycles, \d+ changes, 0 failures$", text, re.MULTILINE)
+    assert re.search(r"^since the start +\d+ cycles?, \d+ changes?, 0 failures$", text, re.MULTILINE)
     assert len(text.splitlines()) < 24
 
 

@@ -41,7 +41,12 @@ def test_only_the_harness_is_in_it(debs: Debs) -> None:
     assert installed == {str(path.relative_to(ROOT)) for path in (ROOT / "harness").rglob("*.py")}
     for path in ("/usr/bin/meshexp", "/etc/meshexp/harness.yaml", "/usr/share/man/man8/meshexp.8.gz"):
         assert path in found
-    assert "/usr/share/bash-completion/completions/meshexp" in found
+    for path in (
+        "bash-completion/completions/meshexp",
+        "zsh/vendor-completions/_meshexp",
+        "fish/vendor_completions.d/meshexp.fish",
+    ):
+        assert f"/usr/share/{path}" in found
     assert [path for path, mode in found.items() if mode[8] == "w"] == [], "nobody else may write"
 
 
@@ -79,6 +84,6 @@ def test_man_page_and_completion(debian: Path, debs: Debs) -> None:
             assert word in page
         complete = f"""
             . {root}/opt/x/usr/share/bash-completion/completions/meshexp
-            COMP_WORDS=(meshexp redirect ""); COMP_CWORD=2; _shtab_harness; echo "${{COMPREPLY[@]}}"
+            COMP_WORDS=(meshexp redirect ""); COMP_CWORD=2; _meshexp; echo "${{COMPREPLY[@]}}"
         """
         assert {"show", "apply", "remove", "test"} <= set(sh("bash", "-c", complete).split())

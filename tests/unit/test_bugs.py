@@ -114,7 +114,7 @@ def test_what_failed_is_shown_while_it_lasts_and_for_a_while_after(tmp_path: Pat
         assert condition.problem is problems.INTERNAL_ERROR
         assert (
             condition.message == "the daemon's own work: "
-            "the cycle failed 3 times since 2027-01-15 08:00:00 UTC, last with OverflowError: too large"
+            "the cycle failed 3 times since 2027-01-15 08:00:00Z, last with OverflowError: too large"
         )
         clock.seconds += 1
         assert found.conditions() == ()

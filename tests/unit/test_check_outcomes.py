@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import dataclasses
-import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -180,7 +179,7 @@ def test_how_it_is_shown() -> None:
 def test_the_json_of_ours_and_the_one_that_linkerd_reads() -> None:
     to = Judge("meshexp-x")
     results = (to.passed("one"), to.skipped("two", WHY))
-    checks_of = [json.loads(text(results))["categories"][0]["checks"] for text in (report.to_json, report.to_linkerd_json)]
+    checks_of = [made(results)["categories"][0]["checks"] for made in (report.document, report.linkerd_document)]
     assert checks_of[0][1] == {"description": "two", "result": "skipped", "reason": WHY}
     # Linkerd shows whatever is neither a warning nor an error as √.
     assert {one["result"] for one in checks_of[1]} == {"success"} and len(checks_of[1]) == 1

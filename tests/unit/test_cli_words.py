@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import __version__, cli, status_cli
-from harness.config import load
+from harness.config import environment, load
 from harness.daemon import waiting
 from harness.errors import ConfigError
 from harness.paths import Paths
@@ -33,7 +33,44 @@ def test_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "--version") == (0, f"meshexp-harness {__version__}\n", "")
 
 
-@pytest.mark.parametrize("group", [(), ("proxy",), ("redirect",), ("config",), ("ca",)], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("--instance", "color")], ids=" ".join)
+def test_the_name_alone_tells_all_and_is_no_mistake(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(capsys, "--help")
+    assert cli.main(words) == 0 and (0, *capsys.readouterr()) == told
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [
+        (("statsu",), "there is no verb 'statsu'; did you mean status?"),
+        (("help", "statsu"), "there is no verb 'statsu'; did you mean status?"),
+        (("proxy", "instal"), "there is no verb 'instal'; did you mean install?"),
+        (("Redirect", "show"), "there is no verb 'Redirect'; did you mean redirect?"),
+        (("status", "-o", "jsn"), "there is no -o/--output 'jsn'; did you mean json?"),
+        (("status", "-o", "1"), "there is no -o/--output '1'; there are text, json"),
+        (("status", "--wathc"), "not known here: --wathc; did you mean --watch?"),
+        (("proxy", "list", "--outptu=json"), "not known here: --outptu=json; did you mean --output?"),
+        (("version", "now"), "not known here: now"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_word(words: tuple[str, ...], guess: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, error = said(capsys, *words)
+    assert (code, out) == (64, "") and error.splitlines()[-1].partition(": ")[2] == guess
+
+
+def test_a_mistyped_instance(tmp_path: Path) -> None:
+    """It may be the name of one that has been there, so the verb goes on."""
+    (tmp_path / "instances/color").mkdir(parents=True)
+    (tmp_path / "instances/color/harness.yaml").touch()
+    environment = os.environ | {f"MESHEXP_{name}_DIR": str(tmp_path) for name in ("CONFIG", "STATE", "RUN")}
+    command = [sys.executable, "-m", "harness", "status", "--instance"]
+    for name, guess in (("colr", True), ("color", False), ("x", False)):
+        done = subprocess.run([*command, name], capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+        assert done.returncode == 1 and ("did you mean color?" in done.stderr) == guess
+
+
+@pytest.mark.parametrize("group", [("proxy",), ("redirect",), ("config",), ("ca",)], ids=" ".join)
 def test_who_says_no_verb_is_told_all(group: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     _, told, _ = said(capsys, *group, "--help")
     code, nothing, error = said(capsys, *group)
@@ -57,10 +94,23 @@ def test_further_lines_of_a_condition_stand_below_its_first() -> None:
 
 def test_what_to_set_is_named_as_the_file_has_it(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "etc", tmp_path / "state", tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"set workload\.group and workload\.namespace in harness\.yaml"):
+    with pytest.raises(ConfigError, match=r"set \w+.group and |set WORKLOAD_NAME and WORKLOAD_NAMESPACE"):
         load.load(paths, {})
-    with pytest.raises(ConfigError, match=r"set workload\.namespace in harness\.yaml"):
+    with pytest.raises(ConfigError, match=r"missing \(set (workload\.namespace|WORKLOAD_NAMESPACE) in"):
         load.load(paths, {"MESHEXP_WORKLOAD_GROUP": "face"})
+    on_a_machine, in_a_container = (load.how_to_set("workload", paths, in_container=answer) for answer in (False, True))
+    assert on_a_machine.startswith(f"set workload.group and workload.namespace in {tmp_path}/etc/harness.yaml, or ")
+    assert in_a_container.startswith("set WORKLOAD_NAME and WORKLOAD_NAMESPACE in the container's environment, or ")
+
+
+def test_a_container_is_known_by_its_marks(tmp_path: Path) -> None:
+    assert not environment.in_container({}, tmp_path)
+    assert environment.in_container({"container": "podman"}, tmp_path)
+    for mark in (".dockerenv", "run/.containerenv"):
+        root = tmp_path / mark.rpartition(".")[2]
+        (root / mark).parent.mkdir(parents=True)
+        (root / mark).touch()
+        assert environment.in_container({}, root)
 
 
 @pytest.mark.parametrize(("instance", "unit"), [("", "meshexp-harness"), ("color", "meshexp-harness@color")])

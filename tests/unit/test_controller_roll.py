@@ -65,7 +65,7 @@ def test_one_that_no_replica_hears_is_unknown(case: str, ready: bool) -> None:
     found = seen(machine(ready, reason), *GONE[case])
     assert found.ready is None and found.reason == NOT_HEARD and found.heard_by == ""
     assert found.message.endswith(f"the ExternalWorkload still says {reason}")
-    assert " Unknown " in roll.table([found], WALL)
+    assert " Unknown " in roll.table([found], WALL)[0]
 
 
 def test_leases_that_may_not_be_read_are_not_absent_ones() -> None:
@@ -88,7 +88,20 @@ def test_one_that_has_just_come_is_starting() -> None:
 
 def test_what_a_machine_says_neither_commands_the_terminal_nor_begins_a_line() -> None:
     hostile: dict[str, Any] = {"hostname": "a\nb\x1b[2J", "message": "x\ty"}
-    shown = roll.table([seen(machine(False, "ProbeFailed", **hostile), owner("a"), replica("a", 2))], WALL, wide=True)
+    shown, _ = roll.table([seen(machine(False, "ProbeFailed", **hostile), owner("a"), replica("a", 2))], WALL, wide=True)
     head, row = shown.split("\n")
-    assert "a b?[2J" in row and "ProbeFailed: x y" in row and row.split()[-1] == "a" and "10m ago" in row
+    assert "a b?[2J" in row and "ProbeFailed: x y" in row and row.split()[-1] == "a" and "10 min ago" in row
     assert head.split()[-6:] == ["REASON", "LAST", "SEEN", "SINCE", "HEARD", "BY"]
+
+
+def test_a_narrow_terminal_shows_which_machine_it_is_and_how_it_stands() -> None:
+    found = [seen(machine(False, "ProbeFailed", "GET http://10.9.0.2:8000/ready: no answer"), owner("a"), replica("a", 2))]
+    whole, nothing = roll.table(found, WALL)
+    assert max(map(len, whole.split("\n"))) > 80 and nothing == ()
+    for width in (120, 80, 40):
+        shown, left_out = roll.table(found, WALL, width=width)
+        assert max(map(len, shown.split("\n"))) <= max(width, 60)
+        head = shown.split("\n")[0]
+        assert all(name in head for name in ("NAME", "READY", "REASON", "LAST SEEN")) and left_out[0] == "IDENTITY"
+        assert not any(f" {name} " in f" {head} " for name in left_out)
+    assert "ProbeFailed: GET" in shown and "…" in shown

@@ -13,6 +13,7 @@ from harness import cordon_cli
 from harness.errors import TemporaryError
 from harness.paths import Paths
 from harness.system import cordon
+from harness.terminal import Answer
 from tests.snapshots import snapshot
 
 BEFORE = {"ready": False, "message": "run `meshexp join INVITATION`", "pid": os.getpid(), "conditions": []}
@@ -39,7 +40,7 @@ def test_without_a_member_it_counts_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], said: dict[str, Any] | None, printed: str
 ) -> None:
     where = paths(tmp_path, said)
-    assert cordon_cli.cordon(where, "new disks") == 0
+    assert cordon_cli.cordon(where, "new disks", Answer()) == 0
     assert capsys.readouterr().err.strip() == printed
     assert cordon.read(where.cordon) is not None
 
@@ -47,5 +48,5 @@ def test_without_a_member_it_counts_later(
 def test_a_killed_daemon_has_told_nobody(tmp_path: Path) -> None:
     where = paths(tmp_path, snapshot() | {"pid_started": 1})
     with pytest.raises(TemporaryError, match=r"the controller does not hear of it: the daemon .* without a clean stop"):
-        cordon_cli.cordon(where, "new disks")
+        cordon_cli.cordon(where, "new disks", Answer())
     assert cordon.read(where.cordon) is not None

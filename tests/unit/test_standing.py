@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from harness import problems, status
+from harness import problems, times
 from harness.daemon.standing import Standing
 from harness.status import Condition, Truth, encoded, made_worse, retold, told, wrong
 
@@ -72,6 +72,6 @@ def test_what_another_daemon_tells_keeps_the_hint_that_it_made() -> None:
 
 
 def test_a_length_of_time_has_two_units() -> None:
-    assert [status.span(seconds) for seconds in (4.9, 75.0, 3700.0, 90000.0, -5.0)] == [
+    assert [times.span(seconds) for seconds in (4.9, 75.0, 3700.0, 90000.0, -5.0)] == [
         "4 s", "1 min", "1 h 1 min", "1 d 1 h", "-5 s"
     ]  # fmt: skip
