@@ -8,9 +8,10 @@ from harness import hints, phrases
 from harness.check_problems import REGISTRY, Problem
 from harness.errors import UsageError
 
-DOCS = "https://github.com/meshexp/meshexp-harness/blob/main/docs/"
-"""Under the Homepage that the packages name (test_explain.py). The alerts' runbooks are there too."""
-PAGE = f"{DOCS}troubleshooting.md"
+PAGE = "https://github.com/meshexp/meshexp-harness/blob/main/docs/troubleshooting.md"
+"""Under the Homepage that the packages name (test_explain.py)."""
+DOCS = PAGE.rpartition("/")[0] + "/"
+"""Where the alerts' runbooks are, too."""
 _IPROUTE = "`ss` and `ip` come with the package iproute2 (EL: iproute), which a container may lack."
 _STANDING = "This is how the machine is set up: status names it, and the machine stays Ready."
 

@@ -52,7 +52,7 @@ def workloads(replica: Labels, ready: str, unready: str, connected: str = "1x60"
 
 CYCLE, ANSWER = "meshexp_last_cycle_timestamp_seconds", "meshexp_controller_last_answer_timestamp_seconds"
 SVID, PROXY, SIGNING = ({**FACE, "certificate": kind} for kind in ("svid", "proxy", "signing"))
-PROBLEM = {**FACE, "problem": "proxy-failing", "severity": "error"}
+PROBLEM = {**FACE, "problem": "proxy-crash-loop", "severity": "error"}
 CASES = [
     Case("MeshexpMachineNotReady", "ready", [("meshexp_ready", FACE, "1x20")], {15: []}),
     Case("MeshexpMachineNotReady", "not ready", [("meshexp_ready", FACE, "0x20")], {4: [], 15: [FACE]}),
