@@ -35,7 +35,8 @@ STOP_GRACE = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the two. `socket`: whether its socket is there. `error`: the last error that it logged since its start."""
+    """One of the two. `socket`: whether its socket is there. `error`: the last one that it logged since its start, or in an earlier
+    start while it keeps exiting."""
 
     child: ChildState = ChildState()
     pid: int | None = None
@@ -230,7 +231,8 @@ class SpireChildren:
         if supervised.state.alive:
             await supervised.stop(STOP_GRACE)
         self._prepared[name] = prepared
-        self._errors[name] = ""
+        if not supervised.state.exits:  # else the next of its starts has most likely the same reason to fail
+            self._errors[name] = ""
         if name == SERVER:
             self._entry_made, self._entry_retry_at, self._entry_failures = False, 0.0, 0
         child = await supervised.start(prepared.command)

@@ -260,5 +260,11 @@ def test_the_port_is_taken(vm: Machine) -> None:
     vm.vm.wait(lambda: ":8081" in vm.vm.vm.run("ss", "-ltnH"))
     vm.start()
     assert "address already in use" in vm.wait_problem("spire-failing")
+    told = set()
+    while vm.vm.status()["children"]["spire-server"]["restarts"] < 5:
+        identity = vm.vm.condition("Identity")
+        if identity["problem"] == "spire-failing":
+            told.add(str(identity["message"]))
+    assert [message for message in told if "no error in its log" in message] == [], "the reason stays while it is tried again"
     listener.kill()
     vm.ready()
