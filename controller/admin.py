@@ -30,9 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_get(verbs.add_parser("get", help="every machine: what it is, whether it is ready and why not, when it was heard last"))
     invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file"))
     parsed = parser.parse_args(arguments)
-    if parsed.verb is None:
-        parser.print_help()
-        return 0
     if parsed.verb == "invite":
         return report(lambda: print(invite.run(parsed)))
     return report(lambda: _get(parsed))
@@ -71,7 +68,8 @@ def _get(options: argparse.Namespace) -> None:
         table, left_out = roll.table(wanted, wall, wide=wide, width=None if wide else terminal.columns())
         print(table)
         if left_out:
-            terminal.say(f"not shown, for want of room: {', '.join(left_out)}; `-o wide` shows all", stream=sys.stderr)
+            names = ", ".join(left_out)
+            terminal.say(f"the terminal is too narrow for these columns: {names}; `-o wide` shows all", stream=sys.stderr)
 
 
 def _named(found: tuple[Machine, ...], names: Sequence[str]) -> tuple[Machine, ...]:
