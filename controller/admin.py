@@ -20,7 +20,6 @@ from harness import terminal
 from harness.arguments import Parser, output
 from harness.decode import encode
 from harness.errors import HarnessError, TemporaryError
-from harness.status import harmless
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +49,7 @@ def report(work: Callable[[], None]) -> int:
     try:
         work()
     except HarnessError as error:
-        terminal.say(harmless(error.message if not error.hint else f"{error.message} ({error.hint})"), stream=sys.stderr)
+        terminal.say(terminal.harmless(error.message if not error.hint else f"{error.message} ({error.hint})"), stream=sys.stderr)
         return error.exit_code
     return 0
 
@@ -107,7 +106,7 @@ async def _leases(leases: KubernetesCollection[Lease]) -> tuple[Lease, ...] | No
     try:
         return (await leases.list()).items
     except TemporaryError as error:
-        print("whether machines are ready, versions and times are not known:", harmless(error.message), file=sys.stderr)
+        print("whether machines are ready, versions and times are not known:", terminal.harmless(error.message), file=sys.stderr)
         return None
 
 

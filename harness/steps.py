@@ -10,7 +10,6 @@ from typing import Any
 
 from harness import phrases, terminal
 from harness.errors import HarnessError
-from harness.status import harmless
 
 _SIGNS = {"done": "√", "warning": "‼", "failed": "×"}
 _COLOURS = {"done": "32", "warning": "33", "failed": "31"}
@@ -65,7 +64,7 @@ class Steps:
             sign = f"\x1b[{_COLOURS[step.result]};1m{sign}\x1b[0m"
         # Of a failure the rest follows as the command's own error, on standard error.
         message = step.message.partition("\n")[0] if step.result == "failed" else step.message
-        told = harmless(f"{step.name} ({step.seconds:.2f} s)" + (f": {message}" if message else ""))
+        told = terminal.harmless(f"{step.name} ({step.seconds:.2f} s)" + (f": {message}" if message else ""))
         terminal.say(f"{sign} {told}")
 
     def finish(self, error: HarnessError | None = None, **facts: Any) -> None:
