@@ -55,7 +55,7 @@ class Installed:
         except RefusedCallError as error:
             if not flag:
                 raise
-            hint = f"with {flag} they are not looked at; `kubectl auth can-i list {plural} -n {self.namespace}`"
+            hint = f"with {flag} this is not read from the cluster; `kubectl auth can-i list {plural} -n {self.namespace}`"
             raise RefusedCallError(error.message, hint) from None
         return list(answer["items"])
 
@@ -64,6 +64,8 @@ class Installed:
             return found.pop()
         where = f"in the namespace {self.namespace}"
         if found:
-            raise UnavailableError(f"there is more than one {what} {where}: {', '.join(sorted(found))}", f"say which by {flag}")
-        hint = f"`kubectl get deployments,services -A -l {OURS}` shows where it is: --controller-namespace"
+            raise UnavailableError(
+                f"there is more than one {what} {where}: {', '.join(sorted(found))}", f"say which one by {flag}"
+            )
+        hint = f"`kubectl get deployments,services -A -l {OURS}` shows where it is; give that namespace by --controller-namespace"
         raise UnavailableError(f"there is no {what} {where}", hint)

@@ -164,4 +164,5 @@ def _row(one: Machine, wall: float, wide: bool) -> tuple[str, ...]:
 def _age(when: str, wall: float) -> str:
     if not when:
         return "?"
-    return f"{times.span(max(0, round(wall - times.seconds_of(when))))} ago"
+    seconds = max(0, round(wall - times.seconds_of(when)))
+    return f"{times.span(seconds)} ago"

@@ -64,7 +64,7 @@ def test_a_mistyped_instance(tmp_path: Path) -> None:
     (tmp_path / "instances/color/harness.yaml").touch()
     environment = os.environ | {f"MESHEXP_{name}_DIR": str(tmp_path) for name in ("CONFIG", "STATE", "RUN")}
     command = [sys.executable, "-m", "harness", "status", "--instance"]
-    for name, guess in (("colr", True), ("color", False), ("x", False)):
+    for name, guess in (("colr", True), ("color", False), ("x", False)):  # `x` is like no name
         done = subprocess.run([*command, name], capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
         assert done.returncode == 1 and ("did you mean color?" in done.stderr) == guess
 
