@@ -23,12 +23,12 @@ from harness.errors import HarnessError, TemporaryError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     parser = Parser(prog="kubectl meshexp", description="machines outside the cluster as members of its mesh")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     _add_get(verbs.add_parser("get", help="every machine: what it is, whether it is ready and why not, when it was heard last"))
     invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file"))
     parsed = parser.parse_args(arguments)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if parsed.verb == "invite":
         return report(lambda: print(invite.run(parsed)))
     return report(lambda: _get(parsed))
