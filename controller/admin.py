@@ -20,19 +20,15 @@ from harness import terminal
 from harness.arguments import Parser, output
 from harness.decode import encode
 from harness.errors import HarnessError, TemporaryError
-from harness.status import harmless
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     parser = Parser(prog="kubectl meshexp", description="machines outside the cluster as members of its mesh")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     _add_get(verbs.add_parser("get", help="every machine: what it is, whether it is ready and why not, when it was heard last"))
     invite.add_arguments(verbs.add_parser("invite", help="let one machine join, by a file"))
     parsed = parser.parse_args(arguments)
-    if parsed.verb is None:
-        parser.print_help()
-        return 0
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if parsed.verb == "invite":
         return report(lambda: print(invite.run(parsed)))
     return report(lambda: _get(parsed))
@@ -53,7 +49,7 @@ def report(work: Callable[[], None]) -> int:
     try:
         work()
     except HarnessError as error:
-        terminal.say(harmless(error.message if not error.hint else f"{error.message} ({error.hint})"), stream=sys.stderr)
+        terminal.say(terminal.harmless(error.message if not error.hint else f"{error.message} ({error.hint})"), stream=sys.stderr)
         return error.exit_code
     return 0
 
@@ -71,7 +67,8 @@ def _get(options: argparse.Namespace) -> None:
         table, left_out = roll.table(wanted, wall, wide=wide, width=None if wide else terminal.columns())
         print(table)
         if left_out:
-            terminal.say(f"not shown, for want of room: {', '.join(left_out)}; `-o wide` shows all", stream=sys.stderr)
+            names = ", ".join(left_out)
+            terminal.say(f"the terminal is too narrow for these columns: {names}; `-o wide` shows all", stream=sys.stderr)
 
 
 def _named(found: tuple[Machine, ...], names: Sequence[str]) -> tuple[Machine, ...]:
@@ -109,7 +106,7 @@ async def _leases(leases: KubernetesCollection[Lease]) -> tuple[Lease, ...] | No
     try:
         return (await leases.list()).items
     except TemporaryError as error:
-        print("whether machines are ready, versions and times are not known:", harmless(error.message), file=sys.stderr)
+        print("whether machines are ready, versions and times are not known:", terminal.harmless(error.message), file=sys.stderr)
         return None
 
 

@@ -63,9 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reach.add_arguments(verbs.add_parser("reach", help="whether a controller answers there by its name in the mesh"))
     output(verbs.add_parser("version", help="print the version"))
     parsed = parser.parse_args(arguments)
-    if parsed.verb is None:
-        parser.print_help()
-        return 0
     if parsed.verb == "version":
         answer = Answer(parsed.output)
         answer.say(harness.__version__)

@@ -1,4 +1,4 @@
-"""The controller's own configuration: one YAML file, and flags that go before it."""
+"""The controller's own configuration: one YAML file, and flags, which override it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.errors import ConfigError, Fault
 from harness.messages import ClusterFacts
 from harness.values import Duration, Endpoint, HostPort, Label, TrustDomain
 
-_ANY = frozenset(("::", "0.0.0.0"))  # noqa: S104  (every address, which overlaps with each)
+_ANY = frozenset(("::", "0.0.0.0"))  # noqa: S104  (each is every address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class ControllerConfig:
 
 
 def _collide(one: Endpoint | None, other: Endpoint | None) -> bool:
-    """Whether both cannot be listened at. With port 0 the kernel chooses."""
+    """Whether one process cannot listen at both. For port 0 the kernel chooses a free port."""
     if one is None or other is None or one.port != other.port or one.port == 0:
         return False
     return one.host == other.host or not _ANY.isdisjoint((one.host, other.host))

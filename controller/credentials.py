@@ -63,7 +63,8 @@ class Credentials:
         """For handshakes from now on; of those before, `anchors` says which still count."""
         if self._context is None or (chain, key, anchors) != self._in_force:
             self._context = tls.server_context(chain, key, anchors)
-            self.anchors, self._in_force = tls.anchor_keys(self._context), (chain, key, anchors)
+            self.anchors = tls.anchor_keys(self._context)
+            self._in_force = (chain, key, anchors)
             self.validity = tls.validity(chain)
         return self._context
 

@@ -42,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.add_arguments(check)
     verbs.add_parser("_extension-metadata")
     options, unknown = parser.parse_known_args(arguments)
-    if options.verb is None:
-        parser.print_help()
-        return 0
+    parser.help_without_verb(options)
     if options.verb == "_extension-metadata":
         print(json.dumps(METADATA))
         return 0

@@ -94,7 +94,7 @@ class Groups:
             log.warning("status of the group not written", group=str(group.key), error=error.message)
 
     async def _warn(self, group: ExternalGroup, status: GroupStatus) -> None:
-        """Tells the group's author, once for each text: the condition is True, and few look at those."""
+        """Tells the group's author by an event, once for each text: few people read a condition that is True."""
         before, now = group.status.condition(summary.ACCEPTED), status.condition(summary.ACCEPTED)
         if now is None or now.reason != summary.WARNED or (before is not None and before.message == now.message):
             return

@@ -1,4 +1,7 @@
-"""How the controller is called in a cluster: its chart's values can change each name, but not the label that is searched for."""
+"""The names of the controller's objects in a cluster.
+
+The chart's values can change each name, but not the label by which the objects are found.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What a caller must know raises UnavailableError where it is not there; RefusedCallError: without the right to look."""
+    """Raises RefusedCallError without the right to look, UnavailableError unless there is exactly one of what was asked for."""
 
     client: Client
     namespace: str
@@ -28,7 +31,7 @@ class Installed:
         return await self._ours("apps/v1", "deployments")
 
     async def service_account(self) -> str:
-        """What Linkerd makes the controller's name in the mesh of."""
+        """The controller's name in the mesh is made of it."""
         found = await self._ours("apps/v1", "deployments", "--service-account")
         accounts = {str(one["spec"]["template"]["spec"].get("serviceAccountName") or "default") for one in found}
         return self._only("Deployment of the controller", accounts, "--service-account")
@@ -52,7 +55,7 @@ class Installed:
         except RefusedCallError as error:
             if not flag:
                 raise
-            hint = f"with {flag} they are not looked at; `kubectl auth can-i list {plural} -n {self.namespace}`"
+            hint = f"with {flag} this is not read from the cluster; `kubectl auth can-i list {plural} -n {self.namespace}`"
             raise RefusedCallError(error.message, hint) from None
         return list(answer["items"])
 
@@ -61,6 +64,8 @@ class Installed:
             return found.pop()
         where = f"in the namespace {self.namespace}"
         if found:
-            raise UnavailableError(f"there is more than one {what} {where}: {', '.join(sorted(found))}", f"say which by {flag}")
-        hint = f"`kubectl get deployments,services -A -l {OURS}` shows where it is: --controller-namespace"
+            raise UnavailableError(
+                f"there is more than one {what} {where}: {', '.join(sorted(found))}", f"say which one by {flag}"
+            )
+        hint = f"`kubectl get deployments,services -A -l {OURS}` shows where it is; give that namespace by --controller-namespace"
         raise UnavailableError(f"there is no {what} {where}", hint)

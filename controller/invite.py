@@ -30,7 +30,7 @@ from harness.invitation import VERSION, AgentIdentity, Invitation, LocalIdentity
 from harness.messages import ClusterFacts
 from harness.values import parse_duration, parse_host_port, parse_label, parse_spiffe_id
 
-NOTHING = ClusterFacts()
+NO_FACTS = ClusterFacts()
 _FACTS_SECONDS = 15.0
 
 
@@ -124,8 +124,8 @@ async def _find(store: KubernetesStore, key: Key) -> tuple[KubernetesCollection[
     raise UnavailableError(f"there is no ExternalGroup {key}", "create the group first")
 
 
-async def read_facts(client: Client, linkerd_namespace: str, configured: ClusterFacts = NOTHING) -> ClusterFacts:
-    """What the cluster tells, once, and what is configured. Raises UnavailableError, also without trust anchors."""
+async def read_facts(client: Client, linkerd_namespace: str, configured: ClusterFacts = NO_FACTS) -> ClusterFacts:
+    """What the cluster tells now, and for the rest what is configured. Raises UnavailableError, also without trust anchors."""
     cluster = Cluster(client, SystemClock(), configured, linkerd_namespace)
     task = asyncio.create_task(cluster.run())
     try:

@@ -19,9 +19,9 @@ FAMILIES = {
     "meshexp_controller_store_connected": ("gauge", "1 while the store takes this replica's writes."),
     "meshexp_controller_certificate_expiry_timestamp_seconds": (
         "gauge",
-        "The end, in epoch seconds, of the certificate that machines are shown.",
+        "The end, in epoch seconds, of the certificate that the controller shows to machines.",
     ),
-    "meshexp_controller_certificate_lifetime_seconds": ("gauge", "From the beginning to the end of that certificate."),
+    "meshexp_controller_certificate_lifetime_seconds": ("gauge", "The time from the beginning to the end of that certificate."),
 }
 
 
@@ -36,7 +36,7 @@ class Metrics:
         self._requests[call, code] += 1
 
     def render(self) -> str:
-        # A group without machines counts none: what is said of it must not end with its last machine.
+        # A group without machines has samples of 0, so that an alert about it does not end when its last machine is deleted.
         workloads = collections.Counter(
             {(key.namespace, key.name, ready): 0 for key in self._fleet.all_groups() for ready in ("false", "true")}
         )

@@ -29,7 +29,7 @@ def server_name(name: str, namespace: str, cluster_domain: str) -> str:
 
 
 def mesh_identity(account: str, namespace: str, linkerd: LinkerdFacts) -> str:
-    """What Linkerd calls a service account in the mesh. The rest of that name is the same for all, so it is taken from one."""
+    """The name of a service account in the mesh. All such names have the same end, so it is taken from one that is known."""
     _, _, suffix = linkerd.destination_identity.partition(".serviceaccount.")
     return f"{account}.{namespace}.serviceaccount.{suffix}"
 

@@ -1,30 +1,30 @@
-"""A group's spec in the form that the rest of the controller takes: seconds are whole numbers, the ports of probes too.
+"""A group's spec in the form that the rest of the controller takes: seconds and the ports of probes are whole numbers.
 
-v1alpha1 took fractions of a second before, so stored groups may have them. The API server still takes them, since it must not
+The first builds took fractions of a second, so stored groups may have them. The API server still takes them, since it must not
 refuse a change of a stored group.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness import phrases
 from harness.errors import Fault
 
 _SECONDS = {"leaseSeconds": 1.0, "expirySeconds": 1.0, "drainSeconds": 0.0}
 _PROBE_SECONDS = {"initialDelaySeconds": 0.0, "periodSeconds": 0.1, "timeoutSeconds": 0.0}
-"""With the least that each has ever been allowed to be. What is below stays as it is, and so is a fault."""
+"""Each with the least value that was ever allowed. A smaller one is not rounded, so that it stays a fault."""
 _CALLS = ("httpGet", "tcpSocket", "grpc")
 _ANY_PORT = 1
-"""In the place of a name that is a fault, so that it is one fault only."""
+"""Stands for a name that is a fault, so that the same name is not reported a second time."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainSpec:
-    """`warnings`: what in it its author should change, with the dotted path. The group can be used as it is."""
+    """`warnings`: what the group's author should change, each with its dotted path. The group can be used without that."""
 
     spec: Any
     faults: tuple[Fault, ...] = ()
@@ -32,7 +32,7 @@ class PlainSpec:
 
 
 def plain(spec: Any, *, probes_in_template: bool) -> PlainSpec:
-    """`probes_in_template`: they may be there, without a warning. What has another shape than a spec stays as it is."""
+    """`probes_in_template`: whether probes may be there without a warning. What is no spec by its shape is returned as it is."""
     if not isinstance(spec, Mapping):
         return PlainSpec(spec)
     template = spec.get("template")
@@ -83,7 +83,7 @@ class _Writer:
         return made
 
     def whole(self, data: Mapping[str, Any], path: str, names: Mapping[str, float]) -> dict[str, Any]:
-        """`data` with whole seconds. Up: no time gets shorter than it was asked for, and none becomes 0."""
+        """`data` with whole seconds. It rounds up: no time becomes shorter than what was asked for, and none becomes 0."""
         made = dict(data)
         for name, least in names.items():
             seconds = made.get(name)
@@ -100,8 +100,6 @@ class _Writer:
         if name in self._ports:
             return self._ports[name]
         there = ", ".join(self._ports) or "none"
-        near = difflib.get_close_matches(name, self._ports, 1)
-        hint = f"did you mean {near[0]}?" if near else ""
         text = f"{name!r:.60} is not the name of a TCP port in spec.template.ports, which has {there}"
-        self.faults.append(Fault(path, text, hint))
+        self.faults.append(Fault(path, text, phrases.near(name, self._ports)))
         return _ANY_PORT

@@ -1,6 +1,7 @@
 """`meshexp-controller reach HOST:PORT`: whether a controller answers there by its name in the mesh. `helm test` runs it.
 
-It looks as a machine does, but has no certificate: the handshake shows the controller's, and a call would be refused.
+It connects as a machine does, but it has no certificate of its own. So it looks at the controller's certificate in the handshake,
+and makes no call, which the controller would refuse.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> str:
     """What was found. Raises ConfigError, UnavailableError or TemporaryError."""
     try:
-        address, seconds = parse_host_port(options.address), parse_duration(options.wait)
+        address = parse_host_port(options.address)
+        seconds = parse_duration(options.wait)
     except ValueError as error:
         raise ConfigError((Fault("", str(error)),), "reach") from None
     config = configuration.load(options.config, {})
@@ -60,7 +62,8 @@ def run(options: argparse.Namespace) -> str:
 
 async def _reach(address: HostPort, identity: str, context: ssl.SSLContext, seconds: float, hint: str) -> None:
     """Tries until it answers. Raises UnavailableError for another's certificate, TemporaryError when the time is over."""
-    started, failures = time.monotonic(), 0
+    started = time.monotonic()
+    failures = 0
     while True:
         try:
             async with asyncio.timeout(_CALL_SECONDS):

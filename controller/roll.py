@@ -11,7 +11,6 @@ from controller.model import READY, Condition, ExternalWorkload, Lease
 from controller.owners import MACHINE, VERSIONS
 from controller.replicas import REPLICA, is_alive
 from harness import terminal, times
-from harness.status import harmless
 
 NOT_HEARD = "NotHeard"
 _SILENCE = re.compile(r"no report for (\d+) s")
@@ -108,34 +107,38 @@ def _last_seen(condition: Condition, stamp: float | None) -> str:
 
 _HEAD = ("NAMESPACE", "NAME", "HOSTNAME", "GROUP", "IDENTITY", "ADDRESS", "VERSION", "READY", "REASON", "LAST SEEN")
 _WIDE = ("SINCE", "HEARD BY")
-
-
 _FIRST_TO_GO = ("IDENTITY", "VERSION", "ADDRESS", "HOSTNAME", "GROUP", "NAMESPACE")
-"""Columns that a narrow terminal does not show. What remains says which machine it is, and how it stands."""
+"""Columns that a narrow terminal does not show, the first of them first. The others tell which machine it is, and its state."""
 _GAP = "   "
+_SHORTEST_REASON = 20
 
 
 def table(found: Iterable[Machine], wall: float, *, wide: bool = False, width: int | None = None) -> tuple[str, tuple[str, ...]]:
-    """Within `width`, and the columns that had to go for it. What is then still too long is cut."""
+    """The lines, and the names of the columns that do not fit into `width`. Where the rest is too wide, the reasons are cut."""
     rows = [_HEAD + _WIDE if wide else _HEAD, *(_row(machine, wall, wide) for machine in found)]
     columns = {str(column[0]): column for column in zip(*rows, strict=True)}
+    left_out = _fit(columns, width) if width is not None else ()
+    widths = [_longest(column) for column in columns.values()]
+    lines = []
+    for row in zip(*columns.values(), strict=True):
+        cells = (cell.ljust(wide_as) for cell, wide_as in zip(row, widths, strict=True))
+        lines.append(_GAP.join(cells).rstrip())
+    return "\n".join(lines), left_out
+
+
+def _fit(columns: dict[str, tuple[str, ...]], width: int) -> tuple[str, ...]:
+    """Takes columns away until the rest fits, and returns their names."""
     left_out = []
-    for name in _FIRST_TO_GO if width is not None else ():
-        if width is None or _width(columns.values()) <= width:
+    for name in _FIRST_TO_GO:
+        if _width(columns.values()) <= width:
             break
         left_out.append(name)
         del columns[name]
-    too_much = _width(columns.values()) - width if width is not None else 0
+    too_much = _width(columns.values()) - width
     if too_much > 0:
-        most = max(_SHORTEST, _longest(columns["REASON"]) - too_much)
+        most = max(_SHORTEST_REASON, _longest(columns["REASON"]) - too_much)
         columns["REASON"] = tuple(terminal.cut(cell, most) for cell in columns["REASON"])
-    widths = [_longest(column) for column in columns.values()]
-    lines = (zip(row, widths, strict=True) for row in zip(*columns.values(), strict=True))
-    return "\n".join(_GAP.join(cell.ljust(width) for cell, width in line).rstrip() for line in lines), tuple(left_out)
-
-
-_SHORTEST = 20
-"""Of a cell that is cut."""
+    return tuple(left_out)
 
 
 def _longest(column: Iterable[str]) -> int:
@@ -155,10 +158,11 @@ def _row(one: Machine, wall: float, wide: bool) -> tuple[str, ...]:
     if wide:
         cells += [_age(one.since, wall), one.heard_by or "-"]
     # What a machine says of itself must not command the terminal, nor begin a line of its own.
-    return tuple(" ".join(harmless(cell).split()) or "-" for cell in cells)
+    return tuple(" ".join(terminal.harmless(cell).split()) or "-" for cell in cells)
 
 
 def _age(when: str, wall: float) -> str:
     if not when:
         return "?"
-    return f"{times.span(max(0, round(wall - times.seconds_of(when))))} ago"
+    seconds = max(0, round(wall - times.seconds_of(when)))
+    return f"{times.span(seconds)} ago"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio.sslproto
-import datetime
 import os
 import ssl
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from cryptography import x509
 
 from controller.peer import spki_sha256
+from harness import ca
 from harness.errors import ConfigError, Fault
 
 READ_BUFFER_BYTES = 1024
@@ -89,12 +89,7 @@ def anchor_keys(context: ssl.SSLContext) -> frozenset[str]:
 def validity(chain: str) -> tuple[float, float]:
     """notBefore and notAfter of the first certificate of a PEM text, in epoch seconds. ValueError when it cannot be read."""
     leaf = x509.load_pem_x509_certificate(chain.encode())
-    if hasattr(leaf, "not_valid_after_utc"):
-        return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-    # cryptography before 42 has the zoneless form only, later ones warn of it.
-    zoneless = leaf.not_valid_before, leaf.not_valid_after
-    begins, ends = (time.replace(tzinfo=datetime.UTC).timestamp() for time in zoneless)
-    return begins, ends
+    return ca.begins(leaf).timestamp(), ca.ends(leaf).timestamp()
 
 
 def load_pair(context: ssl.SSLContext, chain: str, key: str) -> None:

@@ -26,7 +26,8 @@ def comments(text: str) -> dict[str, str]:
     above: list[str] = []
     path: list[tuple[int, str]] = []
     for line in text.splitlines():
-        comment, key = re.match(r" *# ?(.*)", line), re.match(r"( *)([\w.]+):", line)
+        comment = re.match(r" *# ?(.*)", line)
+        key = re.match(r"( *)([\w.]+):", line)
         if comment:
             above.append(comment[1])
             continue
@@ -39,14 +40,16 @@ def comments(text: str) -> dict[str, str]:
 
 def rows(values: Mapping[str, Any], schema: Mapping[str, Any], told: Mapping[str, str], prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
-        path, below = f"{prefix}{key}", schema["properties"][key]
+        path = f"{prefix}{key}"
+        below = schema["properties"][key]
         if "properties" in below:
             if told[path]:
                 yield row(path, "", told[path])
             yield from rows(value, below, told, f"{path}.")
         else:
             choices = ", ".join(f"`{one}`" for one in below.get("enum", ()) if one)
-            yield row(path, f"`{json.dumps(value, ensure_ascii=False)}`", told[path] + (f" One of {choices}." if choices else ""))
+            default = json.dumps(value, ensure_ascii=False)
+            yield row(path, f"`{default}`", told[path] + (f" One of {choices}." if choices else ""))
 
 
 def row(path: str, default: str, text: str) -> str:

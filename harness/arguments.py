@@ -16,18 +16,20 @@ class Parser(argparse.ArgumentParser):
     """Of a command, and of each of its verbs."""
 
     def error(self, message: str) -> NoReturn:
-        if self._subparsers is not None and "are required" in message:  # who has said no verb wants to know which there are
+        if self._subparsers is not None and "are required" in message:  # a verb is missing: the help lists all
             self.print_help(sys.stderr)
         else:
             self.print_usage(sys.stderr)
         self.exit(UsageError.exit_code, f"{self.prog}: {message}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """argparse's own message lists all that there is, and leaves the rest to the reader."""
+        """As argparse does, but with a guess instead of the whole list, where a known word is similar."""
         known = [str(choice) for choice in action.choices or ()]
         if action.choices is None or str(value) in known:
             return
-        kind = "verb" if isinstance(action, argparse._SubParsersAction) else "/".join(action.option_strings) or action.metavar
+        kind = "/".join(action.option_strings) or action.metavar
+        if isinstance(action, argparse._SubParsersAction):
+            kind = "verb"
         which = phrases.near(str(value), known) or f"there are {', '.join(known)}"
         raise argparse.ArgumentError(None, f"there is no {kind} {str(value)!r:.60}; {which}")
 
@@ -39,7 +41,15 @@ class Parser(argparse.ArgumentParser):
             options = [name for action in meant._actions for name in action.option_strings]
             guess = phrases.near(unknown[0].partition("=")[0], options)
             meant.error(f"not known here: {' '.join(unknown)}" + (f"; {guess}" if guess else ""))
+        self.help_without_verb(found)
         return found
+
+    def help_without_verb(self, found: argparse.Namespace) -> None:
+        """Prints the help and ends the command, with success, where no verb was given."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and getattr(found, action.dest) is None:
+                self.print_help()
+                self.exit()
 
     def _meant(self, words: Iterable[str]) -> Parser:
         """The parser of the verb in `words`."""

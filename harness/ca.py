@@ -63,8 +63,8 @@ def load_anchor(certificate: Path, key: Path) -> Anchor:
 
 def issue(anchor: Anchor, name: str, public_key: PublicKey, days: float, now: datetime.datetime) -> x509.Certificate:
     """An intermediate for the machine `name`, which ends no later than its anchor; ConfigError if that has ended already."""
-    ends = min(now + datetime.timedelta(days=days), _not_after(anchor.certificate))
-    if ends <= now:
+    last = min(now + datetime.timedelta(days=days), ends(anchor.certificate))
+    if last <= now:
         raise _fault(Path("the trust anchor"), "has expired")
     subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "meshexp"), x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return (
@@ -74,7 +74,7 @@ def issue(anchor: Anchor, name: str, public_key: PublicKey, days: float, now: da
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATE)
-        .not_valid_after(ends)
+        .not_valid_after(last)
         .add_extension(x509.BasicConstraints(ca=True, path_length=PATH_LENGTH), critical=True)
         .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
@@ -107,8 +107,12 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
 
 
+def begins(certificate: x509.Certificate) -> datetime.datetime:
+    return _in_utc(certificate, "not_valid_before")
+
+
 def ends(certificate: x509.Certificate) -> datetime.datetime:
-    return _not_after(certificate)
+    return _in_utc(certificate, "not_valid_after")
 
 
 def _load_key(path: Path) -> Key:
@@ -176,11 +180,13 @@ def _spki(key: object) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _not_after(certificate: x509.Certificate) -> datetime.datetime:
-    """Aware; cryptography has `not_valid_after_utc` since 42 and warns of the naive one since then."""
-    if hasattr(certificate, "not_valid_after_utc"):
-        return certificate.not_valid_after_utc
-    return certificate.not_valid_after.replace(tzinfo=datetime.UTC)
+def _in_utc(certificate: x509.Certificate, field: str) -> datetime.datetime:
+    """With its time zone. Before cryptography 42 there is only the field without one; later releases warn about that field."""
+    found: datetime.datetime | None = getattr(certificate, f"{field}_utc", None)
+    if found is not None:
+        return found
+    naive: datetime.datetime = getattr(certificate, field)
+    return naive.replace(tzinfo=datetime.UTC)
 
 
 def _fault(path: Path, message: str, hint: str = "") -> ConfigError:

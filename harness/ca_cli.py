@@ -59,11 +59,12 @@ def run(options: argparse.Namespace) -> int:
     made = ca.issue(anchor, name, public_key, options.days, now)
     files.write(certificate, ca.certificate_pem(made), mode=0o644)
     files.write(options.out / "trust-anchors.pem", reading.text(options.trust_anchor), mode=0o644)
-    answer, issued = Answer(options.output), options.what == "issue"
+    answer = Answer(options.output)
+    issued = options.what == "issue"
     answer.say(f"{certificate}: {name}, until {times.moment(ca.ends(made).timestamp())}")
     if issued:
         answer.say(f"copy ca.crt and ca.key to /etc/meshexp/spire/ on {name} (mode 0600), trust-anchors.pem to /etc/meshexp/;")
-        answer.say(f"then {key} is needed here no more: a renewal takes the certificate alone")
+        answer.say(f"then {key} is not needed here any more: a renewal needs only the certificate")
     else:
         answer.say(f"copy ca.crt over /etc/meshexp/spire/ca.crt on {name}; it is read again without a restart")
     facts = {"name": name, "certificate": str(certificate), "key": str(key) if issued else None}

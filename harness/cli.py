@@ -99,11 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    commands = parser(_verb_of(words))
-    options = commands.parse_args(words)
-    if "function" not in options:
-        commands.print_help()
-        return 0
+    options = parser(_verb_of(words)).parse_args(words)
     if "instance" in options:
         os.environ[paths.INSTANCE] = options.instance
     try:
@@ -116,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _guess_instance(where: paths.Paths) -> None:
-    """A name that nobody has configured may be meant: of one that has been there. So this is said, and the verb goes on."""
+    """Warns of a name that looks mistyped. The verb goes on, because the name can be that of a workload that was there before."""
     known = [other.instance for other in paths.configured(where)[1:]]
     if where.instance and where.instance not in known and (guess := phrases.near(where.instance, known)):
         terminal.say_error("meshexp", f"no workload {where.instance!r} is configured on this machine; {guess}")

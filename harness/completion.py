@@ -1,6 +1,6 @@
-"""What a shell can complete, read off the parser of the command line: so that it cannot differ from it. Pure.
+"""What a shell can complete: made from the parser of the command line, so that the two cannot differ. Pure.
 
-Instances and versions of the proxy are names of folders, which the shell itself looks for: it starts no program. A folder that is
+Instances and versions of the proxy are names of folders. The shell itself looks for them, and starts no program. A folder that is
 not there, or that this user may not read, gives no names and no error.
 """
 
@@ -57,14 +57,16 @@ def nodes(parser: argparse.ArgumentParser) -> tuple[Node, ...]:
 
 
 def _nodes(parser: argparse.ArgumentParser, path: str, all_verbs: str) -> Iterator[Node]:
-    options, takes, verbs = [], NOTHING, []
+    options: list[Option] = []
+    verbs: list[tuple[str, str]] = []
+    takes = NOTHING
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             verbs = [(one.dest, _short(one.help)) for one in action._choices_actions]
         elif action.option_strings:
-            takes_one = _kind(action, all_verbs) if action.nargs != 0 else None
+            value = _kind(action, all_verbs) if action.nargs != 0 else None
             text = action.help if action.help != argparse.SUPPRESS else "another workload of this machine"
-            options.append(Option(tuple(action.option_strings), takes_one, _short(text)))
+            options.append(Option(tuple(action.option_strings), value, _short(text)))
         else:
             takes = _kind(action, all_verbs)
     yield Node(path, tuple(verbs), tuple(options), takes)
@@ -73,7 +75,7 @@ def _nodes(parser: argparse.ArgumentParser, path: str, all_verbs: str) -> Iterat
 
 
 def _kind(action: argparse.Action, all_verbs: str) -> str:
-    """Raises KeyError for a metavar that nobody has said anything of."""
+    """Raises KeyError for a metavar that is not in BY_METAVAR."""
     if action.choices is not None:
         return " ".join(map(str, action.choices))
     if action.dest == "instance":
@@ -85,6 +87,6 @@ def _kind(action: argparse.Action, all_verbs: str) -> str:
 
 
 def _short(text: str | None) -> str:
-    """Its first thought."""
+    """The text up to its first semicolon or colon, and cut where that is still long."""
     first = (text or "").partition(";")[0].partition(": ")[0]
     return first if len(first) <= MOST_CHARACTERS else f"{first[: MOST_CHARACTERS - 4].rpartition(' ')[0]} ..."

@@ -8,8 +8,8 @@ from typing import Any
 from harness.completion_shells import SHELLS
 
 _EPILOG = (
-    "The packages install it for all three shells. Elsewhere, for this user and the shells that are started from now on: bash:"
-    " `meshexp completion bash >>~/.bashrc`; zsh: `meshexp completion zsh >FOLDER/_meshexp`, in a folder of $fpath; fish:"
+    "The packages install it for all three shells. Elsewhere run one of these, and start a new shell. bash:"
+    " `meshexp completion bash >>~/.bashrc`; zsh: `meshexp completion zsh >FOLDER/_meshexp`, where FOLDER is in $fpath; fish:"
     " `meshexp completion fish >~/.config/fish/completions/meshexp.fish`"
 )
 

@@ -1,4 +1,4 @@
-"""The completion as a script for bash, zsh and fish. Each walks along the words as the parser does. Pure."""
+"""The completion as a script for bash, zsh and fish. Each script reads the words from left to right, as the parser does. Pure."""
 
 from __future__ import annotations
 
@@ -227,11 +227,11 @@ def _zsh(nodes: tuple[Node, ...]) -> str:
 
 
 _IN_FISH = {
-    FILES: "-r -F",
-    FOLDERS: "-x -a '(__fish_complete_directories)'",
-    INSTANCES: "-x -a '(__meshexp_instances)'",
-    VERSIONS: "-x -a '(__meshexp_versions)'",
-    NOTHING: "-x",
+    FILES: "-F",
+    FOLDERS: "-a '(__fish_complete_directories)'",
+    INSTANCES: "-a '(__meshexp_instances)'",
+    VERSIONS: "-a '(__meshexp_versions)'",
+    NOTHING: "",
 }
 
 
@@ -244,15 +244,26 @@ def _fish(nodes: tuple[Node, ...]) -> str:
 
 def _completions(nodes: tuple[Node, ...]) -> Iterable[str]:
     for node in nodes:
-        at = f"complete -c meshexp -n {_in_fish(f'__meshexp_at {node.path}'.rstrip() if node.path else '__meshexp_at')}"
+        at = f"complete -c meshexp -n {_in_fish(f'__meshexp_at {node.path}'.rstrip())}"
         for name, text in node.verbs:
             yield f"{at} -a {name} -d {_in_fish(text)}"
         if not node.verbs and node.takes != NOTHING:
-            yield f"{at} {_IN_FISH.get(node.takes) or f'-a {_in_fish(node.takes)}'}".replace(" -r -F", " -F").replace(" -x ", " ")
+            yield f"{at} {_offered(node.takes)}"
         for option in node.options:
             flags = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
-            takes = "" if option.takes is None else f" {_IN_FISH.get(option.takes) or f'-x -a {_in_fish(option.takes)}'}"
-            yield f"{at} {flags}{takes} -d {_in_fish(option.text)}"
+            yield f"{at} {flags}{_value(option.takes)} -d {_in_fish(option.text)}"
+
+
+def _offered(kind: str) -> str:
+    """Flags of `complete` for what can stand there: of a kind, or for words."""
+    return _IN_FISH[kind] if kind in _IN_FISH else f"-a {_in_fish(kind)}"
+
+
+def _value(kind: str | None) -> str:
+    """The same for the value of an option; -r: it takes one, -x: and no file is offered for it."""
+    if kind is None:
+        return ""
+    return f" {'-r' if kind == FILES else '-x'} {_offered(kind)}".rstrip()
 
 
 def _in_fish(text: str) -> str:

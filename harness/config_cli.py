@@ -14,7 +14,7 @@ import yaml
 
 from harness import decode, paths, reading, terminal
 from harness.arguments import output
-from harness.errors import Fault, UnavailableError, UsageError
+from harness.errors import ConfigError, UnavailableError, UsageError
 from harness.terminal import Answer
 
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 def _check(where: paths.Paths, options: argparse.Namespace) -> int:
     """As a reload does, which takes no other. Of files that only root may read, a user is told that they were not looked at."""
     from harness.daemon import needs
-    from harness.errors import ConfigError, PermissionError_
+    from harness.errors import PermissionError_
 
     try:
         config, _ = needs.configuration(where, os.environ, new=True)
@@ -54,22 +54,23 @@ def _check(where: paths.Paths, options: argparse.Namespace) -> int:
             text = f"not looked at, since only root may read them: {files}; the rest is right"
             raise PermissionError_(text, "run it with sudo")
     except ConfigError as error:
-        if options.quiet:
-            return error.exit_code
-        if options.output == "json":
-            return _checked(error.faults, error.exit_code)
-        raise
-    if options.output == "json" and not options.quiet:
-        return _checked((), 0)
-    if not options.quiet:
-        print("the configuration is right")
+        return _checked(options, error)
+    return _checked(options)
+
+
+def _checked(options: argparse.Namespace, error: ConfigError | None = None) -> int:
+    """The faults are the result: JSON has them, and for people the error goes on, which names them."""
+    code = error.exit_code if error is not None else 0
+    if options.quiet:
+        return code
+    if options.output == "json":
+        faults = error.faults if error is not None else ()
+        terminal.say_json({"valid": error is None, "faults": [dataclasses.asdict(fault) for fault in faults]})
+        return code
+    if error is not None:
+        raise error
+    print("the configuration is right")
     return 0
-
-
-def _checked(faults: tuple[Fault, ...], code: int) -> int:
-    """The faults are the result."""
-    terminal.say_json({"valid": not faults and code == 0, "faults": [dataclasses.asdict(fault) for fault in faults]})
-    return code
 
 
 def _show(where: paths.Paths, options: argparse.Namespace) -> int:
@@ -100,8 +101,9 @@ def _show(where: paths.Paths, options: argparse.Namespace) -> int:
 
 
 def _print_value(text: str, origin: str) -> None:
-    """Where both do not fit into a line of the terminal, the origin is a comment of its own, above."""
-    line, width = f"{text:<60} # {origin}", terminal.columns()
+    """Where both do not fit into one line of the terminal, the origin is a comment in the line above."""
+    line = f"{text:<60} # {origin}"
+    width = terminal.columns()
     if width is None or len(line) <= width:
         print(line)
     elif len(text) + len(origin) + 3 <= width:

@@ -97,7 +97,8 @@ def _leave(where: Paths, steps: Any, purge: bool) -> None:
             step.result = "warning"
             step.message = "the controller did not hear it; the lease ends by itself within a minute"
     with steps.step(f"see that no rule, route or process is left{of}") as step:
-        left = cleanup.run(where, after_exit=False, dry=False, answer=Answer("json"))
+        silent = Answer("json")  # prints nothing before its end, which is never called: the step itself tells the result
+        left = cleanup.run(where, after_exit=False, dry=False, answer=silent)
         if left:
             raise TemporaryError("something could not be removed", "run `meshexp cleanup`, which names it")
     with steps.step(f"{'remove' if purge else 'keep'} the configuration{of}") as step:

@@ -11,7 +11,6 @@ import structlog
 
 from harness import terminal, times
 from harness.config.schema import LogFormat, LogLevel
-from harness.status import harmless
 
 _SECRET_KEYS = ("secret", "token", "key_der", "private_key", "password")
 
@@ -24,10 +23,10 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 
 
 def _tame(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What came from outside commands no terminal, and looks like no other line. A traceback has several, further right."""
+    """Text from outside can neither control the terminal nor look like a line of ours. The lines of a traceback are indented."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = harmless(value).replace("\n", "\n  " if key == "exception" else "\\n")
+            event[key] = terminal.harmless(value).replace("\n", "\n  " if key == "exception" else "\\n")
     return event
 
 

@@ -24,13 +24,13 @@ FAMILIES = {
     ),
     "meshexp_certificate_lifetime_seconds": (
         "gauge",
-        "From the beginning to the end of the same certificates. The proxy's has that of the SVID: one source issues both.",
+        "The time from the beginning to the end of the same certificates. The proxy's is the SVID's: one source issues both.",
     ),
     "meshexp_trust_anchor_expiry_timestamp_seconds": (
         "gauge",
         "The end, in epoch seconds, of each trust anchor in use, by the first 16 digits of its SHA-256 fingerprint.",
     ),
-    "meshexp_trust_anchor_lifetime_seconds": ("gauge", "From the beginning to the end of each trust anchor in use."),
+    "meshexp_trust_anchor_lifetime_seconds": ("gauge", "The time from the beginning to the end of each trust anchor in use."),
     "meshexp_cycles_total": ("counter", "Looks at the whole."),
     "meshexp_last_cycle_timestamp_seconds": (
         "gauge",
@@ -53,8 +53,8 @@ FAMILIES = {
     ),
 }
 OF_MACHINE = {"host": "hostname", "namespace": "namespace", "group": "group"}
-"""Labels of every sample, with the fields of `workload`: each alert names its machine, and the files of several workloads
-of one machine can be read by one node_exporter, which refuses the same sample twice."""
+"""Labels of every sample, each with its field of `workload`. By them each alert names its machine. And one node_exporter can read
+the files of several workloads: it would refuse a sample that is there twice."""
 
 PARTS = ("routes", "dns", "identity", "registration", "probes", "proxy", "redirect")
 """Those that have changed nothing yet are there with 0, so that the first change is an increase."""

@@ -1,4 +1,7 @@
-"""Words that several messages have: of what came back, by which a problem chooses its hint (Problem.cases); numbers; guesses."""
+"""Words that several messages have.
+
+Those of what came back choose the hint of a problem (Problem.cases). The others are numbers with a noun, and guesses.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ NO_GROUP = "group-not-found"
 
 
 def counted(number: int, one: str, more: str = "") -> str:
-    """`1 route`, `2 routes`. `more`: what stands for several, where that is not `one` with an s."""
+    """`1 route`, `2 routes`. `more`: the plural, where it is not `one` with an s."""
     return f"{number} {one if number == 1 else more or f'{one}s'}"
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """`did you mean status?`, for a word that is not among the known ones; empty when none is like it."""
+    """`did you mean status?`, for a word that is not among the known ones; empty when no known word is similar."""
     written = {one.lower(): one for one in known}
     found = difflib.get_close_matches(word.lower(), written, n=1, cutoff=0.6)
     return f"did you mean {written[found[0]]}?" if found else ""

@@ -121,7 +121,8 @@ def _use(store: Any, options: argparse.Namespace) -> int:
 
 
 def _rollback(store: Any, options: argparse.Namespace) -> int:
-    release, answer = store.rollback(), Answer(options.output)
+    release = store.rollback()
+    answer = Answer(options.output)
     answer.say(f"back to {release}")
     return _end(store, release, answer)
 

@@ -103,7 +103,9 @@ def _next_step(where: paths.Paths) -> str:
 async def _remove(options: argparse.Namespace) -> int:
     from harness.system import files, redirect_lock
 
-    where, answer, removed = paths.from_environment(), Answer(options.output), []
+    where = paths.from_environment()
+    answer = Answer(options.output)
+    removed = []
     async with redirect_lock.exclusive(where.redirect_lock, 20.0):
         for backend in await _backends():
             if (await backend.observe()).present:

@@ -97,7 +97,7 @@ def server_config(server: Server) -> str:
         "ca_ttl": render_duration(server.lifetimes.ca),
         "default_x509_svid_ttl": render_duration(server.lifetimes.svid),
         "disable_jwt_svids": True,
-        # Of what there is none; but SPIRE warns when its default, 5 min, is too long for such a CA.
+        # There are no JWT-SVIDs, but SPIRE warns when their default, 5 min, is too long for a CA with a short life.
         "default_jwt_svid_ttl": render_duration(min(server.lifetimes.svid, 300.0)),
         # Its one client is our own agent, on loopback: one attestation a second would only make a restart slow.
         "ratelimit": {"attestation": False},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,11 +144,3 @@ def worst(conditions: tuple[Condition, ...]) -> Condition | None:
     rank = {Severity.ERROR: 0, Severity.WARNING: 1}
     wrong = [c for c in conditions if c.problem or c.truth is not Truth.TRUE]
     return min(wrong, key=lambda c: rank[c.problem.severity] if c.problem else 2, default=None)
-
-
-_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and the end of a line
-
-
-def harmless(text: str) -> str:
-    """Some messages are the controller's or the application's: what would command a terminal becomes a question mark."""
-    return _COMMANDS.sub("?", text)

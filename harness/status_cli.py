@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from harness import phrases, status, terminal, times
+from harness import phrases, terminal, times
 from harness.paths import Paths, configured
 from harness.problem_registry import Severity, Where
 from harness.status import Phase, Truth, told
@@ -84,7 +84,7 @@ _SIGNS = {"True": "√", "False": "×", "Unknown": "…"}
 
 
 _COLUMN = 16
-"""Where what is said of a part begins."""
+"""The column where the text about a part begins."""
 
 
 def text(data: dict[str, Any], width: int | None = None) -> str:
@@ -117,7 +117,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
     if codes:
         lines.append(f"{'tells more':<{_COLUMN}}`meshexp explain {' '.join(dict.fromkeys(codes))}`")
     lines += _details(data)
-    return status.harmless("\n".join(lines)).split("\n")
+    return terminal.harmless("\n".join(lines)).split("\n")
 
 
 def _since(when: str) -> str:
@@ -156,8 +156,10 @@ def _details(data: dict[str, Any]) -> Iterator[str]:
     if endpoints := data.get("endpoints"):
         yield f"endpoints            {', '.join(_endpoint(one) for one in endpoints)}"
     if counters := data.get("counters"):
-        numbers = {"cycle": counters["cycles"], **{kind[:-1]: sum(counters[kind].values()) for kind in ("changes", "failures")}}
-        yield f"since the start      {', '.join(phrases.counted(number, one) for one, number in numbers.items())}"
+        cycles = phrases.counted(counters["cycles"], "cycle")
+        changes = phrases.counted(sum(counters["changes"].values()), "change")
+        failures = phrases.counted(sum(counters["failures"].values()), "failure")
+        yield f"since the start      {cycles}, {changes}, {failures}"
 
 
 def _endpoint(one: dict[str, Any]) -> str:

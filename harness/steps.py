@@ -10,7 +10,6 @@ from typing import Any
 
 from harness import phrases, terminal
 from harness.errors import HarnessError
-from harness.status import harmless
 
 _SIGNS = {"done": "√", "warning": "‼", "failed": "×"}
 _COLOURS = {"done": "32", "warning": "33", "failed": "31"}
@@ -36,15 +35,18 @@ class Steps:
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[Step]:
         """An error of ours is the step's outcome, and goes on its way."""
-        step, began = Step(name), time.monotonic()
+        step = Step(name)
+        began = time.monotonic()
         self.live(name)
         try:
             yield step
         except HarnessError as error:
-            step.result, step.message = "failed", error.message
+            step.result = "failed"
+            step.message = error.message
             raise
         except KeyboardInterrupt:
-            step.result, step.message = "failed", "interrupted"
+            step.result = "failed"
+            step.message = "interrupted"
             raise
         finally:
             step.seconds = time.monotonic() - began
@@ -53,7 +55,8 @@ class Steps:
     def live(self, text: str) -> None:
         """What is going on, where somebody watches."""
         if self._live:
-            print(f"\r\x1b[K{terminal.cut(f'… {text}'.partition(chr(10))[0], terminal.columns())}", end="", flush=True)
+            first, _, _ = text.partition("\n")
+            print(f"\r\x1b[K{terminal.cut(f'… {first}', terminal.columns())}", end="", flush=True)
 
     def add(self, step: Step) -> None:
         self.done.append(step)
@@ -63,9 +66,9 @@ class Steps:
         if self._live:
             print("\r\x1b[K", end="")
             sign = f"\x1b[{_COLOURS[step.result]};1m{sign}\x1b[0m"
-        # Of a failure the rest follows as the command's own error, on standard error.
+        # The further lines of a failure are printed with the command's own error, on standard error.
         message = step.message.partition("\n")[0] if step.result == "failed" else step.message
-        told = harmless(f"{step.name} ({step.seconds:.2f} s)" + (f": {message}" if message else ""))
+        told = terminal.harmless(f"{step.name} ({step.seconds:.2f} s)" + (f": {message}" if message else ""))
         terminal.say(f"{sign} {told}")
 
     def finish(self, error: HarnessError | None = None, **facts: Any) -> None:

@@ -17,18 +17,19 @@ IN_ASCII = {
     "√": "v", "×": "x", "‼": "!", "…": "...", "→": "->", "←": "<-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"',
     "≥": ">=", "≤": "<=", "µ": "u",
 }  # fmt: skip
-"""What stands for a character that the terminal cannot show; a question mark stands for all others."""
+"""What is printed for a character that the terminal cannot show. A question mark is printed for all others."""
 LEAST_COLUMNS = 40
-"""A terminal that says less is wrapped as if it had so many: one word a line helps nobody."""
+"""Lines are wrapped at this width also on a narrower terminal: one word on each line helps nobody."""
 _HANDLER = "meshexp-terminal"
 _PAINTED = re.compile(r"\x1b\[[0-9;]*m([^\x1b]*)\x1b\[0m")
 _COMMAND = re.compile(r"`[^`]+`")
 _KEPT = "\x00"
-"""For a space in a command, which stays on one line: people copy it."""
+"""Stands for a space in a command, which stays on one line: people copy it."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and the end of a line
 
 
 def set_up() -> None:
-    """At the start of a command: no character ends it with an error, whatever the locale."""
+    """At the start of a command. After it, printing a character never raises an error, whatever the locale is."""
     codecs.register_error(_HANDLER, _replaced)
     encoding = "ascii" if _is_ascii_locale() else None
     for stream in (sys.stdout, sys.stderr):
@@ -37,7 +38,7 @@ def set_up() -> None:
 
 
 def _is_ascii_locale() -> bool:
-    """Under LC_ALL=C Python writes UTF-8 all the same (PEP 540), which such a terminal shows as several characters."""
+    """Under LC_ALL=C Python still writes UTF-8 (PEP 540), and the terminal would show several characters for one."""
     if not sys.flags.utf8_mode or os.environ.get("PYTHONUTF8") == "1" or "PYTHONIOENCODING" in os.environ:
         return False
     return not locale.nl_langinfo(locale.CODESET).upper().startswith("UTF")
@@ -50,19 +51,19 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def escapes(stream: TextIO | None = None) -> bool:
-    """Whether colours and moves of the cursor are wanted and understood there: https://no-color.org, and terminfo's `dumb`."""
+    """Whether colours and cursor moves are wanted (https://no-color.org) and understood (TERM is not terminfo's `dumb`)."""
     stream = stream or sys.stdout
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def columns(stream: TextIO | None = None) -> int | None:
-    """None where no terminal reads: there a line stays whole, for grep."""
+    """None where the output is no terminal: there a line stays whole, for grep."""
     stream = stream or sys.stdout
     return max(LEAST_COLUMNS, shutil.get_terminal_size().columns) if stream.isatty() else None
 
 
 def wrap(text: str, hang: int = 4, *, width: int | None) -> str:
-    """Each line within `width`. What goes on in another begins `hang` columns to the right of it. Commands stay whole."""
+    """Wraps each line at `width`. The further lines begin `hang` columns to the right of the first. Commands stay whole."""
     if width is None:
         return text
     return "\n".join(_wrapped(line, hang, width) for line in text.split("\n"))
@@ -89,7 +90,7 @@ def _wrapped(line: str, hang: int, width: int) -> str:
 
 
 def cut(text: str, width: int | None) -> str:
-    """One line, that ends in dots where it would be longer."""
+    """One line, which ends in dots where it would be too long."""
     return text if width is None or len(text) <= width else f"{text[: width - 1]}…"
 
 
@@ -99,17 +100,19 @@ def say(text: str, hang: int = 4, *, stream: TextIO | None = None) -> None:
     print(wrap(text, hang, width=columns(stream)), file=stream, flush=True)
 
 
-def say_error(program: str, message: str, hint: str = "") -> None:
-    """Some messages are the controller's or the application's: what would command a terminal has been taken out."""
-    from harness.status import harmless
+def harmless(text: str) -> str:
+    """Some messages come from the controller or the application: what would control the terminal becomes a question mark."""
+    return _CONTROLS.sub("?", text)
 
+
+def say_error(program: str, message: str, hint: str = "") -> None:
     say(harmless(f"{program}: {message}"), stream=sys.stderr)
     if hint:
         say(harmless(f"  hint: {hint}"), stream=sys.stderr)
 
 
 def say_json(data: object) -> None:
-    """One document. Where the output is not UTF-8, its own escapes stand for the characters, so that nothing is lost."""
+    """Prints one document. Where the output is not UTF-8, JSON's escapes stand for the characters, so that nothing is lost."""
     print(json_text(data, indent=2))
 
 
@@ -119,7 +122,7 @@ def json_text(data: object, **options: Any) -> str:
 
 
 class Answer:
-    """What a verb did: sentences for people as they come, or one JSON document at the end, which has them as `messages`."""
+    """What a verb did: for people each sentence at once; as JSON one document at the end, with all sentences in `messages`."""
 
     def __init__(self, output: str = "text") -> None:
         self._json = output == "json"
@@ -132,12 +135,12 @@ class Answer:
             say(f"{mark} {text}" if mark else text)
 
     def raw(self, text: str) -> None:
-        """For people only, and never wrapped: what somebody may want to copy, or give to another program."""
+        """For people only, and never wrapped: text that somebody may copy or give to another program."""
         if not self._json:
             print(text, end="", flush=True)
 
     def end(self, code: int, **facts: object) -> int:
-        """The exit code."""
+        """Returns the exit code, after the document where JSON was asked for."""
         if self._json:
             say_json({**facts, "messages": self._said})
         return code

@@ -1,4 +1,4 @@
-"""How people are told times: a moment as `2026-11-30 07:16:12Z`, a length of time as `3 d 4 h`. JSON has RFC 3339, in UTC."""
+"""Times as people read them: a moment is `2026-11-30 07:16:12Z`, a length of time is `3 d 4 h`. JSON has RFC 3339, in UTC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 
 FORMAT = "%Y-%m-%d %H:%M:%SZ"
 FORMAT_IN_LOG = "%Y-%m-%d %H:%M:%S.%fZ"
-"""Of lines that may be apart by less than a second."""
+"""For lines that may come within the same second."""
 
 
 def moment(wall: float) -> str:
@@ -23,7 +23,7 @@ def seconds_of(rfc3339: str) -> float:
 
 
 def shown(rfc3339: str) -> str:
-    """What JSON has as RFC 3339, as people are told it."""
+    """The moment for people, from RFC 3339, as JSON has it."""
     return moment(seconds_of(rfc3339))
 
 

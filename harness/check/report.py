@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from harness.problems import Problem, Severity
-from harness.status import harmless
+from harness.terminal import harmless
 
 
 class Outcome(enum.Enum):

@@ -60,7 +60,7 @@ def is_unconfigured(paths: Paths, environ: Mapping[str, str]) -> bool:
 
 
 def of_member(paths: Paths, environ: Mapping[str, str]) -> schema.Config:
-    """For a verb that is about a member. Raises UnavailableError where nobody has said what this machine is, else as `load`."""
+    """For verbs that need a member. Raises UnavailableError while this machine waits for its configuration, else as `load`."""
     if not is_unconfigured(paths, environ):
         return load(paths, environ)
     raise UnavailableError("this machine waits for its configuration, and is no member of a mesh yet", to_configure(paths))
@@ -131,7 +131,7 @@ _VARIABLES = {"workload.group": "WORKLOAD_NAME", "workload.namespace": "WORKLOAD
 
 
 def how_to_set(path: str, paths: Paths, *, in_container: bool) -> str:
-    """What a workload must have. Only a container has an environment that somebody gives it."""
+    """How to set a key that a workload must have. Only in a container it names variables: there a user sets the environment."""
     keys = [key for key in _VARIABLES if key == path or path == "workload"]
     words = [_VARIABLES[key] if in_container else key for key in keys]
     place = "in the container's environment" if in_container else f"in {paths.harness_yaml}"

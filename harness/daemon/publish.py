@@ -149,7 +149,7 @@ class Publisher:
         life = identity.svid.lifetime if identity.svid else 0.0
         lifetimes = {
             "svid": life,
-            # It says no more than its end; it is issued as the SVID is.
+            # The proxy tells only the end of its certificate. One source issues both, so it lives as long as the SVID.
             "proxy": life if proxy.certified_until else 0.0,
             "signing": signing.ends - signing.begins if signing else 0.0,
         }

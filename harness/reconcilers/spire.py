@@ -1,7 +1,7 @@
 """SPIRE's server and agent as children: server → entry → agent on the way up, agent → server on the way down.
 
-A server reads its entries at its start, and then every 5 s. So after it has taken a new entry it is started again, before
-there is an agent: the agent gets its entry with its first question, and never meets a server that is away.
+A server reads its entries when it starts, and then every 5 s. So it is started again after it has taken a new entry, and before
+there is an agent. The agent then gets its entry by its first question, and the server never stops while an agent asks it.
 
 Everything that they keep is made again when it is lost, so each fault heals by a fresh start: a key pair instead of a token
 attests the agent, the entry has a fixed id, and the signing certificate is read again whenever a server starts.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.status import harmless
 from harness.system import files
+from harness.terminal import harmless
 
 LATEST = 1e11
 """Epoch seconds in the year 5138; the C library has no date for much later ones."""

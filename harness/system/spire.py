@@ -31,7 +31,7 @@ from harness.system import spire_certificate as certificates
 
 SERVER, AGENT = "spire-server", "spire-agent"
 SPIRE_UMASK = 0o027
-"""What both programs set themselves; of one that is weaker they warn."""
+"""Both programs set it themselves, and warn when they were started with a weaker one."""
 _PROGRAM_PATH = os.pathsep.join(("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/opt/spire/bin"))
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -48,7 +48,7 @@ class PreparationError(UnavailableError):
 class Prepared:
     """What a program was given. `begins` and `ends` are of the signing certificate, `file`; `stamp` of the administrator's files.
 
-    `cold`: a server that begins without the entry. It would show it to an agent only when it reads its database again, 5 s later.
+    `cold`: a server that was started without the entry. An agent gets the entry only when the server has read its database again.
     `anchors`: those that were asked for. `origin`: the server's data and the anchors in use; an agent goes with one of them.
     """
 
@@ -161,7 +161,7 @@ class Spire:
         return Prepared(command, stamp, anchors=spec.anchors_pem, origin=self._origin() if local else "")
 
     async def make_entry(self, spec: IdentitySpec) -> None:
-        """Raises HarnessError. Remembers which entry the server's data holds: the next server begins with it."""
+        """Raises HarnessError. Remembers which entry is in the server's data: the next server starts with it."""
         await asyncio.to_thread(spire_api.ensure_entry, self.admin_socket, spire.Entry(spec.spiffe_id, spec.user.uid))
         for data in self._state.glob("server-*"):
             files.write(self._state / "entry", _entry_text(spec, data), mode=0o600)

@@ -109,8 +109,9 @@ def test_the_notes_and_invite_tell_the_controllers_identity(release: Release) ->
 def test_the_commands_of_the_notes_are_right(release: Release) -> None:
     kubectl = release.site.cluster.kubectl
     (status,) = [words for words in release.commands("kubectl", "-n") if words[1] == "rollout"]
-    # No controller of Deployments is here: it waits, but it has found the one.
-    assert "deployment" in kubectl("-n", *status, "--timeout=1s", check=False)
+    # No controller of Deployments is here: it waits, but it has found the Deployment.
+    said = kubectl("-n", *status, "--timeout=1s", check=False).lower()
+    assert "deployment" in said and "not found" not in said
     (forward,) = [words for words in release.commands("kubectl", "-n") if words[1] == "port-forward"]
     deployment = json.loads(kubectl("-n", forward[0], "get", forward[2], "-o", "json"))
     listens = yaml.safe_load(

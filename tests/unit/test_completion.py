@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,9 +65,10 @@ class Shell:
     def _type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
-    def _until(self, done: object) -> str:
-        said, end = "", time.monotonic() + 30
-        while not done(said):  # type: ignore[operator]
+    def _until(self, done: Callable[[str], bool]) -> str:
+        said = ""
+        end = time.monotonic() + 30
+        while not done(said):
             assert select.select([self._terminal], [], [], max(0, end - time.monotonic()))[0], said
             said = plain(said + os.read(self._terminal, 65536).decode(errors="replace"))
         return said
@@ -127,14 +128,10 @@ COMPLETES = {
 NOTHING = ("meshexp status --wait ", "meshexp proxy install --version ", "meshexp version x")
 
 
-def words(shown: str) -> set[str]:
-    return set(shown.split())
-
-
 @pytest.mark.parametrize("line", OFFERS)
 def test_tab_offers(shell: Shell, folder: Path, line: str) -> None:
     shown = shell.after_tab(line)
-    assert OFFERS[line] <= words(shown) | {shown.split()[-1]}, shown
+    assert OFFERS[line] <= set(shown.split()), shown
     assert "current" not in shown and ".install" not in shown and "pwned" not in shown
     assert not (folder / "pwned").exists()
 

@@ -49,8 +49,8 @@
 {{- with $groups }}{{ toJson . }}{{ end }}
 {{- end }}
 {{- /*
-What is wrong with a network such as 10.42.0.0/16; nothing when it is right. `path`, `text`: of the value. `strict`: an address alone
-is a network too, as for the controller, but then no bit behind the prefix may be set.
+What is wrong with a network such as 10.42.0.0/16; nothing when it is right. `path`, `text`: of the value. `strict`: as the
+controller reads it: an address without a prefix is a network too, and no bit after the prefix may be set.
 */ -}}
 {{- define "meshexp-controller.networkFault" -}}
 {{- $parts := splitList "/" .text }}

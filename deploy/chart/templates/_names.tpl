@@ -1,5 +1,5 @@
 {{- /*
-Helm has one set of template names for a chart, its parent and all their subcharts: each name here begins with the chart's.
+A chart, its parent and their subcharts share all names of templates. So each name here begins with the name of the chart.
 */ -}}
 {{- define "meshexp-controller.name" -}}
 {{- .Values.nameOverride | default "meshexp-controller" }}
@@ -28,8 +28,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- /*
-The metadata of an object. `root`: the chart's context. `namespace`: none where the object has none. `suffix`: behind the name.
-`name`: in place of the chart's. `labels`, `annotations`: further ones, which win over those of all objects.
+The metadata of an object. `root`: the chart's context. `namespace`: not given where the object has none. `suffix`: follows the
+name. `name`: in place of the chart's. `labels`, `annotations`: further ones, which override those of all objects.
 */ -}}
 {{- define "meshexp-controller.metadata" -}}
 name: {{ printf "%s%s" (.name | default (include "meshexp-controller.fullname" .root)) (.suffix | default "") | quote }}
@@ -55,8 +55,8 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- /*
-The name in the mesh that Linkerd certifies for the ServiceAccount. Its domain is Linkerd's to say, which helm can ask only where it
-is connected to a cluster.
+The name in the mesh that Linkerd certifies for the ServiceAccount. Its domain is in Linkerd's configuration, which helm can read
+only where it is connected to a cluster.
 */ -}}
 {{- define "meshexp-controller.identity" -}}
 {{- $linkerd := .Values.linkerdNamespace }}

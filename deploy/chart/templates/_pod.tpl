@@ -1,8 +1,9 @@
-{{- /* What the controller's pods and that of `helm test` have in common. */ -}}
+{{- /* The labels by which the NetworkPolicy finds the pod of `helm test`. */ -}}
 {{- define "meshexp-controller.testSelector" -}}
 app.kubernetes.io/name: {{ include "meshexp-controller.name" . }}-test
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
+{{- /* What the controller's pods and that of `helm test` have in common. */ -}}
 {{- define "meshexp-controller.pod" -}}
 serviceAccountName: {{ include "meshexp-controller.serviceAccountName" . | quote }}
 # An account that is not the chart's may say false.

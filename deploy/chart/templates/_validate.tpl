@@ -1,6 +1,6 @@
 {{- /*
-Everything wrong with the values that values.schema.json cannot say, a line for each fault. The controller would refuse its
-configuration, or the API server an object, after other objects are there.
+All faults of the values that values.schema.json cannot find, one on each line. Without this the controller would refuse its
+configuration, or the API server one of the objects, when others are already there.
 */ -}}
 {{- define "meshexp-controller.faults" -}}
 {{- if not .Values.image.repository }}
@@ -63,7 +63,7 @@ service.loadBalancerSourceRanges: service.type must be LoadBalancer
 {{ include "meshexp-controller.networkFault" (dict "path" (printf "service.loadBalancerSourceRanges[%d]" $i) "text" $cidr) }}
 {{- end }}
 {{- end }}
-{{- /* A key that is there twice would be no YAML, and one of ours that is changed would break the chart. */ -}}
+{{- /* A label of the chart's own may not be given: the key would be there twice, which is no YAML, or the chart would break. */ -}}
 {{- define "meshexp-controller.labelFaults" -}}
 {{- $ours := include "meshexp-controller.labels" . | fromYaml }}
 {{- range $path, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "serviceMonitor.labels" .Values.serviceMonitor.labels }}
