@@ -147,7 +147,8 @@ def worst(conditions: tuple[Condition, ...]) -> Condition | None:
     return min(wrong, key=lambda c: rank[c.problem.severity] if c.problem else 2, default=None)
 
 
-_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and the end of a line
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""All control characters but tab and the end of a line; those that turn the order of what follows; other ends of a line."""
 
 
 def harmless(text: str) -> str:
