@@ -95,7 +95,7 @@ class _Writer:
         return made
 
     def _port(self, name: str, path: str) -> Any:
-        if name.isdigit():
+        if name.isdecimal():
             return name
         if name in self._ports:
             return self._ports[name]

@@ -76,7 +76,12 @@ async def _reach(address: HostPort, identity: str, context: ssl.SSLContext, seco
             failures += 1
             spent = time.monotonic() - started
             if spent >= seconds:
-                why = str(error) or f"no answer in {_CALL_SECONDS:.0f} s"
-                came = f"{why} (try {failures}, for {spent:.0f} s)"
+                came = f"{_words(error)} (try {failures}, for {spent:.0f} s)"
                 raise TemporaryError(came, hint, tried=f"TLS with {address}") from None
         await asyncio.sleep(min(_BACKOFF.pause(failures), max(0.0, seconds - spent)))
+
+
+def _words(error: OSError) -> str:
+    """What came back. asyncio has no words for a peer that closes the connection instead of answering."""
+    silent = f"no answer in {_CALL_SECONDS:.0f} s" if isinstance(error, TimeoutError) else "the connection was closed"
+    return str(error) or silent

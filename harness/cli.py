@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import __version__, paths, phrases, terminal
 from harness.arguments import Parser, output, seconds
-from harness.errors import HarnessError
+from harness.errors import HarnessError, PermissionError_
 from harness.terminal import Answer
 
 # Verbs with verbs of their own, each in its own module, which only a call of it imports.
@@ -109,6 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         terminal.say_error("meshexp", error.message, error.hint)
         return error.exit_code
+    except PermissionError as error:
+        if error.filename is None or os.geteuid() == 0:  # an output that fails, or a bug
+            raise
+        terminal.say_error("meshexp", f"this user may not look at {error.filename}", "run it with sudo")
+        return PermissionError_.exit_code
 
 
 def _guess_instance(where: paths.Paths) -> None:

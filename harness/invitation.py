@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.messages import PodRoute
-from harness.values import Endpoint, Label, Network, Spiffe
+from harness.values import Domain, Endpoint, Label, Network, Spiffe
 
 VERSION = 1
 
@@ -43,7 +43,7 @@ class Invitation:
     spiffe_id: Spiffe
     pod_routes: tuple[PodRoute, ...] = ()
     service_cidrs: tuple[Network, ...] = ()
-    cluster_domain: str = "cluster.local"
+    cluster_domain: Domain = "cluster.local"
     local: LocalIdentity | None = None
     agent: AgentIdentity | None = None
 

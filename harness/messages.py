@@ -18,7 +18,7 @@ import enum
 import re
 from dataclasses import dataclass, field
 
-from harness.values import Address, Duration, Endpoint, HostPort, Label, Network, Port, Spiffe
+from harness.values import Address, Domain, Duration, Endpoint, HostPort, Label, Network, Port, Spiffe
 
 SECRET_HEADER = "Meshexp-Secret"  # noqa: S105 — the header's name
 MAX_BODY_BYTES = 64 * 1024
@@ -169,7 +169,7 @@ class ClusterFacts:
     service_cidrs: tuple[Network, ...] = ()
     mesh_cidrs: tuple[Network, ...] = ()
     """Networks of other mesh machines, redirected outbound too."""
-    cluster_domain: str = "cluster.local"
+    cluster_domain: Domain = "cluster.local"
     dns_addresses: tuple[Endpoint, ...] = ()
     trust_anchors_pem: str = ""
     linkerd: LinkerdFacts = LinkerdFacts()

@@ -67,12 +67,12 @@ def render(data: Mapping[str, Any]) -> str:
     """`data`: a snapshot; without one there is nothing to say."""
     if not data:
         return ""
-    by_family: dict[str, list[str]] = {name: [] for name in FAMILIES}
-    for sample in _samples(data):
-        name = sample[0]
+    by_family: dict[str, dict[str, str]] = {name: {} for name in FAMILIES}
+    for name, labels, value in _samples(data):
         family = next(f for f in (name, name.rpartition("_")[0]) if f in FAMILIES)
-        by_family[family].append(_line(data, *sample))
-    return "".join(_family(name, lines) for name, lines in by_family.items() if lines)
+        # Two parts may have one problem, and a file of anchors one certificate twice. A reader refuses the same sample twice.
+        by_family[family].setdefault(f"{name}{_labels(labels)}", _line(data, name, labels, value))
+    return "".join(_family(name, lines.values()) for name, lines in by_family.items() if lines)
 
 
 def is_of(text: str, data: Mapping[str, Any]) -> bool:

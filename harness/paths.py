@@ -153,7 +153,18 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Paths:
 
 
 def configured(paths: Paths) -> tuple[Paths, ...]:
-    """The machine's first workload, configured or not, and every other of which there is a configuration, sorted."""
+    """The machine's first workload, configured or not, and every other of which there is a configuration, sorted.
+
+    Not the others where this user may not see which there are: a verb that needs them says so, since it reads the first too.
+    """
     first = paths.first
-    found = sorted({file.parent.name for file in (first.config / "instances").glob("*/harness.*")})
+    found = sorted({file.parent.name for file in matches(first.config / "instances", "*/harness.*")})
     return (first, *(first.of(name) for name in found if is_name(name)))
+
+
+def matches(folder: Path, pattern: str) -> tuple[Path, ...]:
+    """Sorted. None in a folder that this user may not look into."""
+    try:
+        return tuple(sorted(folder.glob(pattern)))
+    except PermissionError:
+        return ()

@@ -25,7 +25,8 @@ _PAINTED = re.compile(r"\x1b\[[0-9;]*m([^\x1b]*)\x1b\[0m")
 _COMMAND = re.compile(r"`[^`]+`")
 _KEPT = "\x00"
 """Stands for a space in a command, which stays on one line: people copy it."""
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and the end of a line
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""All control characters but tab and the end of a line; those that turn the order of what follows; other ends of a line."""
 
 
 def set_up() -> None:
@@ -132,6 +133,7 @@ class Answer:
         """`mark`: for people, before the text."""
         self._said.append(text)
         if not self._json:
+            text = harmless(text)
             say(f"{mark} {text}" if mark else text)
 
     def raw(self, text: str) -> None:

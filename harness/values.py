@@ -82,7 +82,7 @@ Network = Annotated[IPNetwork, Codec(parse_network, str)]
 
 
 def parse_port(value: object) -> int:
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
         raise ValueError(f"{value!r} is not a port between 1 and 65535")
@@ -141,11 +141,39 @@ class HostPort:
             return None
 
 
+_LABEL_OF_DOMAIN = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DOMAIN = re.compile(rf"(?!.{{255}}){_LABEL_OF_DOMAIN}(\.{_LABEL_OF_DOMAIN})*\.?")
+
+
+def parse_domain(value: object) -> str:
+    """A name that the DNS can have (RFC 1035, and underscores). It becomes part of other programs' configuration."""
+    if not isinstance(value, str) or not _DOMAIN.fullmatch(value):
+        raise ValueError(f"{value!r:.60} is not a domain name such as cluster.local")
+    return value
+
+
+Domain = Annotated[str, Codec(parse_domain, str)]
+
+
 def parse_host_port(value: object) -> HostPort:
     match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]:(\d+)|([^\s:/\[\]]+):(\d+)", value if isinstance(value, str) else "")
-    if match is None:
-        raise ValueError(f"{value!r} is not host:port or [v6-address]:port")
+    if match is None or not (_is_ipv6(match[1]) if match[1] else _is_host(match[3])):
+        raise ValueError(f"{value!r:.300} is not host:port or [v6-address]:port")
     return HostPort(match[1] or match[3], parse_port(match[2] or match[4]))
+
+
+def _is_ipv6(text: str) -> bool:
+    return ":" in text and HostPort(text, 0).ip is not None
+
+
+def _is_host(text: str) -> bool:
+    """Whether a resolver can be asked for it. Of another name Python raises UnicodeError when a connection is opened."""
+    if text.isascii():
+        return _DOMAIN.fullmatch(text) is not None
+    try:
+        return text.encode("idna") != b""
+    except UnicodeError:
+        return False
 
 
 Endpoint = Annotated[HostPort, Codec(parse_host_port, str)]

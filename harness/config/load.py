@@ -14,7 +14,7 @@ from typing import Any
 from harness import decode, denied, reading, yaml_text
 from harness.config import claims, environment, schema
 from harness.errors import ConfigError, Fault, PermissionError_, UnavailableError
-from harness.paths import Paths, configured
+from harness.paths import Paths, configured, matches
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LINE_ENDS = str.maketrans("", "", "\n\t")
@@ -104,7 +104,7 @@ def stamp(paths: Paths) -> tuple[tuple[str, int], ...]:
 
 
 def _files(paths: Paths) -> tuple[Path, ...]:
-    return paths.harness_yaml, *sorted(paths.drop_ins.glob("*.yaml"))
+    return paths.harness_yaml, *matches(paths.drop_ins, "*.yaml")
 
 
 def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Fault]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import rules
-from harness.values import Address, Duration, Endpoint, HostPort, Interface, Label, Network, Port, Ports, Spiffe
+from harness.values import Address, Domain, Duration, Endpoint, HostPort, Interface, Label, Network, Port, Ports, Spiffe
 
 
 def key(doc: str, default: Any = ...) -> Any:
@@ -167,7 +167,7 @@ class Dns:
         DnsMode.AUTO,
     )
     servers: tuple[Endpoint, ...] = key("Addresses of the cluster's DNS servers, if not what the controller tells.", ())
-    domain: str | None = key("The domain that is asked of them; the cluster's own if unset.", None)
+    domain: Domain | None = key("The domain that is asked of them; the cluster's own if unset.", None)
     search: tuple[str, ...] = key("Search domains, besides those of the machine.", ())
     ndots: int | None = key("Option ndots of resolv.conf; systemd-resolved has none.", None)
     user: str = key("System user (name or number) of dnsmasq.", "meshexp-dns")

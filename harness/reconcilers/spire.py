@@ -31,12 +31,15 @@ START_SECONDS = 90.0  # an agent gives up by itself after 60 s
 OVERDUE_SECONDS = 15.0
 ENTRY_BACKOFF = Backoff(first=0.5, most=15.0)
 STOP_GRACE = 3.0
+_ENTRY = "entry"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the two. `socket`: whether its socket is there. `error`: the last one that it logged since its start, or in an earlier
-    start while it keeps exiting."""
+    """One of the two. `socket`: whether its socket is there.
+
+    `error`: the last one that it logged since its start, or in an earlier start while it keeps exiting.
+    """
 
     child: ChildState = ChildState()
     pid: int | None = None
@@ -179,7 +182,8 @@ class SpireChildren:
         self._prepared: dict[str, Prepared] = {}
         self._errors = {SERVER: "", AGENT: ""}
         self._entry_made, self._entry_retry_at, self._entry_failures = False, 0.0, 0
-        self._fault: Found | None = None
+        self._faults: dict[str, Found] = {}
+        """By what failed. What succeeds takes its own away: another part does not hide it."""
         self._spec: IdentitySpec | None = None
 
     def observe(self) -> Observed:
@@ -188,7 +192,7 @@ class SpireChildren:
             self._part(AGENT, Path(self._spec.socket) if self._spec else None),
             self._entry_made,
             self._entry_retry_at,
-            self._fault,
+            next((self._faults[name] for name in (SERVER, _ENTRY, AGENT) if name in self._faults), None),
         )
 
     def _part(self, name: str, socket: Path | None) -> Part:
@@ -208,7 +212,7 @@ class SpireChildren:
                 await self._children[name].stop(STOP_GRACE)
                 if name == SERVER or not self._children[SERVER].state.alive:
                     self._spire.remove()
-                    self._fault = None
+                    self._faults.clear()
             case MakeEntry(spec):
                 await self._make_entry(spec)
             case Start(name, _, spec):
@@ -220,14 +224,15 @@ class SpireChildren:
         try:
             prepared = await self._prepare(name, spec)
         except PreparationError as error:
-            self._fault = error.found
+            self._faults[name] = error.found
             if supervised.state.alive and (running := self._prepared.get(name)):
-                # What runs goes on with what it has; the next change is another chance.
-                self._prepared[name] = replace(running, stamp=stamp_of(spec, name), anchors=spec.anchors_pem)
+                # What runs goes on with what it has; the next change is another chance. An agent of a cold server waits 5 s.
+                stamp = stamp_of(spec, name)
+                self._prepared[name] = replace(running, stamp=stamp, anchors=spec.anchors_pem, cold=False)
             else:
                 supervised.fail(name)
             raise
-        self._fault = None
+        self._faults.pop(name, None)
         if supervised.state.alive:
             await supervised.stop(STOP_GRACE)
         self._prepared[name] = prepared
@@ -252,13 +257,14 @@ class SpireChildren:
             await self._spire.make_entry(spec)
         except HarnessError as error:
             tried = f"making the entry for {spec.spiffe_id}"
-            self._fault = problems.SPIRE_FAILING.found(tried, error.message, key="identity.spire")
+            self._faults[_ENTRY] = problems.SPIRE_FAILING.found(tried, error.message, key="identity.spire")
             self._entry_failures += 1
             pause = ENTRY_BACKOFF.pause(self._entry_failures)
             self._entry_retry_at = self._clock.now() + pause
             tasks.keep("the wait for SPIRE's entry", partial(self._wake_later, pause), self._clock)
             raise
-        self._fault, self._entry_made, self._entry_failures = None, True, 0
+        self._faults.pop(_ENTRY, None)
+        self._entry_made, self._entry_failures = True, 0
 
     async def _wake_later(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

@@ -68,6 +68,7 @@ class Spire:
         self._run, self._state = paths.run / "spire", paths.state / "spire"
         self.admin_socket = self._run / "admin" / "api.sock"
         self._node_pair_made = False
+        self._server_data: Path | None = None
 
     async def prepare_server(self, spec: IdentitySpec, server: SpireServer, wall: float) -> Prepared:
         """Raises PreparationError before anything is changed that a running server uses."""
@@ -105,7 +106,7 @@ class Spire:
         self, spec: IdentitySpec, server: SpireServer, program: str, stamp: Stamp, signing: certificates.Certificate, wall: float
     ) -> Prepared:
         folder, domain = self._run / "server", spec.spiffe_id.trust_domain
-        data = self._data("server", server.user, domain.encode() + signing.data)
+        data = self._server_data = self._data("server", server.user, domain.encode() + signing.data)
         _folder(self.admin_socket.parent, server.user, 0o770)
         _give(folder / "node.crt", _made(self._run / "agent" / "node.crt"), server.user)
         cold = not (data / "datastore.sqlite3").exists() or self._entry_made() != _entry_text(spec, data)
@@ -163,8 +164,8 @@ class Spire:
     async def make_entry(self, spec: IdentitySpec) -> None:
         """Raises HarnessError. Remembers which entry is in the server's data: the next server starts with it."""
         await asyncio.to_thread(spire_api.ensure_entry, self.admin_socket, spire.Entry(spec.spiffe_id, spec.user.uid))
-        for data in self._state.glob("server-*"):
-            files.write(self._state / "entry", _entry_text(spec, data), mode=0o600)
+        if self._server_data is not None and self._server_data.is_dir():
+            files.write(self._state / "entry", _entry_text(spec, self._server_data), mode=0o600)
 
     def _origin(self) -> str:
         """Of an agent's trust: our server's data, and the anchors that it has in use."""

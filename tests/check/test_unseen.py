@@ -42,6 +42,19 @@ def test_a_configuration_that_only_root_may_read(vm: Machine) -> None:
     assert run(vm, "config", "check")[0] == 77, "there may be more in the folder"
 
 
+@pytest.mark.parametrize("part", FOLDERS.values())
+def test_a_folder_of_ours_that_only_root_may_look_into(vm: Machine, part: str) -> None:
+    """As an administrator's umask of 077 leaves it: each verb says so, or goes on without."""
+    for folder in FOLDERS.values():
+        (vm.folder / folder).mkdir(exist_ok=True)
+    (vm.folder / part).chmod(0o700)
+    for words in ("check", "config check", "config show", "proxy list", "status", "status --instance x"):
+        code, said = run(vm, *words.split())
+        assert "Traceback" not in said, said
+        assert code in (0, 1) or (code == 77 and str(vm.folder / part) in said and "run it with sudo" in said), said
+    assert json.loads(run(vm, "status", "-o", "json")[1])["phase"]
+
+
 def run(vm: Machine, *words: str) -> tuple[int, str]:
     folders = {f"MESHEXP_{name}_DIR={vm.folder / part}" for name, part in FOLDERS.items()}
     argv = [*vm.where.enter, "env", *folders, *NOBODY, sys.executable, "-s", "-m", "harness", *words]

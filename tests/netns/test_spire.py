@@ -153,6 +153,23 @@ def test_lost_while_nothing_ran(joined: Machine, what: str) -> None:
     assert ID in joined.fetch(PROXY_UID)
 
 
+def test_another_servers_data_that_cannot_be_removed_changes_nothing(vm: Machine) -> None:
+    """A daemon that took its own entry for another server's would start the server again and again."""
+    stale = [vm.state / f"server-{number:016x}" for number in range(8)]
+    try:
+        for folder in stale:
+            folder.mkdir(parents=True)
+            subprocess.run(["mount", "-t", "tmpfs", "stale", str(folder)], check=True)
+        vm.start()
+        vm.ready()
+        assert all(folder.is_dir() for folder in stale)
+        assert vm.log().count("it begins with the new entry") == 1
+    finally:
+        vm.vm.stop("harness")
+        for folder in stale:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
 def test_a_month_powered_off(vm: Machine) -> None:
     """Longer than the lives of SVID, agent and SPIRE's own CA, which are 5, 5 and 35 s here."""
     vm.configure(svid_ttl="5s")

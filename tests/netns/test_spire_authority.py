@@ -9,6 +9,7 @@ import pytest
 
 from tests.mesh import openssl
 from tests.spire_support import (
+    ID,
     MISSING,
     PROXY_UID,
     SPIRE,
@@ -86,6 +87,19 @@ def test_a_half_copied_pair_is_named_and_its_other_half_is_taken_up(vm: Machine)
     vm.start()
     assert "is not that of the signing certificate" in vm.wait_problem("identity-ca-unusable")
     (vm.ca / "ca.key").write_text(right)
+    vm.ready()
+
+
+def test_a_pair_that_is_spoiled_during_the_first_start_takes_nothing_away(vm: Machine) -> None:
+    """The server, that is started twice then, has read it once: the agent needs no more, and the fault is still told."""
+    right, given = (vm.ca / "ca.key").read_text(), vm.vm.folder / "run" / "spire" / "server" / "server.json"
+    vm.start()
+    vm.vm.wait(given.exists)
+    (vm.ca / "ca.key").write_text("spoiled")
+    vm.vm.wait(lambda: ID in vm.fetch(PROXY_UID))
+    vm.wait_problem("identity-ca-unusable")
+    (vm.ca / "ca.key").write_text(right)
+    vm.vm.processes["harness"].send_signal(signal.SIGUSR2)  # any reason to look; the timer is one within 15 s
     vm.ready()
 
 

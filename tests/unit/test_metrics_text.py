@@ -66,6 +66,18 @@ def test_each_sample_names_its_machine_and_group() -> None:
     assert metrics_text.is_of(one, with_group("face")) and not metrics_text.is_of(one, with_group("smiley"))
 
 
+def test_no_sample_is_there_twice() -> None:
+    """node_exporter takes nothing at all of a file that has one sample twice. A full disk meets several parts at once."""
+    data = snapshot("x")
+    full = {"status": "False", "problem": "disk-full", "severity": "error"}
+    data["conditions"] = [{"name": name, **full} for name in ("Routes", "Redirect")]
+    data["trust_anchors"] *= 2
+    data["probes"] *= 2
+    text = metrics_text.render(data)
+    exposition.lint(text)
+    assert exposition.read(text).value("meshexp_problem", problem="disk-full", severity="error") == 1
+
+
 def with_group(group: str) -> dict[str, Any]:
     data = snapshot("vm-1")
     return data | {"workload": data["workload"] | {"group": group}}

@@ -201,6 +201,17 @@ def test_a_log_line_at_a_console_commands_nothing(capsys: pytest.CaptureFixture[
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}Z \[info", said)
 
 
+@pytest.mark.parametrize("command", ["\x1b[2J", "\x9b", "\r", "\x0c", *"\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"])
+def test_what_others_say_commands_no_terminal(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does it turn what follows: with U+202E a reader sees other words than there are."""
+    text = f"the controller says {command}gnorw si gnihton"
+    terminal.say_error("meshexp", text, text)
+    terminal.Answer().say(text)
+    said = "".join(capsys.readouterr())
+    assert command[0] not in said and said.count("?") == 3
+    assert terminal.harmless("a\tb\nç 日本語 שלום") == "a\tb\nç 日本語 שלום"
+
+
 def test_a_failed_step_tells_its_list_once(capsys: pytest.CaptureFixture[str]) -> None:
     """The rest follows as the command's own error."""
     made = steps.Steps("text")

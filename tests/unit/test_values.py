@@ -7,6 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import values
+from harness.config import schema
+from harness.decode import decode
+from harness.errors import ConfigError
+from harness.messages import ClusterFacts
 
 
 @pytest.mark.parametrize(
@@ -58,15 +62,41 @@ def test_what_is_no_port_range(text: object) -> None:
         values.parse_ports(text)
 
 
-@pytest.mark.parametrize("text", ["10.0.0.1:8081", "[fd00::1]:8081", "linkerd-dst.linkerd.svc.cluster.local.:8086"])
+@pytest.mark.parametrize("text", ["10.0.0.1:8081", "[fd00::1]:8081", "linkerd-dst.linkerd.svc.cluster.local.:8086", "münchen:1"])
 def test_host_and_port_read_back(text: str) -> None:
     assert str(values.parse_host_port(text)) == text
 
 
-@pytest.mark.parametrize("text", ["host", "host:", ":80", "fd00::1:80", "http://host:80", "host:70000", None])
+@pytest.mark.parametrize("text", ["host", "host:", ":80", "fd00::1:80", "http://host:80", "host:70000", None, "host:²"])
 def test_what_is_no_host_and_port(text: object) -> None:
     with pytest.raises(ValueError):
         values.parse_host_port(text)
+
+
+NO_NAMES = ("a" * 64, "a..b", ".", "-x", "x-", "a\0b", "a;b", "ü" * 64, "\u202ex", "a." * 127 + "a")
+
+
+@pytest.mark.parametrize("host", [*NO_NAMES, "[:::::]", "[1.2.3.4]", "[abc]"])
+def test_no_host_that_a_connection_could_not_even_ask_for(host: str) -> None:
+    """asyncio raises UnicodeError for some of them, which nobody expects of a connection."""
+    with pytest.raises(ValueError, match=r"host:port"):
+        values.parse_host_port(f"{host}:80")
+
+
+@pytest.mark.parametrize("name", ["cluster.local", "x", "Cluster.Local.", "a_b.c-d", "1.2", ".".join(["a" * 63] * 3)])
+def test_names_that_the_dns_can_have(name: str) -> None:
+    assert values.parse_domain(name) == name
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, "", "x\n", "x\nconf-file=/etc/passwd", "a/b", "#", "a b", None, 5])
+def test_names_that_it_cannot(name: object) -> None:
+    """The cluster's domain comes from the controller, and goes into dnsmasq's configuration."""
+    with pytest.raises(ValueError):
+        values.parse_domain(name)
+    for cls, field in ((ClusterFacts, "cluster_domain"), (schema.Dns, "domain")):
+        if name is not None:
+            with pytest.raises(ConfigError):
+                decode(cls, {field: name}, source="x")
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,13 @@ controller reads it: an address without a prefix is a network too, and no bit af
 {{- end }}
 {{- end }}
 {{- end }}
+{{- /* Something when it is host:port or [v6-address]:port, as the controller reads it. */ -}}
+{{- define "meshexp-controller.isEndpoint" -}}
+{{- $port := "0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])" }}
+{{- $label := "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?" }}
+{{- $host := regexFind (printf "^.+:%s$" $port) . | splitList ":" | initial | join ":" }}
+{{- if hasPrefix "[" $host }}
+{{- $address := trimPrefix "[" $host | trimSuffix "]" }}
+{{- if and (hasSuffix "]" $host) (contains ":" $address) }}{{ include "meshexp-controller.groups" $address }}{{ end }}
+{{- else if and (le (len $host) 254) (regexMatch (printf "^%s(\\.%s)*\\.?$" $label $label) $host) }}yes{{ end }}
+{{- end }}

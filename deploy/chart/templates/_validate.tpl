@@ -40,6 +40,11 @@ times.expiry: {{ $given.expiry }} is less than times.lease, which is {{ $given.l
 {{ include "meshexp-controller.networkFault" (dict "path" (printf "facts.%s[%d]" $key $i) "text" $cidr "strict" true) }}
 {{- end }}
 {{- end }}
+{{- range $i, $address := .Values.facts.dnsAddresses }}
+{{- if not (include "meshexp-controller.isEndpoint" $address) }}
+{{ printf "facts.dnsAddresses[%d]: %q is not host:port or [v6-address]:port" $i $address }}
+{{- end }}
+{{- end }}
 {{- range $i, $route := .Values.facts.podRoutes }}
 {{ include "meshexp-controller.networkFault" (dict "path" (printf "facts.podRoutes[%d].podCIDR" $i) "text" $route.podCIDR "strict" true) }}
 {{- if not (include "meshexp-controller.groups" $route.via) }}
