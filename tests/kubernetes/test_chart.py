@@ -36,7 +36,9 @@ NAMES = ("labels", "selector", "name", "fullname", "image", "annotations", "meta
 
 def selectors(found: list[Object]) -> list[Any]:
     """Every place where an object says which pods it means."""
-    deployment, service = only(found, "Deployment"), only(found, "Service")
+    deployment = only(found, "Deployment")
+    # The one for machines; there may be another one for metrics.
+    service = next(one for one in found if one["kind"] == "Service" and not one["metadata"]["name"].endswith("-metrics"))
     spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
     return [
         deployment["spec"]["selector"]["matchLabels"],

@@ -29,7 +29,7 @@ def vm() -> Iterator[Mesh]:
 
 def keys(value: Any, path: str = "") -> Iterator[str]:
     """Dotted, as in the documented schema; names that are any are written NAME or PART."""
-    any_name = {"children": "NAME", "certificates": "NAME", "calls": "CALL"}
+    any_name = {"children": "NAME", "certificates": "NAME", "certificate_lifetimes": "NAME", "calls": "CALL"}
     any_name |= {f"counters.{kind}": "PART" for kind in ("changes", "repairs", "failures")}
     if isinstance(value, dict):
         for name, inner in value.items():
