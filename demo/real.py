@@ -206,7 +206,8 @@ class Real:
         names = self._resolve(self._join("color-1"))
         address = self._lab.cluster.get("service", "face", "-n", cluster.NAMESPACE)["spec"]["clusterIP"]
         split = self._names_before == [None, cluster.SITE_ADDRESS] and names == [address, cluster.SITE_ADDRESS]
-        self._check("split_dns", split, f"{FACE} and {cluster.SITE_NAME}: {self._names_before} before it joined, then {names}")
+        before, now = ((" and ".join(name or "unknown" for name in found)) for found in (self._names_before, names))
+        self._check("split_dns", split, f"{FACE} and {cluster.SITE_NAME} are {now}; before color-1 joined: {before}")
         calls = self._call_until_all("color", {"blue", "green"})
         both = calls.by("color").keys() == {"blue", "green"} and not calls.failed
         self._check("pod_and_machine", both, f"the pod shows blue and color-1 green: {counts(calls.by('color'))}; {calls}")
