@@ -56,13 +56,15 @@ class Observed:
     own: Known
 
 
+# `removes`, of an action: it takes away or replaces what the machine uses, so it waits while it is not known what is wanted.
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """Changes nothing."""
 
     subject: Subject
-
-    removes = False
+    removes: bool = False
 
     def __str__(self) -> str:
         return f"ask {', '.join(self.subject.own)} whether they know the names of {self.subject.domain}"
@@ -73,7 +75,7 @@ class Start:
     program: str
     conf: str
     user: User
-    removes = False
+    removes: bool = False
 
     def __str__(self) -> str:
         return f"start dnsmasq as uid {self.user.uid}, which asks the cluster's servers"
@@ -81,9 +83,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """`removes`: it takes away what the machine uses."""
-
-    removes: bool = True
+    removes: bool = False
 
     def __str__(self) -> str:
         return "stop dnsmasq"
@@ -142,9 +142,9 @@ class Dns:
                 return (Ask(subject),)
         able = desired is not None and desired.user is not None and observed.program is not None
         wanted = desired if desired is not None and able and self._needed(desired, observed) else None
-        in_use = desired is None and observed.child.alive
+        in_use = observed.child.alive
         changes = [
-            Change(name, action, removes=in_use and name == self._chosen)
+            Change(name, action, removes=in_use and wanted is None and name == self._chosen)
             for name, front in self._fronts.items()
             for action in front.diff(wanted if name == self._chosen else None, observed.fronts[name])
         ]
@@ -152,9 +152,9 @@ class Dns:
             return (*changes, *((Stop(removes=in_use),) if observed.child.state is not State.STOPPED else ()))
         front = self._fronts[self._chosen]
         conf = dns_text.dnsmasq_conf(front.listen, front.upstream(observed.fronts[self._chosen]), wanted)
-        start = Start(observed.program, conf, wanted.user)
-        if observed.child.alive:
-            return (*changes, *((Stop(), start) if conf != observed.conf else ()))
+        start = Start(observed.program, conf, wanted.user, removes=in_use)
+        if in_use:
+            return (*changes, *((Stop(removes=True), start) if conf != observed.conf else ()))
         return (*changes, *((start,) if observed.now >= observed.child.retry_at else ()))
 
     def _may_do_without(self, desired: DnsSpec) -> bool:
@@ -200,7 +200,7 @@ class Dns:
 
     def condition(self, desired: DnsSpec | None, observed: Observed) -> Condition:
         """True once it is settled: who reaches the mesh by addresses needs no names, and all others are asked as before."""
-        if desired is None and observed.child.alive:
+        if not self._fault and any(action.removes for action in self.diff(desired, observed)):
             return Condition("Names", Truth.UNKNOWN, phrases.LEFT)
         if desired is None:
             text = "left alone: no DNS servers of the cluster are known, or dns.mode is off"
