@@ -29,7 +29,9 @@ class Metrics:
     """`validity`: beginning and end of the certificate in use, in epoch seconds; None before there is one."""
 
     def __init__(self, fleet: Fleet, replicas: Replicas, validity: Callable[[], tuple[float, float] | None]) -> None:
-        self._fleet, self._replicas, self._validity = fleet, replicas, validity
+        self._fleet = fleet
+        self._replicas = replicas
+        self._validity = validity
         self._requests: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def answered(self, call: str, code: str) -> None:

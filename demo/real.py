@@ -206,7 +206,8 @@ class Real:
         names = self._resolve(self._join("color-1"))
         address = self._lab.cluster.get("service", "face", "-n", cluster.NAMESPACE)["spec"]["clusterIP"]
         split = self._names_before == [None, cluster.SITE_ADDRESS] and names == [address, cluster.SITE_ADDRESS]
-        before, now = ((" and ".join(name or "unknown" for name in found)) for found in (self._names_before, names))
+        now = " and ".join(name or "unknown" for name in names)
+        before = " and ".join(name or "unknown" for name in self._names_before)
         self._check("split_dns", split, f"{FACE} and {cluster.SITE_NAME} are {now}; before color-1 joined: {before}")
         calls = self._call_until_all("color", {"blue", "green"})
         both = calls.by("color").keys() == {"blue", "green"} and not calls.failed

@@ -11,6 +11,7 @@ from harness import terminal
 
 _TEXT = 11
 """Where the text begins, after the time."""
+_WHO = 10
 
 
 class Report:
@@ -23,7 +24,7 @@ class Report:
         return time.monotonic() - self.began
 
     def step(self, who: str, text: str) -> None:
-        self._timed(f"{who:<10} {text}", 11)
+        self._timed(f"{who:<{_WHO}} {text}", _WHO + 1)
 
     def check(self, passed: bool, text: str) -> None:
         sign = _paint("√", 32) if passed else _paint("×", 31)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 
 from harness.completion import FILES, FOLDERS, INSTANCES, NOTHING, VERSIONS, Node
 
-_BASH = r"""# bash completion for meshexp, made by `meshexp completion bash`
-_meshexp_value() { # PATH OPTION: sets kind; fails where the option takes no value
+_TABLES = r"""_meshexp_value() { # PATH OPTION: sets kind; fails where the option takes no value
     case "$1 $2" in
 @values@
         *) return 1 ;;
@@ -17,7 +16,11 @@ _meshexp_node() { # PATH: sets verbs, options, and the kind of its arguments
     case $1 in
 @nodes@
     esac
-}
+}"""
+"""Of bash and zsh."""
+
+_BASH = r"""# bash completion for meshexp, made by `meshexp completion bash`
+@tables@
 _meshexp_folders() { # FOLDER WORD PATTERN
     local one
     [[ $2 == */* ]] && return
@@ -69,17 +72,7 @@ complete -F _meshexp meshexp
 
 _ZSH = r"""#compdef meshexp
 # zsh completion for meshexp, made by `meshexp completion zsh`
-_meshexp_value() { # PATH OPTION: sets kind; fails where the option takes no value
-    case "$1 $2" in
-@values@
-        *) return 1 ;;
-    esac
-}
-_meshexp_node() { # PATH: sets verbs, options, and the kind of its arguments
-    case $1 in
-@nodes@
-    esac
-}
+@tables@
 _meshexp_names() { # of folders, without what no folder of ours is called
     found=(${found:#*[^a-zA-Z0-9.+-]*})
     compadd -a found
@@ -214,7 +207,7 @@ def _bash(nodes: tuple[Node, ...]) -> str:
         verbs = " ".join(name for name, _ in node.verbs)
         options = " ".join(name for option in node.options for name in option.names)
         lines.append(f"        {_quoted(node.path)}) verbs='{verbs}' options='{options}' kind='{node.takes}' ;;")
-    return _filled(_BASH, values=_values(nodes), nodes=lines)
+    return _filled(_BASH, tables=[_TABLES], values=_values(nodes), nodes=lines)
 
 
 def _zsh(nodes: tuple[Node, ...]) -> str:
@@ -223,7 +216,7 @@ def _zsh(nodes: tuple[Node, ...]) -> str:
         verbs = " ".join(_quoted(f"{name}:{text}") for name, text in node.verbs)
         options = " ".join(_quoted(f"{name}:{option.text}") for option in node.options for name in option.names)
         lines.append(f"        {_quoted(node.path)}) verbs=({verbs}); options=({options}); kind='{node.takes}' ;;")
-    return _filled(_ZSH, values=_values(nodes), nodes=lines)
+    return _filled(_ZSH, tables=[_TABLES], values=_values(nodes), nodes=lines)
 
 
 _IN_FISH = {
@@ -255,7 +248,7 @@ def _completions(nodes: tuple[Node, ...]) -> Iterable[str]:
 
 
 def _offered(kind: str) -> str:
-    """Flags of `complete` for what can stand there: of a kind, or for words."""
+    """The flags of `complete` that offer what is of this kind, or each of these words."""
     return _IN_FISH[kind] if kind in _IN_FISH else f"-a {_in_fish(kind)}"
 
 

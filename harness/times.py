@@ -32,7 +32,9 @@ def span(seconds: float) -> str:
     seconds = int(seconds)
     if seconds < 0:
         return f"-{span(-seconds)}"
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    days = seconds // 86400
+    hours = seconds // 3600 % 24
+    minutes = seconds // 60 % 60
     if days:
         return f"{days} d {hours} h"
     if hours:

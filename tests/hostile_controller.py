@@ -52,7 +52,7 @@ class Hostile:
             while True:
                 writer.write(b" " * 65536)
                 await writer.drain()
-                await asyncio.sleep(0)  # drain() waits for nothing once the other side has closed: the end would never be heard
+                await asyncio.sleep(0)  # drain() may not wait at all; without this nothing else here would ever run
         fields = told.get("fields", {}) | ({"version": f"v{self.held}"} if told.get("changes") else {})
         body = str(told.get("body") if held and "body" in told else json.dumps(RIGHT | fields)).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

@@ -176,8 +176,11 @@ def _unfit(value: object, path: str, origin: str) -> Iterator[Fault]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _unfit(inner, f"{path}[{index}]", origin)
-    elif isinstance(value, str) and _UNFIT.search(value.translate(_LINE_ENDS) if path.startswith(_MAY_HAVE_LINES) else value):
-        yield Fault(path, f"{value!r:.60} has a control character, or half of a character [{origin}]")
+    elif isinstance(value, str):
+        may_have_lines = path.startswith(_MAY_HAVE_LINES)
+        text = value.translate(_LINE_ENDS) if may_have_lines else value
+        if _UNFIT.search(text):
+            yield Fault(path, f"{value!r:.60} has a control character, or half of a character [{origin}]")
 
 
 def check(config: schema.Config) -> tuple[Fault, ...]:

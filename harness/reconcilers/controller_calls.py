@@ -17,9 +17,10 @@ from harness.system.workload_api import Svid
 
 T = TypeVar("T")
 PACE = Backoff(first=0.1, most=1.0)
-AT_ONCE_SECONDS = 0.5  # a busy machine and a slow network need some of it
+AT_ONCE_SECONDS = 0.5
+"""A held call that is answered sooner was not held. An answer at once takes some of it on a busy machine or a slow network."""
 AT_ONCE_MOST = 10
-"""After more answers that come at once than news would be, the next call has a pause: neither side is to be busy with nothing."""
+"""After more answers at once than there would be news, each next call waits: neither side is to be busy with nothing."""
 
 
 @dataclass(slots=True)

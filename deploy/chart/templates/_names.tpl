@@ -22,10 +22,13 @@ app.kubernetes.io/component: controller
 app.kubernetes.io/part-of: meshexp
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
-{{- define "meshexp-controller.labels" -}}
-{{ include "meshexp-controller.podLabels" . }}
+{{- define "meshexp-controller.releaseLabels" -}}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+{{- define "meshexp-controller.labels" -}}
+{{ include "meshexp-controller.podLabels" . }}
+{{ include "meshexp-controller.releaseLabels" . }}
 {{- end }}
 {{- /*
 The metadata of an object. `root`: the chart's context. `namespace`: not given where the object has none. `suffix`: follows the
