@@ -33,7 +33,7 @@ bench: .setup-test ## figures, as a table and in build/bench.json; ARGS='check r
 
 docs: ## the reference pages in docs/, from the program's own tables
 	$(PYTHON) -m harness.reference docs
-	$(PYTHON) deploy/values.py deploy/chart/README.md
+	$(PYTHON) deploy/chart_readme.py deploy/chart/README.md
 
 deb: .setup-package ## dist/*.deb
 	packaging/deb/build --lint

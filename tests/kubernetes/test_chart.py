@@ -254,7 +254,7 @@ def test_a_large_number_stays_one() -> None:
 def test_the_table_of_values_is_up_to_date(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     shutil.copy(CHART / "README.md", readme)
-    subprocess.run([sys.executable, str(ROOT / "deploy" / "values.py"), str(readme)], check=True)
+    subprocess.run([sys.executable, str(ROOT / "deploy" / "chart_readme.py"), str(readme)], check=True)
     assert readme.read_text() == (CHART / "README.md").read_text(), "run `make docs`"
     for key in SET:
         assert f"\n| `{key}` | `" in readme.read_text()

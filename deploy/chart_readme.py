@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""values.py README: writes the table of the chart's values into it, from values.yaml with its comments, and the schema.
+"""chart_readme.py README: writes the table of the chart's values into it, from values.yaml with its comments, and the schema.
 
 `make docs` runs it.
 """
