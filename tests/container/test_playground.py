@@ -63,7 +63,7 @@ def test_a_second_face_joins_by_an_intermediate_and_is_balanced_over_and_leaves_
         code = faces.stop("face-2")[0]
     assert [a for a in answers if not a.good] == [] and len(answers) > 20
     assert shares(answers, "pod")["face-docker-ext2"] > 3
-    assert code == 0, "Docker would have killed it after 10 s"
+    assert code == 0, "it ended by itself; `container.stop_seconds` of the figures is below Docker's 10 s"
     assert address not in faces.mesh.workloads()
 
 
