@@ -206,13 +206,8 @@ def test_during_changes_under_load_no_connection_escapes_or_fails(kind: str, pee
 
     async def check() -> None:
         await backend.replace(sets[0])
-        loads = [
-            await asyncio.create_subprocess_exec(
-                "setpriv", f"--reuid={USER}", "--clear-groups", "/usr/bin/python3", "-c", LOAD, MESH[family],
-                stdin=PIPE, stdout=PIPE,
-            )  # fmt: skip
-            for family in Family
-        ]
+        argv = ("setpriv", f"--reuid={USER}", "--clear-groups", "/usr/bin/python3", "-c", LOAD)
+        loads = [await asyncio.create_subprocess_exec(*argv, MESH[family], stdin=PIPE, stdout=PIPE) for family in Family]
         for load in loads:
             assert load.stdout is not None and await load.stdout.readline()
         for change in range(1, changes + 1):
