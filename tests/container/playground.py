@@ -155,7 +155,7 @@ class Playground:
         wait(ready, seconds, lambda: self.story(name), 0.2)
 
     def stop(self, name: str, *, patience: int = 60) -> tuple[int, float]:
-        """`docker stop`: the container's exit code, and how long it took. After `patience` s Docker kills it; its default is 10."""
+        """`docker stop`: the container's exit code, and how long it took. Docker kills it after `patience` s, 10 by default."""
         seconds = wait(lambda: self.engine.run("stop", f"--time={patience}", name)[0] == 0, 120)
         return int(self.engine.inspect(name)["State"]["ExitCode"]), seconds
 
