@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from harness import phrases, terminal, times
+from harness import denied, phrases, terminal, times
 from harness.paths import Paths, configured
 from harness.problem_registry import Severity, Where
 from harness.status import Phase, Truth, told
@@ -25,6 +26,10 @@ def run(paths: Paths, output: str, wait: float | None, local: bool) -> int:
         if well or wait is None or time.monotonic() >= deadline:
             break
         time.sleep(POLL_SECONDS)
+    for folder in denied.to_this_user((paths.first.config / "instances",)):
+        terminal.say(
+            f"{folder} cannot be read by this user: it is not known whether there are other workloads", stream=sys.stderr
+        )
     if output == "json":
         terminal.say_json(data)
         return 0 if well else 1

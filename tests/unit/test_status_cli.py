@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import status, status_cli
 from harness.status import Truth
+from tests.mesh import ROOT
 from tests.snapshots import snapshot
 
 WARNING = {"name": "Metrics", "status": "True", "message": "not exported", "problem": "m", "severity": "warning", "hint": "h"}
@@ -46,3 +52,22 @@ def test_no_message_or_hint_looks_like_a_line_of_its_own() -> None:
 def test_a_word_of_another_release_is_no_error() -> None:
     told = status.retold("Routes", snapshot()["conditions"][0] | {"status": "Pending", "problem": None}, "the first workload's")
     assert told.truth is Truth.UNKNOWN
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_this_user_may_not_read_is_not_an_empty_one() -> None:
+    with tempfile.TemporaryDirectory(prefix="meshexp-status-", dir="/var/lib") as name:
+        Path(name).chmod(0o755)
+        folder = Path(name) / "instances"
+        folder.mkdir()
+        ours = {"MESHEXP_CONFIG_DIR": name, "MESHEXP_RUN_DIR": name}
+        environment = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **ours}
+        command = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-s", "-m", "harness", "status"]
+
+        def warned(mode: int) -> bool:
+            folder.chmod(mode)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+            assert done.stdout.startswith("Stopped")
+            return f"{folder} cannot be read by this user" in done.stderr
+
+        assert not warned(0o755) and warned(0o700)
