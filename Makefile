@@ -1,7 +1,8 @@
 # Two commands do all: `make demo` runs the main job, `make test` passes the tests. Both install what they need.
 # `make` alone prints what there is: what follows ## in this file.
 SHELL := /bin/bash
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Looked for when it is used: `make` alone needs no root.
+SUDO = $(if $(filter 0,$(shell id -u)),,$(or $(shell command -v sudo),$(error this needs root: run it as root, or install sudo)))
 # The demo and the VM side run on the distribution's own interpreter and python3-* packages; .venv holds the newest PyPI releases.
 PYTHON := /usr/bin/python3
 VENV := .venv

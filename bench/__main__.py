@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,5 +86,12 @@ def _earlier(result: Path) -> list[dict[str, Any]]:
         return []  # the first run, or one of another version
 
 
+def _end(number: int, _: object) -> None:
+    """As an exception, so that what was started for a figure ends too."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _end)
     sys.exit(main(sys.argv[1:]))

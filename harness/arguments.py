@@ -13,7 +13,10 @@ from harness.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command, and of each of its verbs."""
+    """Of a command, and of each of its verbs. A shortened option is a mistyped one: `--wat` may mean --wait or --watch."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         if self._subparsers is not None and "are required" in message:  # a verb is missing: the help lists all

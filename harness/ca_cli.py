@@ -61,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     files.write(options.out / "trust-anchors.pem", reading.text(options.trust_anchor), mode=0o644)
     answer = Answer(options.output)
     issued = options.what == "issue"
-    answer.say(f"{certificate}: {name}, until {times.moment(ca.ends(made).timestamp())}")
+    sooner = ", when the trust anchor ends too" if ca.ends(made) < now + datetime.timedelta(days=options.days) else ""
+    answer.say(f"{certificate}: {name}, until {times.moment(ca.ends(made).timestamp())}{sooner}")
     if issued:
         answer.say(f"copy ca.crt and ca.key to /etc/meshexp/spire/ on {name} (mode 0600), trust-anchors.pem to /etc/meshexp/;")
         answer.say(f"then {key} is not needed here any more: a renewal needs only the certificate")

@@ -55,7 +55,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
         verb.add_argument("--reason", metavar="TEXT", help=text)
         output(verb)
     drain.add_argument("--timeout", type=seconds, metavar="SECONDS", help="wait at most so long (drain.deadline if unset)")
-    text = "remove everything that the harness ever set on this machine, also under traffic; needs no configuration"
+    text = "remove everything that a harness has set that does not run any more, also under traffic; needs no configuration"
     cleanup = _verb(verbs, "cleanup", text, _cleanup)
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
     output(cleanup)
@@ -119,8 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _guess_instance(where: paths.Paths) -> None:
     """Warns of a name that looks mistyped. The verb goes on, because the name can be that of a workload that was there before."""
     known = [other.instance for other in paths.configured(where)[1:]]
-    if where.instance and where.instance not in known and (guess := phrases.near(where.instance, known)):
-        terminal.say_error("meshexp", f"no workload {where.instance!r} is configured on this machine; {guess}")
+    if not where.instance or where.instance in known:
+        return
+    never = not where.state.exists() and not where.run.exists()
+    if (guess := phrases.near(where.instance, known)) or never:
+        there = guess or (f"there are {', '.join(known)}" if known else "there is none but the first")
+        terminal.say_error("meshexp", f"no workload {where.instance!r} is configured on this machine; {there}")
 
 
 def _verb_of(words: Sequence[str]) -> str:

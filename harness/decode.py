@@ -152,6 +152,8 @@ class _Reader:
 
     def _read_enum(self, hint: type[enum.Enum], data: object, path: str) -> Any:
         values = [member.value for member in hint]
+        if data is False and "off" in values:  # YAML 1.1 reads a bare `off` as false
+            data = "off"
         if data in values:
             return hint(data)
         known = [str(value) for value in values]

@@ -37,7 +37,7 @@ def parse(text: str, source: str) -> Invitation:
         raise HarnessError(f"{source} is no invitation: it is not JSON", _ASK) from None
 
 
-_ASK = "`meshexp-controller invite` on the administrator's machine makes one"
+_ASK = "`kubectl meshexp invite` on the administrator's machine makes one"
 
 
 def names(paths: Paths) -> tuple[Path, ...]:

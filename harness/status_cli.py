@@ -44,8 +44,10 @@ def wrong_here(data: dict[str, Any]) -> tuple[str, ...]:
 
     Not those with a warning, which do their work, and not those that wait for another part.
     """
-    if data["phase"] in (Phase.STOPPED.text, Phase.UNKNOWN.text, Phase.WAITING.text):
+    if data["phase"] in (Phase.STOPPED.text, Phase.UNKNOWN.text):
         return ("the daemon",)
+    if data["phase"] == Phase.WAITING.text:
+        return ("the configuration",)
     return tuple(condition["name"] for condition in data["conditions"] if _is_wrong_here(condition))
 
 

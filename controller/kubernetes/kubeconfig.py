@@ -11,6 +11,7 @@ from typing import Any
 from harness import reading, yaml_text
 from harness.errors import ConfigError, Fault
 
+_WHICH = "say which cluster: set KUBECONFIG, or give --kubeconfig FILE"
 _KINDS = {"contexts": "context", "clusters": "cluster", "users": "user"}
 
 
@@ -68,7 +69,7 @@ def _load(path: pathlib.Path) -> Mapping[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError((Fault("", f"not text: {error}"),), str(path)) from None
     except OSError as error:
-        raise ConfigError((Fault("", str(error)),), str(path)) from None
+        raise ConfigError((Fault("", f"cannot be read: {error.strerror}", _WHICH),), str(path)) from None
     except ValueError as error:
         raise ConfigError((Fault("", str(error)),), str(path)) from None
     if not isinstance(data, Mapping):

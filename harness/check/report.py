@@ -96,14 +96,14 @@ def success(results: Iterable[Result]) -> bool:
 
 @dataclass(slots=True)
 class Table:
-    """Makes the lines of one result after the other, so that each can be printed as it comes. `short`: only what did not pass."""
+    """Makes the lines of one result after the other, so that each can be printed as it comes. `short`: only what is wrong."""
 
     colour: bool
     short: bool = False
     _category: str = ""
 
     def lines(self, result: Result) -> Iterator[str]:
-        if self.short and result.outcome is Outcome.PASSED:
+        if self.short and result.problem is None:
             return
         if result.category != self._category:
             if self._category:

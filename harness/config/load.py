@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,18 +75,60 @@ def to_configure(paths: Paths) -> str:
 
 def load_with_origins(paths: Paths, environ: Mapping[str, str]) -> tuple[schema.Config, Layers]:
     layers, faults = sources(paths, environ)
-    config = None
     try:
         config = decode.decode(schema.Config, layers.values, source="configuration")
     except ConfigError as error:
+        config = None
         faults.extend(_placed(fault, layers, paths) for fault in error.faults)
-    if config is not None:
-        faults.extend(_placed(fault, layers, paths) for fault in check(config))
-        clashes = claims.faults(config, claims.of_config(paths, config), others(paths))
-        faults.extend(_placed(fault, layers, paths) for fault in clashes)
+    rest = config if config is not None and not faults else _rest(layers.values, faults)
+    if rest is not None:
+        clashes = (*check(rest), *claims.faults(rest, claims.of_config(paths, rest), others(paths)))
+        faults.extend([_placed(fault, layers, paths) for fault in _not_of(faults, clashes)])
     if faults or config is None:
-        raise ConfigError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)")
+        raise WrongError(tuple(faults), f"configuration ({paths.harness_yaml} and drop-ins)", rest)
     return config, layers
+
+
+class WrongError(ConfigError):
+    """`rest`: what is left without the keys that have faults, to look for more; None where nothing can be made of it."""
+
+    def __init__(self, faults: tuple[Fault, ...], source: str, rest: schema.Config | None) -> None:
+        super().__init__(faults, source)
+        self.rest = rest
+
+    def further(self, found: Iterable[Fault]) -> tuple[Fault, ...]:
+        """Of faults of the rest, those that do not follow from a key that has been left out."""
+        return tuple(_not_of(self.faults, found))
+
+
+def _rest(values: Mapping[str, Any], faults: list[Fault]) -> schema.Config | None:
+    """What is left without the keys that have faults; None when a file is left out, since any key may be in it."""
+    if any(fault.path.startswith("/") for fault in faults):
+        return None
+    try:
+        return decode.decode(schema.Config, _without(values, faults), source="configuration")
+    except ConfigError:
+        return None
+
+
+def _without(values: Mapping[str, Any], faults: Iterable[Fault]) -> dict[str, Any]:
+    left = copy.deepcopy(dict(values))
+    for fault in faults:
+        *sections, name = fault.path.partition("[")[0].split(".")
+        inside: Any = left
+        for section in sections:
+            inside = inside.get(section) if isinstance(inside, dict) else None
+        if isinstance(inside, dict):
+            inside.pop(name, None)
+    return left
+
+
+def _not_of(known: Iterable[Fault], found: Iterable[Fault]) -> Iterator[Fault]:
+    """Without those of a key that has a fault already, or of what is above or below it."""
+    paths = [fault.path.partition("[")[0] for fault in known]
+    for fault in found:
+        if not any(f"{fault.path}.".startswith(f"{path}.") or f"{path}.".startswith(f"{fault.path}.") for path in paths):
+            yield fault
 
 
 def others(paths: Paths) -> tuple[claims.Claim, ...]:

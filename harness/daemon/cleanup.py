@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from harness import terminal
 from harness.clock import SystemClock
 from harness.daemon import in_force, names
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TemporaryError
 from harness.paths import Paths, configured, is_name
 from harness.reconcilers.base import Reconciler
 from harness.reconcilers.dns import NAME as DNS
@@ -23,6 +23,7 @@ from harness.reconcilers.dns import Dns
 from harness.reconcilers.proxy import NAME as PROXY
 from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.routes import Routes
+from harness.status import Phase
 from harness.system import files, privileges, process, redirect_backend, snapshot_reader, units
 from harness.system.iptables import Iptables
 from harness.system.netlink import Netlink
@@ -36,7 +37,7 @@ PROXY_GRACE = 2.0
 
 
 def run(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> int:
-    """0 when nothing is left, 1 when something could not be removed. Refuses while a daemon runs.
+    """0 when nothing is left, 1 when something could not be removed. Refuses to change anything while a daemon runs.
 
     Of the machine's first workload: all workloads' that ever were. after_exit: called by systemd when the daemon has ended; what
     the next daemon is to take over stays, and so do the other workloads. dry: only says what would be removed.
@@ -44,9 +45,20 @@ def run(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> int:
     privileges.check("cleanup")
     meant = (paths,) if paths.instance or after_exit else everyone(paths)
     with contextlib.ExitStack() as locks:
-        for one in meant:
-            locks.enter_context(files.lock(one.lock))
+        for one in meant if not dry else ():
+            locks.enter_context(_locked(one))
         return max(asyncio.run(_clean(one, after_exit, dry, answer)) for one in meant)
+
+
+@contextlib.contextmanager
+def _locked(paths: Paths) -> Iterator[None]:
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(files.lock(paths.lock))
+        except TemporaryError as error:
+            way = snapshot_reader.stop(int(files.read_line(paths.lock) or 0), paths.instance)
+            raise TemporaryError(error.message, f"stop it first, which removes the same: {way}") from None
+        yield
 
 
 def everyone(paths: Paths) -> tuple[Paths, ...]:
@@ -114,7 +126,9 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> i
     for name in (PROXY, DNS) if units.booted() else ():
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
-    for left in (paths.status, paths.known_registration, paths.proxy, paths.bug):
+    # A daemon that waits for its configuration has set nothing, and so holds no lock; its status is no leftover.
+    waits = snapshot_reader.read(paths.status, paths.instance)["phase"] == Phase.WAITING.text
+    for left in (*(() if waits else (paths.status,)), paths.known_registration, paths.proxy, paths.bug):
         failed += _removed(left)
     try:
         await in_force.forget(paths)

@@ -40,10 +40,18 @@ def configuration(paths: Paths, environ: Mapping[str, str], *, new: bool = False
     `new`: also looks at files and programs without which a member could not go on as before. At a start they are not looked at:
     the machine joins as far as it can, and its status names what is missing.
     """
-    config, layers = load.load_with_origins(paths, environ)
-    if found := (*faults(config, environ), *(_new_faults(config) if new else ())):
+    try:
+        config, layers = load.load_with_origins(paths, environ)
+    except load.WrongError as error:
+        more = error.further(_all_faults(error.rest, environ, new=new)) if error.rest else ()
+        raise ConfigError((*error.faults, *more), error.tried) from None
+    if found := _all_faults(config, environ, new=new):
         raise MissingError(found, config)
     return config, layers.values
+
+
+def _all_faults(config: schema.Config, environ: Mapping[str, str], *, new: bool) -> tuple[Fault, ...]:
+    return (*faults(config, environ), *(_new_faults(config) if new else ()))
 
 
 def faults(config: schema.Config, environ: Mapping[str, str], *, anchors: bool = True) -> tuple[Fault, ...]:

@@ -74,6 +74,15 @@ def start(instance: str) -> str:
     return f"`meshexp run{f' --instance {instance}' if instance else ''}`"
 
 
+def stop(pid: int, instance: str) -> str:
+    """The command by which a daemon takes all away that it has set, and ends."""
+    from harness.system import units
+
+    if units.booted():
+        return f"`systemctl stop {units.unit_name('harness', instance)}`"
+    return f"`kill {pid}`"
+
+
 def _restart(pid: int, instance: str) -> str:
     from harness.system import units  # heavy, and needed for this alone
 

@@ -109,6 +109,14 @@ def test_a_waiting_daemon_outlives_what_is_meant_for_another(vm: Mesh, number: s
     assert vm.processes["harness"].poll() is None
 
 
+def test_a_cleanup_leaves_the_status_of_a_daemon_that_waits(vm: Mesh) -> None:
+    (vm.folder / "etc/harness.yaml").write_text("")
+    waiting.start(vm)
+    vm.wait(lambda: vm.status().get("phase") == "Waiting")
+    assert vm.meshexp("cleanup").returncode == 0
+    assert vm.status()["phase"] == "Waiting"
+
+
 def test_reloads_in_a_row_end_no_waiting_daemon(vm: Mesh) -> None:
     """Each makes a fresh process, which does not listen yet when the next comes. To systemd an end by SIGHUP is a clean one."""
     (vm.folder / "etc/harness.yaml").write_text("")

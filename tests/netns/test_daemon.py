@@ -46,7 +46,11 @@ def test_a_second_harness_is_refused_and_harms_nothing(vm: Mesh) -> None:
     second = vm.meshexp("run")
     assert second.returncode == 75
     assert f"pid {vm.processes['harness'].pid}" in second.stderr
-    assert vm.meshexp("cleanup").returncode == 75, "cleanup takes nothing from a daemon that lives"
+    refused = vm.meshexp("cleanup")
+    assert refused.returncode == 75, "cleanup takes nothing from a daemon that lives"
+    assert "stop it first" in refused.stderr
+    said = vm.meshexp("cleanup", "--dry-run")
+    assert said.returncode == 0 and "remove the redirect" in said.stdout
     assert vm.status()["phase"] == "Ready"
 
 

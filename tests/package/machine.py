@@ -134,6 +134,15 @@ class Machine:
     def apt(self, *words: str, check: bool = True) -> str:
         return self.run("apt-get", "-y", "-q", "-o", "Dpkg::Use-Pty=0", *words, check=check)
 
+    def processes(self) -> dict[int, tuple[str, str]]:
+        """By their numbers in the machine, which need not have a `ps`: the program's name, and all that it was called with."""
+        found = {}
+        for folder in self.file("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found[int(folder.name)] = ((folder / "comm").read_text().strip(), command)
+        return found
+
     def file(self, path: str) -> Path:
         """A file of the machine, seen from here."""
         return Path(f"/proc/{self.leader}/root{path}") if self.booted else self.root / path.lstrip("/")

@@ -17,7 +17,7 @@ from harness import __version__
 from tests.cache import cache, once
 from tests.mesh import ROOT
 
-SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "iptables", "nftables", "ca-certificates", "procps", "passwd")
+SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "iptables", "nftables", "ca-certificates", "passwd")
 # The package's own dependencies, so that it is installed without a network, and what it suggests.
 DEPENDENCIES = (
     "libnftables1", "openssl", "python3-h2", "python3-httpx", "python3-pyroute2", "python3-structlog", "python3-systemd",

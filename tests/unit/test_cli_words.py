@@ -48,6 +48,7 @@ def test_the_name_alone_tells_all_and_is_no_mistake(words: tuple[str, ...], caps
         (("status", "-o", "jsn"), "there is no -o/--output 'jsn'; did you mean json?"),
         (("status", "-o", "1"), "there is no -o/--output '1'; there are text, json"),
         (("status", "--wathc"), "not known here: --wathc; did you mean --watch?"),
+        (("status", "--wat"), "not known here: --wat; did you mean --wait?"),
         (("proxy", "list", "--outptu=json"), "not known here: --outptu=json; did you mean --output?"),
         (("version", "now"), "not known here: now"),
     ],
@@ -67,6 +68,13 @@ def test_a_mistyped_instance(tmp_path: Path) -> None:
     for name, guess in (("colr", True), ("color", False), ("x", False)):  # `x` is like no name
         done = subprocess.run([*command, name], capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
         assert done.returncode == 1 and ("did you mean color?" in done.stderr) == guess
+
+
+def test_an_instance_that_was_never_there(tmp_path: Path) -> None:
+    environment = os.environ | {f"MESHEXP_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "STATE", "RUN")}
+    command = [sys.executable, "-m", "harness", "--instance", "x", "status"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert "no workload 'x' is configured on this machine; there is none but the first" in done.stderr
 
 
 @pytest.mark.parametrize("group", [("proxy",), ("redirect",), ("config",), ("ca",)], ids=" ".join)

@@ -19,6 +19,7 @@ import pytest
 from harness import arguments, cli, completion, completion_shells
 from harness.check_problems import REGISTRY
 from tests.mesh import ROOT
+from tests.open_folder import open_folder
 
 NODES = completion.nodes(cli.parser())
 SCRIPTS = {shell: completion_shells.script(shell, NODES) for shell in completion_shells.SHELLS}
@@ -172,21 +173,17 @@ def test_fish_has_nothing_to_offer(folder: Path, line: str) -> None:
     assert fish(folder, line) == []
 
 
-def test_what_a_user_may_not_read_gives_no_error(folder: Path, tmp_path: Path) -> None:
-    (folder / "bash").write_text(SCRIPTS["bash"])
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o000)
-    tmp_path.chmod(0o755)
-    lines = (
-        f". {folder}/bash; shopt -s failglob; COMP_WORDS=(meshexp proxy use ''); COMP_CWORD=3; _meshexp; echo ${{#COMPREPLY[@]}}"
-    )
-    user = ["setpriv", "--reuid=65534", "--clear-groups", "--"] if os.geteuid() == 0 else []
-    places = {"PATH": os.environ["PATH"], "MESHEXP_STATE_DIR": str(closed)}
-    for parent in folder.parents:
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-            parent.chmod(0o755)
-    folder.chmod(0o755)
-    done = subprocess.run([*user, "bash", "-c", lines], capture_output=True, text=True, check=True, env=places, cwd="/")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_a_user_may_not_read_gives_no_error() -> None:
+    user = ("setpriv", "--reuid=65534", "--clear-groups", "--")
+    with open_folder() as folder:
+        (folder / "bash").write_text(SCRIPTS["bash"])
+        closed = folder / "closed"
+        closed.mkdir(mode=0o000)
+        line = "shopt -s failglob; COMP_WORDS=(meshexp proxy use ''); COMP_CWORD=3; _meshexp; echo ${#COMPREPLY[@]}"
+        places = {"PATH": os.environ["PATH"], "MESHEXP_STATE_DIR": str(closed)}
+        command = [*user, "bash", "-c", f". {folder}/bash; {line}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=places, cwd="/")
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 

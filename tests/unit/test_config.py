@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import environment, load, schema
+from harness.daemon import needs
 from harness.errors import ConfigError
 from harness.paths import Paths
 
@@ -61,6 +62,31 @@ def test_every_fault_of_every_source_at_once(tmp_path: Path) -> None:
     assert "did you mean MESHEXP_PROXY_LOG?" in found["MESHEXP_PROXY_LOGG"]
     assert "did you mean mesh?" in found["redirect.outbound"]
     assert "a.yaml" in found["redirect.outbound"], "a fault says which file it stands in"
+
+
+def test_a_faulty_key_hides_no_fault_of_another(tmp_path: Path) -> None:
+    """Neither one that several keys have together, nor one of what is needed of the machine."""
+    text = MINIMAL + "identity: {mode: locl}\nproxy: {inbound_port: 4140}\ncontroller: {trust_anchors: /no/such/file}\n"
+    assert set(faults(tmp_path, text)) == {"identity.mode", "proxy"}
+    with pytest.raises(ConfigError) as raised:
+        needs.configuration(Paths(config=tmp_path), {}, new=True)
+    assert {"identity.mode", "proxy", "controller.trust_anchors"} <= {fault.path for fault in raised.value.faults}
+
+
+def test_what_follows_from_a_fault_is_none(tmp_path: Path) -> None:
+    """The default in the place of a key that is wrong."""
+    (tmp_path / "harness.yaml").write_text(MINIMAL + "controller: {trust_anchors: [x]}\nproxy: {user: {}}\n")
+    with pytest.raises(ConfigError) as raised:
+        needs.configuration(Paths(config=tmp_path), {}, new=True)
+    assert [fault.path for fault in raised.value.faults] == ["controller.trust_anchors", "proxy.user"]
+
+
+@pytest.mark.parametrize("path", ["redirect.outbound", "redirect.inbound", "dns.mode"])
+def test_yaml_reads_off_as_false_and_it_is_off_all_the_same(tmp_path: Path, path: str) -> None:
+    section, key = path.split(".")
+    config = read(tmp_path, MINIMAL + f"{section}: {{{key}: off}}\n")
+    assert getattr(getattr(config, section), key).value == "off"
+    assert "True is not one of" in faults(tmp_path, MINIMAL + f"{section}: {{{key}: on}}\n")[path]
 
 
 def test_the_playgrounds_container_interface(tmp_path: Path) -> None:

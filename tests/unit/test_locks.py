@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from harness.system import files
 from harness.system.proxy_store import Store
 from tests import cache
 from tests.mesh import ROOT
+from tests.open_folder import open_folder
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
 SCRIPTS = {"setup", "packaging/lock"}
@@ -27,10 +27,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Everybody can enter it, unlike pytest's own, and only root can exchange it, unlike one in /tmp."""
-    with tempfile.TemporaryDirectory(prefix="meshexp-locks-", dir="/var/lib") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    with open_folder() as made:
+        yield made
 
 
 def of_the_daemon(folder: Path) -> Path:

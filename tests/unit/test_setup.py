@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.open_folder import open_folder
 from tests.test_layout import ROOT
 
 WORDS = ("demo", "test", "dev", "package", "neighbours")
@@ -50,9 +50,8 @@ def test_what_the_package_is_built_with_is_installed_by_its_word() -> None:
 def script() -> Iterator[Path]:
     """A copy that every user can reach, unlike what is in pytest's folder, and that asks for a package that no machine has."""
     with_package = (ROOT / "setup").read_text().replace("demo=(python3 ", "demo=(meshexp-no-such-package python3 ", 1)
-    with tempfile.TemporaryDirectory(prefix="meshexp-") as name:
-        Path(name).chmod(0o755)
-        copy = Path(name) / "setup"
+    with open_folder() as folder:
+        copy = folder / "setup"
         copy.write_text(with_package)
         copy.chmod(0o755)
         yield copy

@@ -127,7 +127,7 @@ def test_a_process_that_began_at_another_time_is_another(tmp_path: Path) -> None
 def test_a_daemon_that_waits_for_its_configuration_says_little(tmp_path: Path) -> None:
     data = {"phase": "Waiting", "ready": False, "message": "waiting for configuration", "pid": os.getpid()}
     assert read(tmp_path / "status.json", data) == data
-    assert status_cli.wrong_here(data) == ("the daemon",)
+    assert status_cli.wrong_here(data) == ("the configuration",)
 
 
 @pytest.mark.parametrize("field", ["uptime", "valid_seconds"])

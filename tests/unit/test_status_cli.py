@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from harness import status, status_cli
 from harness.status import Truth
 from tests.mesh import ROOT
+from tests.open_folder import open_folder
 from tests.snapshots import snapshot
 
 WARNING = {"name": "Metrics", "status": "True", "message": "not exported", "problem": "m", "severity": "warning", "hint": "h"}
@@ -56,11 +55,10 @@ def test_a_word_of_another_release_is_no_error() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_that_this_user_may_not_read_is_not_an_empty_one() -> None:
-    with tempfile.TemporaryDirectory(prefix="meshexp-status-", dir="/var/lib") as name:
-        Path(name).chmod(0o755)
-        folder = Path(name) / "instances"
+    with open_folder() as own:
+        folder = own / "instances"
         folder.mkdir()
-        ours = {"MESHEXP_CONFIG_DIR": name, "MESHEXP_RUN_DIR": name}
+        ours = {"MESHEXP_CONFIG_DIR": str(own), "MESHEXP_RUN_DIR": str(own)}
         environment = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **ours}
         command = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-s", "-m", "harness", "status"]
 
