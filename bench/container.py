@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import tempfile
 import time
@@ -9,14 +10,14 @@ from pathlib import Path
 
 from bench.record import Record, record
 from tests import linkerd_lab
-from tests.container import engine
-from tests.container.conftest import KUBE_PROXY, PROGRAMS
-from tests.container.playground import BASE, CONTROLLER_NAME, IMAGE, NETWORK, Playground, build_images, intermediate_folder
+from tests import linkerd_lab_pki as pki
+from tests.container import engine, images
+from tests.container.conftest import PROGRAMS
+from tests.container.images import BASE, CONTROLLER, FACES
+from tests.container.playground import CONTROLLER_NAME, NETWORK, Playground
 from tests.linkerd_lab_box import which
 from tests.linkerd_lab_cluster import NODE
 from tests.linkerd_lab_endpoints import Endpoints
-from tests.mesh import ROOT
-from tests.package.root import sh
 
 JOINS = 5
 
@@ -25,24 +26,24 @@ def run() -> list[Record]:
     if missing := [*linkerd_lab.MISSING, *engine.MISSING]:
         print(f"skipped: not on PATH: {', '.join(missing)}")
         return []
-    package = ROOT / sh(str(ROOT / "packaging/deb/build")).split()[-1]
-    with linkerd_lab.lab() as made, engine.engine(made.cluster.node.pid) as docker, tempfile.TemporaryDirectory() as programs:
-        build_images(docker, package, "none")
-        records = [
-            record("image.mib", docker.mib(BASE), "MiB"),
-            record("image.faces_mib", docker.mib(IMAGE), "MiB"),
-            record("image.controller_mib", docker.mib("meshexp-controller"), "MiB"),
-        ]
+    with linkerd_lab.lab() as made, engine.engine(made.cluster.node.pid) as docker, tempfile.TemporaryDirectory() as folder:
+        programs = Path(folder) / "programs"
+        programs.mkdir()
         for name in PROGRAMS:
-            (Path(programs) / name).symlink_to(str(which(name)))
-        build_images(docker, package, programs)
-        records.append(record("image.with_programs_mib", docker.mib(BASE), "MiB"))
+            shutil.copy(str(which(name)), programs / name)
+        images.build_all(docker, made.cluster.node, str(programs), Path(folder) / "images.tar")
+        records = [
+            record("image.with_programs_mib", docker.mib(BASE), "MiB"),
+            record("image.faces_with_programs_mib", docker.mib(FACES), "MiB"),
+            record("image.controller_mib", docker.mib(CONTROLLER), "MiB"),
+        ]
+        images.build(docker, "--programs", "none", "--flags", "--network=host", BASE)
+        records.append(record("image.mib", docker.mib(BASE), "MiB"))
         bridge = "com.docker.network.bridge.name=br0"
         ours = ("--subnet=10.77.0.0/24", "--ip-range=10.77.0.128/25", f"--gateway={NODE}", "-o", bridge)
         docker.do("network", "create", *ours, NETWORK)
         made.cluster.name(CONTROLLER_NAME, NODE)
-        made.cluster.node.do("nft", "-f", "-", given=KUBE_PROXY)
-        certs = intermediate_folder(made.cluster.folder / "smiley-ca", made.cluster.pki / "ta", "smiley-1")
+        certs = pki.for_machine(made.cluster.folder / "smiley-ca", made.cluster.pki / "ta", "smiley-1")
         playground = Playground(made, docker, certs, True, ())
         playground.group("smiley")
         return [*_joins(playground, Endpoints(made.cluster)), *records]

@@ -131,8 +131,8 @@ def _read(made: Cluster, resource: str) -> Reading:
     with urllib.request.urlopen(f"{servers.partition('=')[2]}/metrics", timeout=10) as answer:  # noqa: S310  (loopback)
         etcd = answer.read().decode()
     (size,) = re.findall(r"^etcd_mvcc_db_total_size_in_use_in_bytes (\S+)$", etcd, re.MULTILINE)
-    cpu = (cpu_seconds(made.processes[name]) for name in ("kube-apiserver", "etcd"))
-    return Reading(time.monotonic(), writes, *cpu, float(size))
+    server, store = cpu_seconds(made.processes["kube-apiserver"]), cpu_seconds(made.processes["etcd"])
+    return Reading(time.monotonic(), writes, server, store, float(size))
 
 
 def _fleet(
