@@ -84,10 +84,12 @@ class Box:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def inner_pid(self, name: str) -> int:
-        """Of the process itself: nsenter forks once to enter the PID namespace."""
-        outer = self.processes[name].pid
-        wait(lambda: bool(_children(outer)))
-        return _children(outer)[0]
+        """Of the process itself: nsenter forks once to enter the PID namespace. ProcessLookupError when it has ended."""
+        outer = self.processes[name]
+        wait(lambda: outer.poll() is not None or bool(_children(outer.pid)))
+        if outer.returncode is not None:
+            raise ProcessLookupError(f"{name} ended with {outer.returncode}")
+        return _children(outer.pid)[0]
 
     def send(self, name: str, number: signal.Signals) -> None:
         os.kill(self.inner_pid(name), number)
