@@ -56,7 +56,7 @@ def _locked(paths: Paths) -> Iterator[None]:
         try:
             lock.enter_context(files.lock(paths.lock))
         except TemporaryError as error:
-            way = snapshot_reader.stop(int(files.read_line(paths.lock) or 0), paths.instance)
+            way = snapshot_reader.stop(files.read_line(paths.lock) or "PID", paths.instance)
             raise TemporaryError(error.message, f"stop it first, which removes the same: {way}") from None
         yield
 

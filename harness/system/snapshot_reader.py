@@ -74,9 +74,9 @@ def start(instance: str) -> str:
     return f"`meshexp run{f' --instance {instance}' if instance else ''}`"
 
 
-def stop(pid: int, instance: str) -> str:
+def stop(pid: str, instance: str) -> str:
     """The command by which a daemon takes all away that it has set, and ends."""
-    from harness.system import units
+    from harness.system import units  # heavy, and needed for this alone
 
     if units.booted():
         return f"`systemctl stop {units.unit_name('harness', instance)}`"

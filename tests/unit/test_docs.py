@@ -153,3 +153,10 @@ def test_what_is_to_be_put_in_is_explained_on_the_same_page(page: Path) -> None:
 def test_the_plugin_is_installed_before_it_is_used() -> None:
     page = (ROOT / "README.md").read_text()
     assert page.index("pip install '.[controller]'") < page.index("\n    kubectl meshexp")
+
+
+@pytest.mark.parametrize("file", ["packaging/deb/debian/meshexp-harness.docs", "packaging/rpm/meshexp-harness.spec"])
+def test_each_package_has_every_page(file: str) -> None:
+    """They link to one another."""
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= set((ROOT / file).read_text().split())
