@@ -2,7 +2,7 @@
 
 /opt/spire/certs/ca.crt, ca.key     Linkerd's trust anchor and its key, as the playground mounts them: works, with a warning
 … and trust-anchors.pem with them   what `meshexp ca issue` makes, an intermediate: the better way
-/opt/spire/certs/NAME.invitation    of `meshexp-controller invite`: has all that is needed, variables included
+/opt/spire/certs/NAME.invitation    of `kubectl meshexp invite`: has all that is needed, variables included
 """
 
 from __future__ import annotations

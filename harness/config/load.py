@@ -114,7 +114,7 @@ def _rest(values: Mapping[str, Any], faults: list[Fault]) -> schema.Config | Non
 def _without(values: Mapping[str, Any], faults: Iterable[Fault]) -> dict[str, Any]:
     left = copy.deepcopy(dict(values))
     for fault in faults:
-        *sections, name = fault.path.partition("[")[0].split(".")
+        *sections, name = _key(fault).split(".")
         inside: Any = left
         for section in sections:
             inside = inside.get(section) if isinstance(inside, dict) else None
@@ -125,10 +125,20 @@ def _without(values: Mapping[str, Any], faults: Iterable[Fault]) -> dict[str, An
 
 def _not_of(known: Iterable[Fault], found: Iterable[Fault]) -> Iterator[Fault]:
     """Without those of a key that has a fault already, or of what is above or below it."""
-    paths = [fault.path.partition("[")[0] for fault in known]
+    taken = [_key(fault) for fault in known]
     for fault in found:
-        if not any(f"{fault.path}.".startswith(f"{path}.") or f"{path}.".startswith(f"{fault.path}.") for path in paths):
+        if not any(_overlap(_key(fault), path) for path in taken):
             yield fault
+
+
+def _key(fault: Fault) -> str:
+    """The fault's path without the index into a list."""
+    return fault.path.partition("[")[0]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one path is the other, or is above or below it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def others(paths: Paths) -> tuple[claims.Claim, ...]:

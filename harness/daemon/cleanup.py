@@ -45,8 +45,9 @@ def run(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> int:
     privileges.check("cleanup")
     meant = (paths,) if paths.instance or after_exit else everyone(paths)
     with contextlib.ExitStack() as locks:
-        for one in meant if not dry else ():
-            locks.enter_context(_locked(one))
+        if not dry:
+            for one in meant:
+                locks.enter_context(_locked(one))
         return max(asyncio.run(_clean(one, after_exit, dry, answer)) for one in meant)
 
 
@@ -126,9 +127,10 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> i
     for name in (PROXY, DNS) if units.booted() else ():
         await Units(paths.instance).forget(name)
     Spire(paths).remove()
-    # A daemon that waits for its configuration has set nothing, and so holds no lock; its status is no leftover.
-    waits = snapshot_reader.read(paths.status, paths.instance)["phase"] == Phase.WAITING.text
-    for left in (*(() if waits else (paths.status,)), paths.known_registration, paths.proxy, paths.bug):
+    # A daemon that waits for its configuration holds no lock, since it has set nothing. Its status is still in use.
+    if snapshot_reader.read(paths.status, paths.instance)["phase"] != Phase.WAITING.text:
+        failed += _removed(paths.status)
+    for left in (paths.known_registration, paths.proxy, paths.bug):
         failed += _removed(left)
     try:
         await in_force.forget(paths)

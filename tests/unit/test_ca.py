@@ -81,8 +81,11 @@ def test_openssl_takes_the_whole_chain_with_spires_ca_in_it(folder: Path) -> Non
     assert openssl(*verify, folder=folder) == "leaf.crt: OK\n"
 
 
-def test_it_ends_with_its_anchor_at_the_latest(folder: Path) -> None:
+def test_it_ends_with_its_anchor_at_the_latest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert meshexp(folder, "issue", "--name", "vm", "--days", "9999", "--out", str(folder / "vm")) == 0
+    assert "when the trust anchor ends too" in capsys.readouterr().out
+    assert meshexp(folder, "issue", "--name", "vm-2", "--days", "9", "--out", str(folder / "vm-2")) == 0
+    assert "when the trust anchor ends too" not in capsys.readouterr().out
     ends = [openssl("x509", "-in", name, "-noout", "-enddate", folder=folder) for name in ("vm/ca.crt", "anchor.crt")]
     assert ends[0] == ends[1]
 

@@ -42,8 +42,10 @@ def test_several_files_are_merged_and_the_first_that_has_a_name_decides(tmp_path
 
 
 def test_files_that_are_not_there_or_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none"):
+    with pytest.raises(ConfigError, match="none") as raised:
         kubeconfig.choose(kubeconfig.usual({"KUBECONFIG": f"{tmp_path}/none"}))
+    (fault,) = raised.value.faults
+    assert fault.message == "cannot be read: No such file or directory" and "--kubeconfig FILE" in fault.hint
     assert kubeconfig.usual({"HOME": str(tmp_path)}) == (tmp_path / ".kube" / "config",)
     path = write(tmp_path / "one", "dev")
     with pytest.raises(ConfigError, match=r"current-context: not set, and no --context is given; there are: dev"):
