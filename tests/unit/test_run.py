@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -120,6 +121,38 @@ def test_a_link_is_not_followed_to_somebody_elses_folder(tmp_path: Path) -> None
     (tmp_path / "theirs" / "inner").mkdir()
     (tmp_path / "theirs").chmod(0o777)
     assert not cache.is_ours_alone(tmp_path / "theirs" / "inner"), "everybody could exchange it"
+
+
+ON_A_BUSY_MACHINE = """
+from pathlib import Path
+
+def test_of_a_busy_machine():
+    seen = Path(__file__).with_name("seen")
+    was_here = seen.exists()
+    seen.touch()
+    assert was_here, "no answer"
+
+def test_of_a_sound_machine():
+    pass
+"""
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_what_failed_beside_others_is_tried_once_more_and_named_at_the_end(tmp_path: Path, is_broken: bool) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    for file in (ROOT / "tests/run", *(ROOT / "tests").glob("*.py")):
+        shutil.copy(file, tests)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    tmp_path.chmod(0o755)
+    (tests / "test_busy.py").write_text(ON_A_BUSY_MACHINE + "\ndef test_broken():\n    assert 1 == 2\n" * is_broken)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON", "TEST_"))}
+    command = [str(tests / "run"), "tests/test_busy.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == is_broken, done.stdout + done.stderr
+    named = [line.split("  ")[0] for line in done.stdout.rpartition("== components")[2].splitlines() if "test_busy.py" in line]
+    assert named == ["passed when alone", "failed twice"][: 1 + is_broken]
 
 
 def test_only_the_program_itself_is_the_real_component(tmp_path: Path) -> None:
