@@ -28,6 +28,9 @@ from harness.values import IPAddress, IPNetwork
 
 WAIT_SECONDS = 0.5
 """For the kernel's announcement, which takes well under a millisecond."""
+_LATE_READS = 256
+"""After that time, what was announced within it is still read: on a busy machine this process may not have run meanwhile. Others'
+connections are announced, too, and must not keep it for ever."""
 _ANYWHERE = {Family.IPV4: ipaddress.ip_address("203.0.113.1"), Family.IPV6: ipaddress.ip_address("2001:db8:ffff::1")}
 _DOMAINS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _SPARE_PORTS = (9, 1, 80, 8080)
@@ -69,15 +72,43 @@ class _Route:
     interface: str
 
 
-def self_test(rules: Rules) -> Report:
-    """Blocking, some tens of milliseconds; up to half a second for each check that gets no answer."""
+@dataclass(frozen=True, slots=True)
+class _Announcements:
+    """The kernel's, of new connections."""
+
+    listener: socket.socket
+    wait_seconds: float
+
+    def of(self, packet: Packet, source_port: int) -> nfnetlink.Connection | None:
+        """The connection that this packet began; None when there is none."""
+        key = (packet.source, source_port, packet.destination, packet.port)
+        deadline = time.monotonic() + self.wait_seconds
+        late = 0
+        while late < _LATE_READS:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self.listener], [], [], left)[0]:
+                return None
+            late += left == 0.0
+            try:
+                data = self.listener.recv(nfnetlink.RECEIVE_BYTES)
+            except OSError:
+                continue  # ENOBUFS: more was announced than fits; ours may still come
+            for seen in nfnetlink.connections(data):
+                if (seen.source, seen.source_port, seen.destination, seen.destination_port) == key:
+                    return seen
+        return None
+
+
+def self_test(rules: Rules, wait_seconds: float = WAIT_SECONDS) -> Report:
+    """Blocking, some tens of milliseconds; up to `wait_seconds` for each check that gets no answer."""
     try:
         listener = nfnetlink.connection_events()
     except OSError as error:
         return Report((_unverified("redirect", f"the kernel announces no connections: {error}"),))
     with listener:
-        checks = [check for family in Family for check in _outbound(rules, family, listener)]
-        return Report((*checks, *_inbound(rules, listener)))
+        heard = _Announcements(listener, wait_seconds)
+        checks = [check for family in Family for check in _outbound(rules, family, heard)]
+        return Report((*checks, *_inbound(rules, heard)))
 
 
 def _redirects(rules: Rules, hook: Hook, family: Family) -> list[Rule]:
@@ -93,7 +124,7 @@ def _unverified(name: str, why: str) -> Check:
     return Check(name, Outcome.UNVERIFIED, why)
 
 
-def _outbound(rules: Rules, family: Family, listener: socket.socket) -> Iterator[Check]:
+def _outbound(rules: Rules, family: Family, heard: _Announcements) -> Iterator[Check]:
     name = f"outbound IPv{family.value}"
     candidates = _destinations(rules, family)
     if not candidates:
@@ -108,10 +139,10 @@ def _outbound(rules: Rules, family: Family, listener: socket.socket) -> Iterator
             packet = Packet(Hook.OUTBOUND, route.source, destination, port, route.interface, uid)
             if target(rules, packet) is None:
                 continue
-            yield _observe(name, packet, rules, listener, _send_from_here(sender))
+            yield _observe(name, packet, rules, heard, _send_from_here(sender))
             for proxy in {rule.uid for rule in rules if rule.name == PROXY_USER and rule.uid is not None}:
                 own = dataclasses.replace(packet, uid=proxy)
-                yield _observe(f"{name} of the proxy itself", own, rules, listener, _send_from_here(proxy))
+                yield _observe(f"{name} of the proxy itself", own, rules, heard, _send_from_here(proxy))
             return
     yield _unverified(name, "no route to any network that is redirected")
 
@@ -120,7 +151,7 @@ def _send_from_here(uid: int | None = None) -> Callable[[Packet, int], None]:
     return lambda packet, port: probe_packet.send_from_here(packet.source, port, packet.destination, packet.port, uid)
 
 
-def _inbound(rules: Rules, listener: socket.socket) -> Iterator[Check]:
+def _inbound(rules: Rules, heard: _Announcements) -> Iterator[Check]:
     families = [family for family in Family if _redirects(rules, Hook.INBOUND, family)]
     if not families:
         return
@@ -131,10 +162,10 @@ def _inbound(rules: Rules, listener: socket.socket) -> Iterator[Check]:
         return
     with contextlib.closing(outside):
         for family in families:
-            yield from _inbound_family(rules, family, listener, outside)
+            yield from _inbound_family(rules, family, heard, outside)
 
 
-def _inbound_family(rules: Rules, family: Family, listener: socket.socket, outside: probe_packet.Outside) -> Iterator[Check]:
+def _inbound_family(rules: Rules, family: Family, heard: _Announcements, outside: probe_packet.Outside) -> Iterator[Check]:
     name, address = f"inbound IPv{family.value}", _own_address(rules, family)
     if address is None:
         return  # nobody can reach it by this family
@@ -152,9 +183,9 @@ def _inbound_family(rules: Rules, family: Family, listener: socket.socket, outsi
     if redirected is None:
         yield _unverified(name, "no port is redirected that could be tested")
     else:
-        yield _observe(name, redirected, rules, listener, send)
+        yield _observe(name, redirected, rules, heard, send)
     for port in excluded[:_MOST]:
-        yield _observe(f"{name} port {port} untouched", packet(port), rules, listener, send)
+        yield _observe(f"{name} port {port} untouched", packet(port), rules, heard, send)
 
 
 def _destinations(rules: Rules, family: Family) -> list[IPAddress]:
@@ -199,7 +230,7 @@ def _route(destination: IPAddress) -> _Route | None:
     return _Route(ipaddress.ip_address(source), interface) if source and interface != "lo" else None
 
 
-def _observe(name: str, packet: Packet, rules: Rules, listener: socket.socket, send: Callable[[Packet, int], None]) -> Check:
+def _observe(name: str, packet: Packet, rules: Rules, heard: _Announcements, send: Callable[[Packet, int], None]) -> Check:
     """Sends and compares. Nothing announced: outbound it did not get out, a failure; inbound a firewall took it, unverified."""
     expected = target(rules, packet)
     source_port = 20000 + secrets.randbelow(10000)
@@ -207,7 +238,7 @@ def _observe(name: str, packet: Packet, rules: Rules, listener: socket.socket, s
         send(packet, source_port)
     except OSError as error:
         return _unverified(name, f"nothing could be sent: {error}")
-    seen = _announced(listener, packet, source_port)
+    seen = heard.of(packet, source_port)
     asked = f"{packet.destination} port {packet.port}"
     if seen is None:
         outcome = Outcome.UNVERIFIED if packet.hook is Hook.INBOUND else Outcome.FAILED
@@ -218,17 +249,3 @@ def _observe(name: str, packet: Packet, rules: Rules, listener: socket.socket, s
         taken = packet.port != seen.answers_from_port and seen.answers_from_port in {rule.redirect_to for rule in rules}
         return Check(name, Outcome.FAILED if taken else Outcome.PASSED, went_to)
     return Check(name, Outcome.PASSED if seen.answers_from_port == expected else Outcome.FAILED, went_to)
-
-
-def _announced(listener: socket.socket, packet: Packet, source_port: int) -> nfnetlink.Connection | None:
-    key = (packet.source, source_port, packet.destination, packet.port)
-    deadline = time.monotonic() + WAIT_SECONDS
-    while (left := deadline - time.monotonic()) > 0 and select.select([listener], [], [], left)[0]:
-        try:
-            data = listener.recv(nfnetlink.RECEIVE_BYTES)
-        except OSError:
-            continue  # ENOBUFS: more was announced than fits; ours may still come
-        for seen in nfnetlink.connections(data):
-            if (seen.source, seen.source_port, seen.destination, seen.destination_port) == key:
-                return seen
-    return None
