@@ -55,7 +55,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
         verb.add_argument("--reason", metavar="TEXT", help=text)
         output(verb)
     drain.add_argument("--timeout", type=seconds, metavar="SECONDS", help="wait at most so long (drain.deadline if unset)")
-    text = "remove everything that a harness that has ended left on this machine, also under traffic; needs no configuration"
+    text = "remove everything that a stopped or crashed harness left on this machine, also under traffic; needs no configuration"
     cleanup = _verb(verbs, "cleanup", text, _cleanup)
     cleanup.add_argument("--after-exit", action="store_true", help="for ExecStopPost=: what a restarted daemon takes over stays")
     output(cleanup)

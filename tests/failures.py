@@ -1,47 +1,82 @@
-"""What failed in a test run: noted as it happens, so that tests/run tries it once more and names it at its very end."""
+"""How each test of a run ended. tests/run tries the few that failed once more, and names them at its end."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 FILE = "TEST_FAILURES_FILE"
-"""The environment variable that names the file: a line for each failure, the test and the reason."""
+"""The environment variable that names the file: a line for each outcome, `passed` or `failed`, the test and the reason."""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    # With xdist every report comes by here twice: in its worker, and in the process that shares out the tests.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the process that shares out the tests gets the same report
+    if report.failed:
+        _note("failed", report.nodeid, _reason(report))
+    elif report.passed and report.when == "call":
+        _note("passed", report.nodeid, "")
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A module that cannot be imported has failed too: its tests are in no other report."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
-        crash = getattr(report.longrepr, "reprcrash", None)
-        lines = (crash.message if crash else report.longreprtext).splitlines()
-        reason = lines[0][:200] if lines else ""
-        with Path(os.environ[FILE]).open("a") as file:
-            print(report.nodeid, reason, sep="\t", file=file)
+        _note("failed", report.nodeid, _reason(report))
 
 
-def read(file: Path) -> dict[str, str]:
-    """The reason by test: of what was said of a test, the first."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    reasons: dict[str, str] = {}
-    for line in lines:
-        test, _, reason = line.partition("\t")
-        reasons.setdefault(test, reason)
-    return reasons
+def _note(outcome: str, test: str, reason: str) -> None:
+    with Path(os.environ[FILE]).open("a") as file:
+        print(outcome, test, reason, sep="\t", file=file)
 
 
-def table(first: dict[str, str], again: dict[str, str]) -> Iterable[str]:
-    """A line for each test that failed at first, by what it did with nothing beside it."""
-    for test, reason in first.items():
-        yield f"failed twice         {test}: {again[test]}" if test in again else f"passed when alone    {test}: {reason}"
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = (crash.message if crash else report.longreprtext).splitlines()
+    return lines[0][:200] if lines else ""
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """`failed`: the first reason by test. A test may have passed and failed: its end failed then."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    passed: set[str] = field(default_factory=set)
+
+
+def read(file: Path) -> Outcomes:
+    """Nothing where there is no such file: that run did not take place."""
+    found = Outcomes()
+    for line in file.read_text().splitlines() if file.exists() else ():
+        outcome, test, reason = line.split("\t", 2)
+        if outcome == "failed":
+            found.failed.setdefault(test, reason)
+        else:
+            found.passed.add(test)
+    return found
+
+
+def verdict(test: str, alone: Outcomes) -> str:
+    """Of a test that failed beside the others. One that was not run again, or was skipped then, has failed."""
+    if test in alone.failed:
+        return "failed twice"
+    return "passed when alone" if test in alone.passed else "failed"
+
+
+def report(first: Outcomes, alone: Outcomes) -> bool:
+    """Prints a line for each test that failed in the first run. Whether each of them passed in the second."""
+    verdicts = {test: verdict(test, alone) for test in first.failed}
+    for test, found in verdicts.items():
+        print(f"{found:<20} {test}: {alone.failed.get(test, first.failed[test])}")
+    return set(verdicts.values()) <= {"passed when alone"}
 
 
 if __name__ == "__main__":
+    files = [read(Path(name)) for name in sys.argv[2:]]
     if sys.argv[1] == "list":
-        print("\n".join(read(Path(sys.argv[2]))))
-    else:
-        for line in table(read(Path(sys.argv[2])), read(Path(sys.argv[3]))):
-            print(line)
+        print("\n".join(files[0].failed))
+    elif not report(*files):
+        sys.exit(1)

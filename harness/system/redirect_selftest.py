@@ -29,8 +29,8 @@ from harness.values import IPAddress, IPNetwork
 WAIT_SECONDS = 0.5
 """For the kernel's announcement, which takes well under a millisecond."""
 _LATE_READS = 256
-"""After that time, what was announced within it is still read: on a busy machine this process may not have run meanwhile. Others'
-connections are announced, too, and must not keep it for ever."""
+"""When the time is over, what has been announced is still read: on a busy machine this process may not have run until then. The
+kernel announces the connections of others too, so the number of these reads has a bound."""
 _ANYWHERE = {Family.IPV4: ipaddress.ip_address("203.0.113.1"), Family.IPV6: ipaddress.ip_address("2001:db8:ffff::1")}
 _DOMAINS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _SPARE_PORTS = (9, 1, 80, 8080)
@@ -88,7 +88,8 @@ class _Announcements:
             left = max(0.0, deadline - time.monotonic())
             if not select.select([self.listener], [], [], left)[0]:
                 return None
-            late += left == 0.0
+            if left == 0.0:
+                late += 1
             try:
                 data = self.listener.recv(nfnetlink.RECEIVE_BYTES)
             except OSError:

@@ -41,7 +41,7 @@ def test_the_self_test_passes_and_the_proxy_notices_nothing(kind: str, serving: 
 
 
 def test_what_was_announced_counts_also_when_nobody_ran_in_time_to_read_it(peer: Peer) -> None:
-    """On a busy machine the time may be over before the first look: that is no rule that failed."""
+    """On a busy machine the time may be over before the first look. The rules are right all the same."""
     asyncio.run(Nftables().replace(rules_for(spec())))
     outcomes = {check.name: check.outcome for check in self_test(rules_for(spec()), wait_seconds=0.0).checks}
     assert {outcomes[f"outbound IPv{family}"] for family in (4, 6)} == {Outcome.PASSED}

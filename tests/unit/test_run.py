@@ -135,10 +135,23 @@ def test_of_a_busy_machine():
 def test_of_a_sound_machine():
     pass
 """
+BROKEN = "\ndef test_broken():\n    assert 1 == 2\n"
+SKIPPED_ALONE = """
+import pytest
+
+def test_that_skips():
+    if Path(__file__).with_name("first").exists():
+        pytest.skip("no such program")
+    Path(__file__).with_name("first").touch()
+    assert 1 == 2
+"""
+MANY = "import pytest\n@pytest.mark.parametrize('number', range(9))\ndef test_of_many(number):\n    assert 1 == 2\n"
+ALONE, TWICE, ONCE = "passed when alone", "failed twice", "failed"
 
 
-@pytest.mark.parametrize("is_broken", [False, True])
-def test_what_failed_beside_others_is_tried_once_more_and_named_at_the_end(tmp_path: Path, is_broken: bool) -> None:
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """All that a run needs, without the tests."""
     tests = tmp_path / "tests"
     tests.mkdir()
     for file in (ROOT / "tests/run", *(ROOT / "tests").glob("*.py")):
@@ -146,13 +159,48 @@ def test_what_failed_beside_others_is_tried_once_more_and_named_at_the_end(tmp_p
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     tmp_path.chmod(0o755)
-    (tests / "test_busy.py").write_text(ON_A_BUSY_MACHINE + "\ndef test_broken():\n    assert 1 == 2\n" * is_broken)
+    return tmp_path
+
+
+def started(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON", "TEST_"))}
-    command = [str(tests / "run"), "tests/test_busy.py"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
-    assert done.returncode == is_broken, done.stdout + done.stderr
-    named = [line.split("  ")[0] for line in done.stdout.rpartition("== components")[2].splitlines() if "test_busy.py" in line]
-    assert named == ["passed when alone", "failed twice"][: 1 + is_broken]
+    command = [str(checkout / "tests/run"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=checkout)
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "verdicts"),
+    [
+        ("", (), [ALONE]),
+        (BROKEN, (), [ALONE, TWICE]),
+        (SKIPPED_ALONE, (), [ALONE, ONCE]),
+        (MANY, (), [ONCE] * 10),
+        (BROKEN, ("--exitfirst",), [ONCE]),
+    ],
+    ids=["one fails beside others", "one is broken", "one is skipped alone", "many fail", "it stops early"],
+)
+def test_what_failed_beside_others_is_tried_once_more_and_named_at_the_end(
+    checkout: Path, source: str, words: tuple[str, ...], verdicts: list[str]
+) -> None:
+    (checkout / "tests/test_busy.py").write_text(ON_A_BUSY_MACHINE + source)
+    done = started(checkout, "tests/test_busy.py", *words)
+    assert done.returncode == (verdicts != [ALONE]), done.stdout + done.stderr
+    last = done.stdout.rpartition("== components")[2].splitlines()
+    assert [line.split("  ")[0].rstrip() for line in last if "test_busy.py" in line] == verdicts
+
+
+def test_a_module_that_cannot_be_imported_fails_a_run_that_is_well_otherwise(checkout: Path) -> None:
+    (checkout / "tests/test_busy.py").write_text(ON_A_BUSY_MACHINE)
+    (checkout / "tests/test_wrong.py").write_text("import there_is_no_such_module\n")
+    done = started(checkout, "tests/test_busy.py", "tests/test_wrong.py")
+    assert done.returncode == 1 and f"{TWICE}         tests/test_wrong.py: " in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads what others may not")
+def test_a_checkout_that_other_users_cannot_read_is_named(checkout: Path) -> None:
+    checkout.chmod(0o700)
+    done = started(checkout, "tests/test_busy.py")
+    assert done.returncode == 77 and "other users cannot read this checkout" in done.stderr
 
 
 def test_only_the_program_itself_is_the_real_component(tmp_path: Path) -> None:
