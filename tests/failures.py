@@ -60,7 +60,7 @@ def read(file: Path) -> Outcomes:
 
 
 def verdict(test: str, alone: Outcomes) -> str:
-    """Of a test that failed beside the others. One that was not run again, or was skipped then, has failed."""
+    """Of a test that failed in the first run. If the second run left it out or skipped it, it has failed."""
     if test in alone.failed:
         return "failed twice"
     return "passed when alone" if test in alone.passed else "failed"

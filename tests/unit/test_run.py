@@ -177,9 +177,9 @@ def started(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (MANY, (), [ONCE] * 10),
         (BROKEN, ("--exitfirst",), [ONCE]),
     ],
-    ids=["one fails beside others", "one is broken", "one is skipped alone", "many fail", "it stops early"],
+    ids=["one fails among others", "one is broken", "one is skipped alone", "many fail", "it stops early"],
 )
-def test_what_failed_beside_others_is_tried_once_more_and_named_at_the_end(
+def test_what_failed_among_others_is_tried_once_more_and_named_at_the_end(
     checkout: Path, source: str, words: tuple[str, ...], verdicts: list[str]
 ) -> None:
     (checkout / "tests/test_busy.py").write_text(ON_A_BUSY_MACHINE + source)
