@@ -31,6 +31,7 @@ GROUPS = {"gui": "face"}  # gui has no manifest of its own
 MANIFESTS = Path(__file__).resolve().parent.parent / "deploy" / "playground"
 # The cluster's DNS is a Service. The machines' own DNS knows nothing of the cluster, and one name of their site.
 CLUSTER_DNS, SITE_DNS = "10.43.0.2", "10.77.0.2"
+API = "10.43.0.1"  # of the Service that every cluster has, by whose name a machine sees whether it gets answers
 SITE_NAME, SITE_ADDRESS = "www.site.example", "192.0.2.7"
 POD_GATEWAY, POD_ADDRESS = "10.42.0.1", "10.42.0.11"
 LEASE_SECONDS, PROBE_SECONDS, DRAIN_SECONDS = 5.0, 2.0, 0.5  # short, so that the demo ends within a minute
@@ -129,6 +130,7 @@ class Cluster:
 
     async def _serve_names(self) -> None:
         hosts = [f"--host-record={name}.{NAMESPACE}.svc.cluster.local,{cluster_ip(name)}" for name in SERVICES]
+        hosts.append(f"--host-record=kubernetes.default.svc.cluster.local,{API}")
         await self._serve_dns(CLUSTER_DNS, "--local=/cluster.local/", *hosts)
         await self._serve_dns(SITE_DNS, "--local=/#/", f"--host-record={SITE_NAME},{SITE_ADDRESS}")
 

@@ -7,15 +7,15 @@ exist first), the redirect needs a proxy with a certificate. Once up, a lost con
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from harness import __version__, proxy_environment, rules
+from harness import __version__, proxy_environment, route_clashes, rules
 from harness.config import schema
-from harness.errors import UnwritableError
+from harness.known import Machine, Progress
 from harness.messages import ClusterFacts, Reason, Registration, RegistrationRequest
 from harness.paths import Paths
 from harness.specs import (
+    ApplicationSpec,
     Check,
     DnsSpec,
     EmbeddedServer,
@@ -27,67 +27,11 @@ from harness.specs import (
     SpireAgent,
     SpireServer,
     Target,
-    User,
 )
 from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId, canonical_pem
 
-if TYPE_CHECKING:
-    from harness.system.workload_api import Svid
-
 OPEN_AFTER_SECONDS = 30.0
 DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"  # of Linkerd's guide and the playground
-
-
-@dataclass(frozen=True, slots=True)
-class Others:
-    """What the other workloads of this machine have for themselves: uids, and what their harnesses call."""
-
-    proxies: tuple[int, ...] = ()
-    users: tuple[int, ...] = ()
-    servers: tuple[IPAddress, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What was found out about this machine at the start."""
-
-    user: User
-    hostname: str
-    instance_id: str
-    addresses: tuple[IPAddress, ...]
-    anchors_pem: str = field(repr=False)
-    workload_api: str
-    never_inbound: tuple[PortRange, ...]
-    never_outbound: tuple[PortRange, ...]  # ports that no redirect may take: SSH's, and those of the mesh itself
-    ipv6: bool
-    v6only: bool = False  # net.ipv6.bindv6only: a socket for `::` takes no IPv4
-    dns_user: User | None = None
-    spire_server: User | None = None
-    spire_agent: User | None = None
-    probe_user: User | None = None
-    spire_addresses: tuple[IPAddress, ...] = ()  # of a remote SPIRE server: reached without the proxy, which needs it
-    users: tuple[int, ...] = ()  # whose connections are this workload's
-    others: Others = Others()
-    unkept: UnwritableError | None = field(default=None, compare=False)  # why a restart could not go on with instance_id
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the join has come. `registration` is the last one known, also while the controller is away."""
-
-    svid: Svid | None = None
-    identity_served: bool = False
-    """The Workload API answers: a proxy that starts now gets its certificate."""
-    left_alone: bool = True
-    """By the rules of this machine's other workloads, for which the proxy's own connections are a program's like any."""
-    registration: Registration | None = None
-    probe_failure: str | None = None
-    probes_decided: bool = True
-    proxy_certified: bool = False
-    proxy_lost_seconds: float = 0.0
-    redirected: bool = False
-    cordon: str | None = None
-    """The operator's reason, while traffic is to be kept away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +42,7 @@ class Desired:
     dns: DnsSpec | None = None
     identity: IdentitySpec | None = None
     registration: RegistrationSpec | None = None
-    probes: tuple[Check, ...] | None = None
+    application: ApplicationSpec | None = None
     proxy: ProxySpec | None = None
     redirect: rules.RedirectSpec | None = None
 
@@ -110,7 +54,7 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
         dns=_dns(config, machine, known),
         identity=identity(config, machine, known),
         registration=_registration(config, machine, progress),
-        probes=_probes(config, machine, known) if known else None,
+        application=_application(config, machine, known) if known else None,
         proxy=_proxy(config, machine, known, progress) if known else None,
         redirect=redirect(config, machine, known) if known and may_redirect(config, progress) else None,
     )
@@ -238,9 +182,7 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
 
 def _proxy(config: schema.Config, machine: Machine, known: Registration, progress: Progress) -> ProxySpec:
     others = "" if progress.left_alone else "the rules of this machine's other workloads leave it alone"
-    # What a proxy takes for itself it calls in plain text; this machine's other workloads have the same addresses and are peers.
-    own = () if machine.others.proxies else machine.addresses
-    environment = proxy_environment.build(config, known, anchors(machine, known), machine.workload_api, own, machine)
+    environment = proxy_environment.build(config, known, anchors(machine, known), machine.workload_api, machine)
     section = config.proxy
     return ProxySpec(
         path=config.proxy.path,
@@ -262,15 +204,24 @@ def may_redirect(config: schema.Config, progress: Progress) -> bool:
     return progress.redirected and stays
 
 
-def _probes(config: schema.Config, machine: Machine, known: Registration) -> tuple[Check, ...]:
-    allowed, user = config.probes.commands, machine.probe_user
-    return tuple(Check(probe, allowed.get(probe.exec_.name), user) if probe.exec_ else Check(probe) for probe in known.probes)
+def _application(config: schema.Config, machine: Machine, known: Registration) -> ApplicationSpec | None:
+    """None while this machine has no address: then nobody can say where peers call it."""
+    allowed, user, addresses = config.probes.commands, machine.probe_user, machine.addresses
+    if not addresses:
+        return None
+    placed = [probe.at(addresses[0]) for probe in known.probes]
+    checks = tuple(Check(probe, allowed.get(probe.exec_.name), user) if probe.exec_ else Check(probe) for probe in placed)
+    return ApplicationSpec(checks, tuple(sorted(_tcp_ports(known))), addresses)
+
+
+def _tcp_ports(known: Registration) -> set[int]:
+    return {port.port for port in known.template.ports if port.protocol == "TCP"}
 
 
 def redirect(config: schema.Config, machine: Machine, known: Registration | None) -> rules.RedirectSpec:
     """Before the registration, as far as the configuration says it: without what the controller tells."""
     section, proxy, others = config.redirect, config.proxy, machine.others
-    ports = {PortRange(p.port, p.port) for p in known.template.ports if p.protocol == "TCP"} if known else set()
+    ports = {PortRange(port, port) for port in _tcp_ports(known)} if known else set()
     return rules.RedirectSpec(
         proxy_uid=machine.user.uid,
         inbound_port=proxy.inbound_port,
@@ -288,11 +239,19 @@ def redirect(config: schema.Config, machine: Machine, known: Registration | None
             *map(ipaddress.ip_network, (*machine.spire_addresses, *others.servers)),
         ),
         ignore_interfaces=section.ignore_interfaces,
+        own_links=_own_links(config, machine, known),
         ipv6=section.ipv6,
         users=machine.users,
         ignore_users=(*others.proxies, *others.users),
         neighbours=others.proxies,
     )
+
+
+def _own_links(config: schema.Config, machine: Machine, known: Registration | None) -> tuple[tuple[str, IPNetwork], ...]:
+    """One decision for routes and rules: where no route of ours leads to a node, because a link of this machine has the network,
+    there is nothing of the cluster to redirect. Other mesh machines need no route, so that they may well be on a link."""
+    mesh = (*config.network.mesh_cidrs, *(known.facts.mesh_cidrs if known else ()))
+    return route_clashes.on_own_links(routes(config, known), machine.subnets, mesh)
 
 
 def _own_network(address: HostPort) -> tuple[IPNetwork, ...]:

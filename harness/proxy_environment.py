@@ -20,7 +20,7 @@ DESTINATION_IDENTITY = "linkerd-destination.linkerd.serviceaccount.identity.link
 
 
 class Sockets(Protocol):
-    """What decides about the sockets that the proxy listens on; desired.Machine is one."""
+    """What decides about the sockets that the proxy listens on; known.Machine is one."""
 
     @property
     def ipv6(self) -> bool: ...
@@ -35,12 +35,12 @@ def build(
     registration: Registration,
     anchors_pem: str,
     workload_api: str,
-    own_addresses: tuple[IPAddress, ...],
     sockets: Sockets,
 ) -> dict[str, str]:
     """Every variable that a VM's proxy needs, and the recommended ones; sorted by name so that equal inputs compare equal.
 
-    `own_addresses`: no other workload has them. The proxy takes connections to no others, and calls them in plain text itself.
+    Without INBOUND_IPS: a proxy reads it once, and would refuse what comes to an address that the machine gets later. Calls of
+    the machine to its own address go by mutual TLS, as to any peer.
     """
     facts, proxy = registration.facts, config.proxy
     (destination_address, destination_name), (policy_address, policy_name) = destination(config, facts), policy(config, facts)
@@ -63,7 +63,6 @@ def build(
         "POLICY_CLUSTER_NETWORKS": _joined(networks),
         "INBOUND_DEFAULT_POLICY": "all-unauthenticated",
         "INBOUND_PORTS": _joined(p.port for p in registration.template.ports),
-        **({"INBOUND_IPS": _joined(own_addresses)} if own_addresses else {}),
         "INBOUND_LISTEN_ADDR": str(HostPort(_every_address(sockets), proxy.inbound_port)),
         "OUTBOUND_LISTEN_ADDRS": _joined(
             HostPort(host, proxy.outbound_port) for host in (["127.0.0.1", "::1"] if sockets.ipv6 else ["127.0.0.1"])
@@ -121,6 +120,13 @@ def cluster_networks(config: schema.Config, facts: ClusterFacts) -> tuple[IPNetw
     network = config.network
     found = [*network.pod_cidrs, *network.service_cidrs, *network.mesh_cidrs]
     found += [r.pod_cidr for r in facts.pod_routes] + [*facts.service_cidrs, *facts.mesh_cidrs]
+    return tuple(dict.fromkeys(found))
+
+
+def peer_networks(config: schema.Config, facts: ClusterFacts) -> tuple[IPNetwork, ...]:
+    """Those that dial this machine: of pods and of other mesh machines. An address of a Service is never a sender's."""
+    network = config.network
+    found = [*network.pod_cidrs, *network.mesh_cidrs, *(route.pod_cidr for route in facts.pod_routes), *facts.mesh_cidrs]
     return tuple(dict.fromkeys(found))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from harness.messages import Probe, Reason, RegistrationRequest
+from harness.messages import Reason, RegistrationRequest
+from harness.probe import Probe
 from harness.values import HostPort, IPAddress, IPNetwork, SpiffeId
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Route:
     """Nodes that lead there too, should `via` fail: a wish, and no part of what the kernel holds."""
     keep: tuple[IPAddress, ...] = field(default=(), compare=False)
     """Addresses that must be reached as before."""
+    link: str = field(default="", compare=False)
+    """The link that it leads to, as far as the kernel names one: what is found, and no part of a wish."""
 
     def __post_init__(self) -> None:
         if self.network.version == 6 and self.metric == 0:
@@ -154,6 +157,15 @@ class Check:
     probe: Probe
     command: tuple[str, ...] | None = None
     user: User | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationSpec:
+    """`ports`: TCP ports of the group, which peers reach at `addresses`."""
+
+    checks: tuple[Check, ...] = ()
+    ports: tuple[int, ...] = ()
+    addresses: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,13 +68,17 @@ def parse_network(value: object) -> IPNetwork:
         raise ValueError(f"{value!r} is not a CIDR such as 10.42.0.0/16") from None
 
 
+def unmapped(address: IPAddress) -> IPAddress:
+    """An IPv4 address that a socket for both families has, ::ffff:a.b.c.d, as IPv4; every other as it is."""
+    return (address.version == 6 and address.ipv4_mapped) or address
+
+
 def peer_text(address: str) -> str:
-    """The address of a client as people and firewalls know it. On a socket for both families an IPv4 one is ::ffff:a.b.c.d."""
+    """The address of a client as people and firewalls know it."""
     try:
-        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+        return str(unmapped(ipaddress.IPv6Address(address)))
     except ValueError:
         return address
-    return str(mapped) if mapped else address
 
 
 Address = Annotated[IPAddress, Codec(parse_address, str)]
@@ -246,6 +250,11 @@ def parse_interface(value: object) -> str:
     if not isinstance(value, str) or not _INTERFACE.fullmatch(value):
         raise ValueError(f"{value!r} is not the name of a network interface")
     return value
+
+
+def is_interface(name: str) -> bool:
+    """Whether it is the name of one interface, which rules can have: the kernel takes stranger ones too."""
+    return bool(_INTERFACE.fullmatch(name)) and not name.endswith("*")
 
 
 Interface = Annotated[str, Codec(parse_interface, str)]

@@ -7,8 +7,9 @@ from typing import Any
 
 from harness.config import schema
 from harness.decode import decode
-from harness.desired import Machine, Progress
-from harness.messages import ClusterFacts, HttpGet, Probe, Registration, Template, WorkloadPort
+from harness.known import Machine, Progress
+from harness.messages import ClusterFacts, Registration, Template, WorkloadPort
+from harness.probe import HttpGet, Probe
 from harness.specs import User
 from harness.system.workload_api import Svid
 from harness.values import PortRange, parse_spiffe_id

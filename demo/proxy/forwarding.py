@@ -144,6 +144,7 @@ class Forwarder:
 
     async def _inbound(self, client: Plain, destination: SocketAddress, flow: Flow) -> None:
         if destination.port == self._settings.inbound.port:
+            await self._accept(client)  # as Linkerd's: it proves who it is, and goes on with nobody who names no port
             raise ConnectionRefusedError(f"{destination} is the proxy itself")
         labels = {"direction": "inbound", "peer": "src", "target_addr": str(destination)}
         accepted, proof = await self._accept(client)

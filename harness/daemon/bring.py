@@ -10,8 +10,9 @@ from harness import phrases, problems, tasks
 from harness.config import schema
 from harness.daemon.compose import Part
 from harness.daemon.snapshot import Counters
-from harness.desired import Progress, may_redirect
+from harness.desired import may_redirect
 from harness.errors import HarnessError, InternalError, UnwritableError
+from harness.known import Progress
 from harness.status import Condition, Truth, made_worse, wrong
 
 SHARED_WITH_OTHERS = ("routes", "dns", "redirect")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harness.clock import Clock
@@ -28,13 +29,15 @@ from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
 from harness.reconcilers.shared import Shared
 from harness.specs import ProxySpec, RegistrationSpec, Route
-from harness.system import proxy_binary, redirect_backend, resolved
+from harness.system import files, proxy_binary, redirect_backend, resolved, tcp_sockets
 from harness.system.control_plane import ControlPlane
 from harness.system.netlink import Netlink
 from harness.system.probe_call import Checker
 from harness.system.proxy_admin import LoopbackAdmin
 from harness.system.redirect_table import Marks
 from harness.system.units import Units
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
     redirect = Redirect(detected, paths.redirect_lock)
     lease = Lease(clock, wake, begun.registration)
     counted = Counted(ControlPlane(), clock, lease)
-    keeper = RegistrationKeeper(counted, paths.registration, clock, wake, paths.invitation, lease.silence)
+    boot_id = files.read_line(BOOT_ID) or ""
+    keeper = RegistrationKeeper(counted, paths.registration, clock, wake, paths.invitation, lease.silence, boot_id)
     runners = Units(paths.instance) if begun.unit else begun.processes
     routes: Routes | Shared
     names: Dns | Shared
@@ -102,7 +106,7 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
         dns=Part(names, lambda d: d.dns),
         identity=Part(begun.identity, lambda d: d.identity),
         registration=Part(keeper, lambda d: d.registration),
-        probes=Part(Probes(Checker().check, clock, wake), lambda d: d.probes),
+        probes=Part(Probes(Checker().check, tcp_sockets.listening, clock, wake), lambda d: d.application),
         proxy=Part(proxy, lambda d: d.proxy),
         redirect=Part(redirect, lambda d: d.redirect),
         redirect_changes=redirect.changes,

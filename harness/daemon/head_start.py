@@ -20,6 +20,7 @@ from harness.clock import Clock
 from harness.daemon import bugs, machine
 from harness.daemon.in_force import InForce
 from harness.errors import ConfigError, HarnessError
+from harness.known import Machine
 from harness.messages import Registration
 from harness.paths import Paths
 from harness.reconcilers.identity import Identity
@@ -54,7 +55,7 @@ class Wakes:
 class HeadStart:
     """What is there before the first cycle."""
 
-    machine: desired.Machine
+    machine: Machine
     processes: process.Processes
     identity: Identity
     wakes: Wakes
@@ -70,7 +71,7 @@ class HeadStart:
     """A stop leaves the rules; the program that started the daemon removes them."""
 
 
-def unstarted(found: desired.Machine, paths: Paths, clock: Clock) -> HeadStart:
+def unstarted(found: Machine, paths: Paths, clock: Clock) -> HeadStart:
     wakes, processes = Wakes(), process.Processes(paths.children, log_line)
     identity = Identity(processes, Spire(paths), clock, wakes)
     return HeadStart(found, processes, identity, wakes, known_registration(paths), clock.now(), units.own_unit())

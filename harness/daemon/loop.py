@@ -13,8 +13,8 @@ import structlog
 
 from harness import decode, tasks
 from harness.clock import Clock
-from harness.config import load, schema
-from harness.daemon import adoption, bugs, in_force, machine, needs, own_conditions, shutdown
+from harness.config import schema
+from harness.daemon import adoption, bugs, in_force, machine, needs, own_conditions, shutdown, surroundings
 from harness.daemon.bring import Bringer, is_left
 from harness.daemon.bugs import Bugs
 from harness.daemon.compose import Part
@@ -23,12 +23,15 @@ from harness.daemon.head_start import HeadStart
 from harness.daemon.in_force import InForce
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
-from harness.desired import Desired, Progress, desired, readiness
+from harness.daemon.surroundings import Surroundings
+from harness.desired import Desired, desired, readiness
 from harness.errors import HarnessError, InternalError
+from harness.known import Progress
 from harness.messages import Reason, Registration
 from harness.paths import Paths
 from harness.status import Condition, Truth
 from harness.system import early_signals, files, kernel_events, systemd
+from harness.values import IPAddress
 
 TIMER_SECONDS, RESTART_RETRY_SECONDS, NEIGHBOURS_SECONDS = 15.0, 2.0, 0.1
 
@@ -46,9 +49,10 @@ class Daemon:
         self._conditions: tuple[Condition, ...] = ()
         self._proxy_seen = clock.now()
         self._restart_after = 0.0
-        self._others: tuple[tuple[str, int], ...] = ()
         self._neighbours: asyncio.TimerHandle | None = None
+        self._former: frozenset[IPAddress] = frozenset()
         self._log = structlog.get_logger().bind(component="harness")
+        self._surroundings = Surroundings(paths, self._log)
         self._exporter = Exporter(clock)
         self._counters = Counters()
         self._bugs = Bugs(paths, clock, self.wake, self._log, begun.unit)
@@ -90,7 +94,7 @@ class Daemon:
             self._log.info("the proxy of the daemon before this one goes on")
         self._progress = Progress(registration=self._begun.registration, redirected=redirected)
         self._publisher.was_ready = adopted
-        self._route_events = kernel_events.watch_routes(self.wake)
+        self._route_events = kernel_events.watch_network(self.wake)
 
     def _begin_again(self) -> bool:
         """Whether a start that failed by a bug is tried again in this process. If so, the status names the bug meanwhile."""
@@ -134,7 +138,7 @@ class Daemon:
         if self._reload:
             self._reload = False
             await self._load_again()
-        fresh = bool(await self._bugs.attempt("the look at the other workloads", self._look_at_others()))
+        fresh = bool(await self._bugs.attempt("the look at this machine's surroundings", self._look_around()))
         await self._look()
         want = desired(self.config, self._machine, self._progress)
         # A proxy takes long to end, and until then another's own connections would go through it: rules first.
@@ -153,17 +157,14 @@ class Daemon:
         await self._bugs.attempt("the status", self._publish(self._conditions, want))
         return True
 
-    async def _look_at_others(self) -> bool:
-        """Whether another workload of this machine came, went or changed: what it has for itself, this one leaves alone.
-
-        Also whether there is a way to the cluster at last, where there was none.
-        """
-        stamp, before = load.stamp(self._paths), self._machine
-        if stamp == self._others and before.addresses:
-            return False
-        with contextlib.suppress(HarnessError):  # of this one nothing has changed
-            self._machine = await machine.look(self.config, self._paths, before.anchors_pem, before.addresses)
-        changed, self._others = stamp != self._others, stamp
+    async def _look_around(self) -> bool:
+        """Whether this machine's address or its other workloads came, went or changed: what those have, this one leaves alone."""
+        before = self._machine
+        self._machine, changed = await self._surroundings.look_again(self.config, before)
+        if self._machine.addresses != before.addresses:
+            self._log.info("another address", address=", ".join(map(str, self._machine.addresses)))
+        former = self._former | set(before.addresses)
+        self._former = await surroundings.leave_addresses(former, self._machine, self._log)
         return changed or self._machine != before
 
     def _await_neighbours(self) -> None:
@@ -199,7 +200,7 @@ class Daemon:
         try:
             with tasks.unexpected("the reload", partial(bugs.log, self._log)):
                 config, values = await asyncio.to_thread(needs.configuration, self._paths, self._environ, new=True)
-                found = await machine.look(config, self._paths, addresses_before=self._machine.addresses)
+                found = await machine.look(config, self._paths, before=self._machine)
                 desired(config, found, self._progress)
             self.config, self._machine = config, found
             self._in_force = InForce(config, values)

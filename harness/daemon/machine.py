@@ -10,29 +10,32 @@ import secrets
 import signal
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import claims, environment, load, schema
+from harness.clock import SystemClock
+from harness.config import claims, environment, load, neighbours, schema
 from harness.daemon import needs
-from harness.desired import Machine, Others, workload_api
-from harness.errors import ConfigError, Fault, HarnessError, UnwritableError
+from harness.desired import workload_api
+from harness.errors import ConfigError, Fault, HarnessError, TemporaryError, UnwritableError
+from harness.known import Machine, Others, Told
 from harness.paths import Paths, configured
 from harness.specs import User
 from harness.system import addresses, cordon, files, process, redirect_exclusions, snapshot_reader
 from harness.system.proxy_store import Store
-from harness.values import IPAddress
+from harness.values import HostPort, IPAddress
 
 _ID = re.compile(r"[ -~]{1,256}")
+AT_ONCE_SECONDS = 0.05
+"""What a name server on this machine takes."""
 PACKAGED_PROXY = Path("/usr/lib/meshexp-harness/linkerd2-proxy")
 
 
-async def look(
-    config: schema.Config, paths: Paths, anchors_before: str = "", addresses_before: tuple[IPAddress, ...] = ()
-) -> Machine:
+async def look(config: schema.Config, paths: Paths, anchors_before: str = "", before: Machine | None = None) -> Machine:
     """`anchors_before`: the trust anchors that a member goes on with when their file cannot be used any more.
 
-    `addresses_before`: its addresses, for the time in which there is no way to the cluster.
+    `before`: what was found the last time, for what nobody can say at the moment.
     """
     hostname = config.workload.hostname or socket.gethostname()
     user = process.find_user(config.proxy.user)
@@ -41,32 +44,49 @@ async def look(
     mode = config.identity.mode
     spire_server = _spire_user(config, "server", user) if mode is schema.IdentityMode.LOCAL else None
     in_spire = mode in (schema.IdentityMode.LOCAL, schema.IdentityMode.AGENT)
-    remote = config.identity.agent.server_address if mode is schema.IdentityMode.AGENT else None
     others = load.others(paths)
+    unread = neighbours.unread(paths)
     own = (config.proxy.admin_port, *((config.metrics.listen.port,) if config.metrics.listen else ()))
     theirs = (port for claim in others for _, port in claim.ports)
     identifier, unkept = instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname)
+    way = await _way(config, before)
     excluded = await asyncio.to_thread(redirect_exclusions.exclusions, (*own, *theirs))
     return Machine(
         user=user,
         hostname=hostname,
         instance_id=identifier,
         unkept=unkept,
-        addresses=config.workload.addresses or await _addresses(config) or addresses_before,
+        addresses=way.addresses,
+        unaddressed=way.missing,
+        controller_at=way.controller_at,
         anchors_pem=_anchors(config.controller.trust_anchors, anchors_before),
         workload_api=workload_api(config, paths),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
-        ipv6=Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text()),
-        v6only=addresses.v6only(),
+        ipv6=addresses.has_ipv6(before.ipv6 if before else True),
+        v6only=addresses.v6only(before.v6only if before else False),
         dns_user=_dns_user(config),
         spire_server=spire_server,
         spire_agent=_spire_user(config, "agent", user) if in_spire else None,
         probe_user=_apart(config.probes.user, "probes.user", user) if config.probes.commands else None,
-        spire_addresses=await addresses.resolved(remote) if remote else (),
+        spire_told=await _spire_told(config, before.spire_told if before else None),
         users=tuple(process.find_user(name, f"workload.users[{i}]").uid for i, name in enumerate(config.workload.users)),
-        others=_others(others),
+        others=_with(_others(others), before.others) if before and unread else _others(others),
+        unread=unread,
     )
+
+
+async def _spire_told(config: schema.Config, before: Told | None, seconds: float = addresses.LOOKUP_SECONDS) -> Told | None:
+    """Of the SPIRE server; while nobody tells, what was told before. The agent meets the same, and its condition says so."""
+    remote = config.identity.agent.server_address
+    if config.identity.mode is not schema.IdentityMode.AGENT or remote is None:
+        return None
+    known = before if before is not None and before.server == remote else Told(remote)
+    try:
+        found = await _targets(remote, seconds)
+    except TemporaryError:
+        return known
+    return known.again(found, SystemClock().now())
 
 
 def _others(there: tuple[claims.Claim, ...]) -> Others:
@@ -75,6 +95,15 @@ def _others(there: tuple[claims.Claim, ...]) -> Others:
         proxies=tuple(_uids(claim.proxy_user for claim in there)),
         users=tuple(_uids(name for claim in there for _, name in claim.users)),
         servers=tuple(server.ip for claim in there for server in claim.servers if server.ip is not None),
+    )
+
+
+def _with(found: Others, before: Others) -> Others:
+    """Where not all can be read: what was found before stays."""
+    return Others(
+        proxies=tuple(dict.fromkeys((*found.proxies, *before.proxies))),
+        users=tuple(dict.fromkeys((*found.users, *before.users))),
+        servers=tuple(dict.fromkeys((*found.servers, *before.servers))),
     )
 
 
@@ -176,10 +205,78 @@ def _anchors(path: str, before: str) -> str:
         raise
 
 
-async def _addresses(config: schema.Config) -> tuple[IPAddress, ...]:
-    """The address that this machine reaches the cluster from: one, since Linkerd mixes up the two of a dual-stack workload."""
-    for target in (config.network.node, *await addresses.resolved(config.controller.address)):
-        source = addresses.source_of(target) if target is not None else None
-        if source is not None and not source.is_loopback:
-            return (source,)
-    return ()
+async def look_at_network(config: schema.Config, before: Machine) -> Machine:
+    """What may change at any moment, and costs little to ask: addresses, and what the kernel takes of IPv6."""
+    way = await _way(config, before)
+    return replace(
+        before,
+        addresses=way.addresses,
+        unaddressed=way.missing,
+        controller_at=way.controller_at,
+        spire_told=await _spire_told(config, before.spire_told, AT_ONCE_SECONDS),
+        ipv6=addresses.has_ipv6(before.ipv6),
+        v6only=addresses.v6only(before.v6only),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """`addresses`: from which this machine reaches the cluster; while there is none, those before, and why in `missing`."""
+
+    addresses: tuple[IPAddress, ...]
+    missing: str
+    controller_at: tuple[IPAddress, ...]
+
+
+async def _way(config: schema.Config, before: Machine | None) -> _Way:
+    """One address, since Linkerd mixes up the two of a dual-stack workload.
+
+    A member without a configured node asks for the controller's name each time. It waits AT_ONCE_SECONDS for an answer, and then
+    goes on with what the name led to before.
+    """
+    known = before.controller_at if before else ()
+    own = before.addresses if before else ()
+    if config.workload.addresses:
+        return _Way(config.workload.addresses, "", known)
+    targets: list[IPAddress] = []
+    unknown: list[str] = []
+    if config.network.node is not None:
+        targets.append(config.network.node)
+    if not targets or _source(targets, own)[0] is None:
+        try:
+            known = await _targets(config.controller.address, AT_ONCE_SECONDS if known else addresses.LOOKUP_SECONDS)
+        except TemporaryError as error:
+            unknown = [] if known else [error.message]
+        targets.extend(known)
+    source, failures = _source(targets, own)
+    if source is not None:
+        return _Way((source,), "", known)
+    if not failures and own:
+        return _Way(own, "", known)  # nothing says that it has gone
+    return _Way(own, "; ".join((*failures, *unknown)), known)
+
+
+def _source(targets: list[IPAddress], own: tuple[IPAddress, ...]) -> tuple[IPAddress | None, list[str]]:
+    """Of packets to one of the targets. Else None, and why there is no way to each.
+
+    One of `own` stays as long as the kernel takes it for any target: a name server may tell targets in another order each time.
+    """
+    first = None
+    failures = []
+    for target in targets:
+        try:
+            source = addresses.source_of(target)
+        except TemporaryError as error:
+            failures.append(error.message)
+            continue
+        if source.is_loopback or source.is_link_local:
+            failures.append(f"asking for the way to {target}: it is by {source}, at which no peer reaches this machine")
+        elif source in own:
+            return source, failures
+        else:
+            first = first or source
+    return first, failures
+
+
+async def _targets(endpoint: HostPort, seconds: float = addresses.LOOKUP_SECONDS) -> tuple[IPAddress, ...]:
+    return (endpoint.ip,) if endpoint.ip is not None else await addresses.resolved(endpoint, seconds)

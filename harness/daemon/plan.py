@@ -12,6 +12,8 @@ from harness.clock import SystemClock
 from harness.config import load, schema
 from harness.daemon import head_start, machine
 from harness.daemon.compose import compose
+from harness.daemon.surroundings import with_subnets
+from harness.known import Machine, Progress
 from harness.problems import Problem, Severity
 from harness.reconcilers import dns, routes
 from harness.reconcilers.redirect import summary
@@ -68,12 +70,12 @@ def _record(part: str, action: Any) -> dict[str, Any]:
 async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     """By part, in the order in which they would be applied; before them what is in the way."""
     config = load.of_member(where, os.environ)
-    found = await machine.look(config, where)
+    found = await with_subnets(await machine.look(config, where))
     clock = SystemClock()
     begun = head_start.unstarted(found, where, clock)
     parts, registration = await compose(config, where, clock, begun), begun.registration
     # As if every gate were open: what a machine that joins now would get.
-    progress = desired.Progress(registration=registration, identity_served=True, proxy_certified=registration is not None)
+    progress = Progress(registration=registration, identity_served=True, proxy_certified=registration is not None)
     want = desired.desired(config, found, progress)
     running = files.is_locked(where.lock)
     if running:
@@ -93,7 +95,7 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     return [(part, action) for part, action in steps if not (running and _runs(action, where))]
 
 
-def _unknown(config: schema.Config, found: desired.Machine, where: paths.Paths, running: bool) -> dict[str, Unknown]:
+def _unknown(config: schema.Config, found: Machine, where: paths.Paths, running: bool) -> dict[str, Unknown]:
     """By part, what the controller has not told yet. Routes and DNS are the first workload's."""
     when = "which the controller tells at the registration" + ("; `meshexp status` says what that waits for" if running else "")
     unknown = {}

@@ -16,8 +16,8 @@ from harness.daemon.export import Exporter
 from harness.daemon.head_start import Wakes
 from harness.daemon.snapshot import Counters, Observed, snapshot, written
 from harness.daemon.standing import Standing
-from harness.desired import Machine, Progress
 from harness.errors import HarnessError
+from harness.known import Machine, Progress
 from harness.messages import Reason
 from harness.paths import Paths
 from harness.specs import Readiness
@@ -162,7 +162,7 @@ class Publisher:
             reported=registration.reported,
             neighbours=neighbours,
             counters=counters,
-            probes=tuple(zip(probes.probes or (), probes.health, strict=True)),
+            probes=tuple(zip(probes.probes, probes.health, strict=True)),
             calls=parts.calls,
             boot=boot,
             began=self._began,

@@ -11,8 +11,9 @@ from harness import tasks
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Part, Parts
-from harness.desired import Machine, Progress, desired
+from harness.desired import desired
 from harness.errors import HarnessError, TemporaryError
+from harness.known import Machine, Progress
 from harness.messages import Reason, Registration
 from harness.specs import Readiness, RegistrationSpec
 from harness.system import systemd, tcp_sockets, units

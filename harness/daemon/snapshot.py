@@ -15,7 +15,8 @@ from typing import Any
 from harness import __version__, freshness, proxy_release
 from harness.clock import Clock
 from harness.config import schema
-from harness.desired import Machine, anchors
+from harness.desired import anchors
+from harness.known import Machine
 from harness.messages import Registration
 from harness.reconcilers.controller_calls import Calls
 from harness.reconcilers.lease import Silence

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from harness.errors import PermissionError_, TemporaryError, UnavailableError
+from harness.route_ways import Way
 from harness.specs import ROUTE_PROTOCOL, Route, Rule, Silent
 from harness.values import IPAddress
 
 TABLE_LOCAL = 255
+RTN_LOCAL = 2
 RULE_PRIORITY = 32077  # before main's 32766; the number is the mark of our routes
 NUD_INCOMPLETE, NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_FAILED = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 NTF_USE = 0x01
@@ -34,9 +37,18 @@ class Netlink:
         """All unicast routes, ours and others'."""
         return await self._call(_list_routes)
 
+    async def addresses(self) -> frozenset[IPAddress]:
+        """This machine's own, of all links."""
+        return await self._call(_list_addresses)
+
     async def look(self) -> tuple[tuple[Route, ...], frozenset[Rule], Silent]:
         """All unicast routes, our rules, and what `silent` tells, over one socket: each costs about a millisecond."""
         return await self._call(lambda ip: (_list_routes(ip), _list_rules(ip), _silent(ip)))
+
+    async def ways(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, Way]:
+        """Where the kernel would send a packet to each, all rules and tables considered."""
+        wanted = tuple(addresses)
+        return await self._call(lambda ip: {address: _way(ip, address) for address in wanted}) if wanted else {}
 
     async def change(self, verb: str, what: Route | Rule) -> None:
         """`verb`: add, replace or delete."""
@@ -76,11 +88,17 @@ def _with_socket(function: Callable[[Any], T]) -> T:
         raise TemporaryError(f"netlink: {error}") from None
 
 
+def _list_addresses(ip: Any) -> frozenset[IPAddress]:
+    found = (message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in ip.get_addr())
+    return frozenset(ipaddress.ip_address(text) for text in found if text)
+
+
 def _list_routes(ip: Any) -> tuple[Route, ...]:
     return tuple(sorted(_routes(ip), key=lambda r: (r.network.version, r.network, str(r.via))))
 
 
 def _routes(ip: Any) -> Iterator[Route]:
+    names = functools.cache(_link_name)  # of this listing: a link may be renamed
     for family, every in ((socket.AF_INET, "0.0.0.0/0"), (socket.AF_INET6, "::/0")):
         for message in ip.get_routes(family=family):
             attribute, table = message.get_attr, message.get_attr("RTA_TABLE") or message["table"]
@@ -91,7 +109,29 @@ def _routes(ip: Any) -> Iterator[Route]:
             network = ipaddress.ip_network(f"{attribute('RTA_DST')}/{message['dst_len']}" if attribute("RTA_DST") else every)
             source = attribute("RTA_PREFSRC") if message["proto"] == ROUTE_PROTOCOL else None
             via, own = (ipaddress.ip_address(text) if text else None for text in (gateway, source))
-            yield Route(network, via, message["proto"], attribute("RTA_PRIORITY") or 0, table, own)
+            link = names(attribute("RTA_OIF"))
+            yield Route(network, via, message["proto"], attribute("RTA_PRIORITY") or 0, table, own, link=link)
+
+
+def _link_name(index: int | None) -> str:
+    try:
+        return socket.if_indextoname(index) if index else ""
+    except OSError:  # it has just gone, and its routes with it
+        return ""
+
+
+def _way(ip: Any, address: IPAddress) -> Way:
+    try:
+        found = next(iter(ip.route("get", family=_family(address.version), dst=str(address))))
+    except NetlinkError as error:
+        text = error.args[1] if len(error.args) > 1 else str(error)
+        return Way(f"nowhere ({text})")
+    gateway, link = found.get_attr("RTA_GATEWAY"), _link_name(found.get_attr("RTA_OIF"))
+    via = ipaddress.ip_address(gateway) if gateway else None
+    own = found.get_attr("RTA_PREFSRC")
+    source = ipaddress.ip_address(own) if own else None
+    text = (f"via {via} " if via else "") + f"dev {link}"
+    return Way(text, via, link, local=found["type"] == RTN_LOCAL, source=source)
 
 
 def _change(ip: Any, verb: str, route: Route) -> None:

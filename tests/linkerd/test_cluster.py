@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests import linkerd_lab_control
-from tests.controller_support import _certificate
+from tests.controller_support import load_key, make_certificate
 from tests.linkerd.conftest import Mesh
 from tests.linkerd_lab_box import Box, box
 from tests.linkerd_lab_cluster import NODE, join_pods
 from tests.linkerd_lab_vm import NAMESPACE, Vm
 from tests.waiting import wait
+from tests.workload_api_support import write_pem
 
 pytestmark = pytest.mark.root
 SECOND = "fd00:77::1"
@@ -73,13 +73,10 @@ def test_two_addresses_of_one_external_workload(mesh: Mesh, two: Vm) -> None:
 def issue(mesh: Mesh, folder: Path, name: str, uris: tuple[str, ...] = (), dns: tuple[str, ...] = ()) -> tuple[str, str]:
     """Files of a certificate and its key, under the mesh's trust anchor."""
     issuer = x509.load_pem_x509_certificate((mesh.lab.cluster.pki / "ta.crt").read_bytes())
-    signer = serialization.load_pem_private_key((mesh.lab.cluster.pki / "ta.key").read_bytes(), None)
+    signer = load_key(mesh.lab.cluster.pki / "ta.key")
     key = ec.generate_private_key(ec.SECP256R1())
-    leaf = _certificate(name, issuer.subject, key, signer, -60, 3600, ca=False, uris=uris, dns=dns)
-    plain = serialization.NoEncryption()
-    (folder / f"{name}.crt").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
-    (folder / f"{name}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    return f"{folder}/{name}.crt", f"{folder}/{name}.key"
+    leaf = make_certificate(name, issuer.subject, key, signer, -60, 3600, ca=False, uris=uris, dns=dns)
+    return str(write_pem(folder / f"{name}.crt", leaf)), str(write_pem(folder / f"{name}.key", key))
 
 
 @pytest.fixture

@@ -71,17 +71,14 @@ def vm(mesh: Mesh) -> Iterator[Vm]:
     here.box.start("harness-api", *here.command(*INSTANCE, "run"), env=here.environment)
     try:
         wait(lambda: status(here).get("phase") == "Ready", 60, lambda: here.box.log("harness-api")[-6000:])
-        # With a neighbour the first's proxy is another, and so it is without.
-        wait(lambda: here.child("proxy") not in (None, alone))
         here.await_ready()
+        assert here.child("proxy") == alone, "the first's proxy goes on"
         yield here
     finally:
-        beside = here.child("proxy")
         code, output = here.meshexp("leave", *INSTANCE)
         here.box.processes.pop("harness-api").wait(60)
         here.box.stop("app-api")
         (here.folder / "etc/instances/api/harness.yaml").unlink()
-        wait(lambda: here.child("proxy") not in (None, beside))
         for kind in ("externalgroups.workload.meshexp.io", "service"):
             mesh.lab.cluster.kubectl("delete", kind, "api", "-n", NAMESPACE)
         assert code == 0, output

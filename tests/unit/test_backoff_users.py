@@ -20,7 +20,7 @@ from harness.supervisor import ChildState, Event, State, advance
 from harness.system import workload_api_child
 from tests import builders
 from tests.controller_support import settle
-from tests.unit.test_registration import Bench, TestClock, run, spec
+from tests.unit.registration_bench import Bench, TestClock, run, spec
 
 FAILURES = 10_000
 USERS = {

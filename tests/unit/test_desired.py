@@ -8,8 +8,10 @@ import ipaddress
 import pytest
 
 from harness import rules
-from harness.desired import OPEN_AFTER_SECONDS, Others, Progress, anchors_behind, desired, readiness
-from harness.messages import ClusterFacts, Exec, PodRoute, Probe, Reason, TcpSocket
+from harness.desired import OPEN_AFTER_SECONDS, anchors_behind, desired, readiness
+from harness.known import Others, Progress
+from harness.messages import ClusterFacts, PodRoute, Reason
+from harness.probe import Exec, Probe, TcpSocket
 from harness.specs import Route
 from harness.values import PortRange
 from tests import builders
@@ -20,7 +22,7 @@ def test_before_anything_is_known_there_are_routes_and_an_identity() -> None:
     assert [str(r) for r in want.routes or ()] == ["route 10.42.0.0/16 via 10.9.0.1", "route 10.43.0.0/16 via 10.9.0.1"]
     assert want.identity is not None
     assert str(want.identity.spiffe_id) == "spiffe://root.linkerd.cluster.local/face"
-    assert (want.registration, want.probes, want.proxy, want.redirect) == (None, None, None, None)
+    assert (want.registration, want.application, want.proxy, want.redirect) == (None, None, None, None)
 
 
 def test_each_gate_opens_the_next() -> None:
@@ -39,6 +41,12 @@ def test_a_proxy_starts_when_the_rules_of_its_neighbours_know_it() -> None:
     assert spec is not None and spec.waits_for == "the rules of this machine's other workloads leave it alone"
     spec = desired(builders.config(), builders.machine(), builders.progress()).proxy
     assert spec is not None and spec.waits_for == ""
+
+
+def test_where_an_application_is_called_is_not_known_without_an_address() -> None:
+    """A registration that was kept over a restart: no listener is elsewhere, and the group is not without probes."""
+    assert desired(builders.config(), builders.machine(addresses=()), builders.progress()).application is None
+    assert desired(builders.config(), builders.machine(), builders.progress()).application is not None
 
 
 def test_a_lost_identity_takes_neither_proxy_nor_redirect_away() -> None:
@@ -145,7 +153,9 @@ def test_a_probe_of_kind_exec_runs_what_the_machine_allows_under_its_name() -> N
     config = builders.config(probes={"commands": {"disk": ["/usr/bin/test", "-w", "/data"]}})
     asked = tuple(Probe(exec_=Exec(name)) for name in ("disk", "other"))
     known, user = builders.registration(probes=(*asked, Probe(tcp_socket=TcpSocket(80)))), builders.machine().user
-    found = desired(config, builders.machine(probe_user=user), builders.progress(registration=known)).probes or ()
+    application = desired(config, builders.machine(probe_user=user), builders.progress(registration=known)).application
+    assert application is not None
+    found = application.checks
     assert [check.command for check in found] == [("/usr/bin/test", "-w", "/data"), None, None]
     assert found[0].user == user
 
@@ -215,14 +225,15 @@ class TestProxyEnvironment:
         found = self.environment()
         assert "LINKERD2_PROXY_IDENTITY_LOCAL_NAME" not in found
         assert "10.0.0.0/8" in found["LINKERD2_PROXY_DESTINATION_PROFILE_NETWORKS"].split(",")
-        assert found["LINKERD2_PROXY_INBOUND_IPS"] == "10.9.0.2"
+        assert "LINKERD2_PROXY_INBOUND_IPS" not in found, "it would refuse what comes to a later address"
         assert "[{headers}]=off" in found["LINKERD2_PROXY_LOG"]
 
-    def test_a_neighbour_on_the_same_machine_is_a_peer(self) -> None:
-        """What it takes for itself, a proxy calls in plain text."""
-        machine = dataclasses.replace(builders.machine(), others=Others(proxies=(2202,)))
-        proxy = desired(builders.config(), machine, builders.progress()).proxy
-        assert proxy is not None and "LINKERD2_PROXY_INBOUND_IPS" not in dict(proxy.env)
+    def test_another_address_restarts_no_proxy(self) -> None:
+        found = [
+            desired(builders.config(), builders.machine(addresses=(ipaddress.ip_address(own),)), builders.progress()).proxy
+            for own in ("10.9.0.2", "10.9.0.77")
+        ]
+        assert found[0] == found[1] is not None
 
     def test_a_node_that_joins_the_cluster_restarts_no_proxy(self) -> None:
         """The environment of a proxy that runs cannot change; a network that Linkerd's default does not cover is worth it."""

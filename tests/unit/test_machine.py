@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.daemon import machine
+from harness.errors import TemporaryError
 from harness.paths import Paths
 from harness.system import addresses, process
 from tests.snapshots import snapshot
@@ -53,7 +54,8 @@ def test_only_a_daemon_is_woken(tmp_path: Path, later: int, ended: int | None) -
 def test_the_address_that_speaks_to_another() -> None:
     for text in ("127.0.0.1", "::1"):
         assert addresses.source_of(ipaddress.ip_address(text)) == ipaddress.ip_address(text)
-    assert addresses.source_of(ipaddress.ip_address("fe80::1")) is None, "a link's address without the link leads nowhere"
+    with pytest.raises(TemporaryError, match=r"^asking for the way to fe80::1: "):  # without its link it leads nowhere
+        addresses.source_of(ipaddress.ip_address("fe80::1"))
 
 
 def test_pyroute2_works_without_what_its_package_imports() -> None:
@@ -74,6 +76,15 @@ print(*sorted({"pyroute2.ndb", "sqlite3", "rich", "pyroute2.iproute"} & {name fo
 def test_the_head_start_is_light() -> None:
     """SPIRE is started before the libraries for routes, rules and the controller are imported; that is its point."""
     code = "import sys, harness.daemon.head_start; print(*sorted({'pyroute2', 'httpx', 'aiohttp'} & set(sys.modules)))"
+    command = [sys.executable, "-s", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.split() == []
+
+
+def test_the_parser_of_all_commands_needs_yaml_alone() -> None:
+    """The man page is made from it, where a package is built and its libraries are not installed."""
+    libraries = "{'structlog', 'pyroute2', 'httpx', 'h2', 'systemd', 'iptc', 'cryptography'}"
+    code = f"import sys; from harness import cli; cli.parser(); print(*sorted({libraries} & set(sys.modules)))"
     command = [sys.executable, "-s", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert done.stdout.split() == []

@@ -1,0 +1,48 @@
+"""The problems with names and ways that depend on what else is on this machine."""
+
+from __future__ import annotations
+
+from harness import phrases
+from harness.problem_registry import Severity, Where, register
+
+ROUTE_ELSEWHERE = register(
+    "route-elsewhere",
+    Where.MACHINE,
+    "the routes to the cluster are set, and the kernel takes another way: a rule or a table of another program comes first",
+    "`ip route get {host}` shows the way, `ip rule` whose table is asked first. Have that program"
+    " leave the network alone, or put a rule before its: `ip rule add to {network} lookup {name} priority 100`",
+)
+DNS_FAILED = register(
+    "dns-failed",
+    Where.MACHINE,
+    "the cluster's names are not asked of the cluster's DNS servers; all other names are asked as before",
+    "`meshexp logs` has the lines of dnsmasq; to do without it, a container can be started with --dns=ADDRESS of"
+    " the cluster's DNS Service, or set dns.mode: off",
+    Severity.WARNING,
+    cases={
+        phrases.NOT_INSTALLED: "`apt-get install dnsmasq-base` (EL: `dnf install dnsmasq`); a container can"
+        " be started with --dns=ADDRESS of the cluster's DNS Service; or set"
+        " dns.mode: off",
+        phrases.NOT_PERMITTED: "is the file immutable (i)? `lsattr {file}`; `chattr -i {file}` lets it be written;"
+        " or set dns.mode: off",
+        phrases.DANGLING: "`ls -l {file}` shows where the link leads: start what makes that file, or `rm {file}` and"
+        " make a file there that names a server",
+        phrases.NOT_THERE: "`ls -l {file}` shows that it is not there; make it, so that it names a server, or set dns.mode: off",
+        phrases.PORT_TAKEN: "`ss -lntup 'sport = :53'` names it. Have it listen on its own address only, not on all (unbound:"
+        " interface:, named: listen-on, dnsmasq: bind-interfaces), or let it ask the cluster, and set dns.mode: off",
+        phrases.NO_USER: "`systemd-sysusers` makes the package's user meshexp-dns; or set dns.user to one that exists",
+    },
+)
+DNS_UNANSWERED = register(
+    "dns-unanswered",
+    Where.EITHER,
+    "the cluster's names are asked of the cluster's DNS servers, and applications get no answer",
+    "`meshexp logs` has the lines of dnsmasq, `resolvectl query {name}` says what systemd-resolved lacks, and `ip route get"
+    " {host}` the way to the cluster's server: TCP and UDP port 53 must be open",
+    Severity.WARNING,
+    cases={
+        phrases.NO_ADDRESS: "do dns.servers and dns.domain, or the controller's facts where these are unset, name this cluster's?"
+        " `kubectl -n kube-system get service -l k8s-app=kube-dns` shows the server, and `kubectl -n kube-system get"
+        " configmap coredns -o yaml` the domain",
+    },
+)
