@@ -14,7 +14,7 @@ from controller.rendering import Times
 from harness.decode import encode
 from harness.messages import ClusterFacts, Registration
 
-_OWN = ("name", "namespace", "version", "identity", "server_name", "secret")
+_OWN = ("name", "namespace", "version", "identity", "server_name", "secret", "copied_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,18 @@ class Answers:
         self._common: dict[Key, _Common] = {}
 
     def registration(
-        self, group: ExternalGroup, workload: ExternalWorkload, facts: ClusterFacts, times: Times, secret: str | None = None
+        self,
+        group: ExternalGroup,
+        workload: ExternalWorkload,
+        facts: ClusterFacts,
+        times: Times,
+        secret: str | None = None,
+        copied_by: str = "",
     ) -> Registration:
         """Its version covers all but the secret."""
         common = self._of(group, workload, facts, times)
         metadata, mesh_tls = workload.metadata, workload.spec.mesh_tls
-        own = f"{common.digest}\0{metadata.key}\0{mesh_tls.identity}\0{mesh_tls.server_name}"
+        own = f"{common.digest}\0{metadata.key}\0{mesh_tls.identity}\0{mesh_tls.server_name}\0{copied_by}"
         return dataclasses.replace(
             common.blank,
             name=metadata.name,
@@ -47,6 +53,7 @@ class Answers:
             identity=mesh_tls.identity,
             server_name=mesh_tls.server_name,
             secret=secret,
+            copied_by=copied_by,
         )
 
     def body(self, group: Key, registration: Registration) -> bytes:

@@ -15,6 +15,7 @@ from controller.admission import RefusedError
 from controller.peer import Peer, peer_of
 from harness.decode import encode
 from harness.messages import CODES, MAX_BODY_BYTES, ErrorBody
+from harness.system import dead_peer
 
 log = structlog.get_logger()
 
@@ -39,10 +40,10 @@ def error_response(code: str, message: str, hint: str = "") -> web.Response:
     return web.Response(status=CODES[code], body=body, content_type="application/json")
 
 
-def _issuers(tls: ssl.SSLObject) -> tuple[bytes, ...]:
-    """The verified chain above the leaf, as DER. Before Python 3.13 only the object within has it."""
+def _chain(tls: ssl.SSLObject, kind: str) -> tuple[bytes, ...]:
+    """The `verified` or the `unverified` chain above the leaf, as DER. Before Python 3.13 only the object within has it."""
     inner: Any = getattr(tls, "_sslobj", tls)
-    chain = [c if isinstance(c, bytes) else c.public_bytes(_DER) for c in inner.get_verified_chain() or ()]
+    chain = [c if isinstance(c, bytes) else c.public_bytes(_DER) for c in getattr(inner, f"get_{kind}_chain")() or ()]
     return tuple(chain[1:])
 
 
@@ -67,6 +68,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        dead_peer.watch(transport.get_extra_info("socket"))
         self._due_in(HEADER_SECONDS)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -94,16 +96,14 @@ class Connection(web.RequestHandler):
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
 
-    @property
-    def peer(self) -> Peer:
+    def peer(self, wall: float) -> Peer:
         """From the verified certificate, never from a header. Raises RefusedError."""
         if self._peer is None:
             transport = self.transport
             tls = transport.get_extra_info("ssl_object") if transport else None
             if transport is None or tls is None or not (certificate := tls.getpeercert(binary_form=True)):
                 raise RefusedError("unauthenticated", "a client certificate is required")
-            expires = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"])
-            self._peer = peer_of(certificate, expires, _issuers(tls))
+            self._peer = peer_of(certificate, _chain(tls, "verified"), _chain(tls, "unverified"), wall)
             # asyncio keeps it once more, decoded, as long as the connection lasts: 1.3 KiB.
             transport.get_extra_info("peercert").clear()
         return self._peer

@@ -14,14 +14,16 @@ from aiohttp import web
 
 from controller import tickets
 from controller.admission import EndedError, RefusedError
+from controller.anchors import Anchors
 from controller.connection import ANSWER_SECONDS, Connection, error_response
+from controller.dial_back import DialBack
 from controller.metrics import Metrics
 from controller.model import Key
 from controller.peer import Peer
-from controller.registry import Registry
-from harness.decode import decode
+from controller.registry import Caller, Registry
+from harness.decode import decode, encode
 from harness.errors import ConfigError, TemporaryError
-from harness.messages import MAX_BODY_BYTES, SECRET_HEADER, Registration, RegistrationRequest, StateReport
+from harness.messages import HOLDER_HEADER, MAX_BODY_BYTES, SECRET_HEADER, Registration, RegistrationRequest, StateReport
 from harness.values import peer_text
 
 log = structlog.get_logger()
@@ -31,15 +33,19 @@ _BODY_SECONDS = ANSWER_SECONDS / 2
 
 
 class Api:
-    """The handler of a web.Server whose connections are of class Connection. `anchors`: keys of those that count now."""
+    """The handler of a web.Server whose connections are of class Connection. `anchors`: those in force."""
 
-    def __init__(self, registry: Registry, metrics: Metrics, hold_seconds: float, anchors: Callable[[], frozenset[str]]) -> None:
+    def __init__(
+        self, registry: Registry, metrics: Metrics, hold_seconds: float, anchors: Callable[[], Anchors], dial_back: DialBack
+    ) -> None:
         self._registry, self._metrics, self._hold_seconds, self._anchors = registry, metrics, hold_seconds, anchors
+        self._dial_back = dial_back
         self._calls: tuple[tuple[str, str, re.Pattern[str], _Call], ...] = (
             ("look", "GET", re.compile("/v1"), self._look),
             ("register", "POST", re.compile("/v1/workloads"), self._register),
             ("hold", "GET", re.compile(_WORKLOAD), self._hold),
             ("state", "POST", re.compile(_WORKLOAD + "/state"), self._state),
+            ("reach", "POST", re.compile(_WORKLOAD + "/reach"), self._reach),
             ("leave", "DELETE", re.compile(_WORKLOAD), self._leave),
         )
 
@@ -50,10 +56,10 @@ class Api:
         connection.begin()
         name, call, target = self._find(request)
         try:
-            peer = connection.peer
+            peer = connection.peer(self._registry.fleet.clock.wall())
             self._check(peer)
             response, code = await call(request, peer, target), "ok"
-            if not peer.issuers & self._anchors():
+            if not self._anchors().count(peer.issuers, self._registry.fleet.clock.wall()):
                 response.force_close()
         except EndedError as end:
             response, code = error_response(end.code, end.message, end.hint), "ended"
@@ -77,11 +83,9 @@ class Api:
 
     def _check(self, peer: Peer) -> None:
         """What was true at the handshake may be so no more. Raises RefusedError."""
-        if peer.expires <= self._registry.fleet.clock.wall():
-            raise RefusedError("unauthenticated", "the client certificate has expired", "connect again with the renewed one")
-        if not peer.issuers & self._anchors():
-            hint = "connect again with one that leads to an anchor of the present"
-            raise RefusedError("unauthenticated", "the trust anchor of the client certificate was removed", hint)
+        wall = self._registry.fleet.clock.wall()
+        peer.check_time(wall)
+        self._anchors().check(peer.issuers, wall)
         tickets.check_pins(self._registry.fleet.pins, peer.issuers, peer.identity)
 
     def _find(self, request: web.BaseRequest) -> tuple[str, _Call, Key | None]:
@@ -102,12 +106,10 @@ class Api:
         return self._told(registration, 201 if new else 200)
 
     async def _hold(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
-        left = peer.expires - self._registry.fleet.clock.wall()
+        left = peer.valid_until - self._registry.fleet.clock.wall()
         # Read here, and not by the URL itself: that would keep what it has read, 1 KiB, as long as the answer is held.
         after = dict(urllib.parse.parse_qsl(request.rel_url.raw_query_string)).get("after", "")
-        registration = await self._registry.hold(
-            peer.identity, _given(target), _secret(request), after, min(self._hold_seconds, left)
-        )
+        registration = await self._registry.hold(_caller(request, peer), _given(target), after, min(self._hold_seconds, left))
         self._registry.fleet.certified(_given(target), peer.expires)
         return self._told(registration, 200)
 
@@ -116,12 +118,17 @@ class Api:
 
     async def _state(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         report = await _body(request, StateReport)
-        await self._registry.report(peer.identity, _given(target), _secret(request), report)
+        await self._registry.report(_caller(request, peer), _given(target), report)
         self._registry.fleet.certified(_given(target), peer.expires)
         return web.Response(status=204)
 
+    async def _reach(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
+        """For `meshexp check`: whether peers' packets get there."""
+        found = await self._dial_back.reach(_caller(request, peer), _given(target))
+        return web.Response(body=json.dumps(encode(found)).encode(), content_type="application/json")
+
     async def _leave(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
-        await self._registry.leave(peer.identity, _given(target), _secret(request))
+        await self._registry.leave(_caller(request, peer), _given(target))
         return web.Response(status=204)
 
 
@@ -138,10 +145,14 @@ def _given(target: Key | None) -> Key:
     return target
 
 
-def _secret(request: web.BaseRequest) -> str | None:
-    given = request.headers.getall(SECRET_HEADER, [])
+def _caller(request: web.BaseRequest, peer: Peer) -> Caller:
+    return Caller(peer.identity, _header(request, SECRET_HEADER), _header(request, HOLDER_HEADER) or "")
+
+
+def _header(request: web.BaseRequest, name: str) -> str | None:
+    given = request.headers.getall(name, [])
     if len(given) > 1:
-        raise RefusedError("malformed", f"the header {SECRET_HEADER} occurs twice")
+        raise RefusedError("malformed", f"the header {name} occurs twice")
     return given[0] if given else None
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from harness import cli, metrics_text
 from harness.daemon import adoption, loop, needs, publish
 from harness.reconcilers import dns, identity, probes, proxy, redirect, registration, routes
-from harness.system import control_plane, probe_call, proxy_admin
+from harness.system import control_plane, nfnetlink, probe_call, proxy_admin
 
 # By the name of the file: what holds the step, its name there, and what of the daemon's own words tells of it in the status.
 STEPS: dict[str, tuple[Any, str, str]] = {
@@ -49,6 +49,9 @@ STEPS: dict[str, tuple[Any, str, str]] = {
     "redirect-stop": (redirect.Redirect, "apply", "redirect"),
 }
 
+# Of which only the hang is asked for, within a step.
+WITHIN = {"self-test": (nfnetlink, "connection_events")}
+
 
 class Fault(Exception):
     """No HarnessError."""
@@ -78,6 +81,8 @@ def _failing(step: Callable[..., Any], file: Path) -> Callable[..., Any]:
 def main(folder: Path, words: list[str]) -> int:
     for name, (owner, step, _) in STEPS.items():
         setattr(owner, step, _failing(getattr(owner, step), folder / name))
+    for name, (module, step) in WITHIN.items():
+        setattr(module, step, _failing(getattr(module, step), folder / name))
     return cli.main(words)
 
 

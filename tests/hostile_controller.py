@@ -1,7 +1,7 @@
 """`python3 -m tests.hostile_controller CERTS ADDRESS FILE`: has the controller's certificate, and answers what FILE says.
 
 FILE is JSON: `fields` stand over those of a right registration, `body` in place of all of it; `changes`: each answer has another
-version; `hold`: seconds; `endless`: the body never ends.
+version; `hold`: seconds; `endless`: the body never ends; `reach`: the answer to that call, with its status before it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ class Hostile:
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
             return
         told, held = self._told(), line.startswith("GET")
+        if "/reach" in line:
+            status, answer = told["reach"]
+            data = json.dumps(answer).encode()
+            writer.write(f"HTTP/1.1 {status} Told\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+            return
         if held:
             self.held += 1
             print(f"held {self.held}", flush=True)

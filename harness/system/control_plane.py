@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import httpx
 
-from harness import decode, reading, tasks
+from harness import decode, reading, tasks, trust
 from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
-from harness.messages import SECRET_HEADER, ErrorBody, Registration, RegistrationRequest, StateReport
+from harness.messages import HOLDER_HEADER, SECRET_HEADER, ErrorBody, Reach, Registration, RegistrationRequest, StateReport
 from harness.specs import Target
-from harness.system import came_back
+from harness.system import came_back, dead_peer
 from harness.system.workload_api import Svid
+from harness.trust import Distrust
+from harness.values import IPAddress
 
 T = TypeVar("T")
 CONNECT_SECONDS, ANSWER_SECONDS, HOLD_LEAST_SECONDS = 3.0, 10.0, 0.5
@@ -35,33 +38,65 @@ class RefusedError(HarnessError):
 
 
 class UntrustedError(HarnessError):
-    """Whoever answers at the controller's address is not the controller."""
+    """One of the two does not accept the other's certificate; `why` not."""
 
     exit_code = 77
 
+    def __init__(self, came: str, hint: str = "", *, tried: str = "", why: Distrust = Distrust.ISSUER) -> None:
+        super().__init__(came, hint, tried=tried)
+        self.why = why
+
 
 class ControlPlane:
-    """Two connections, for the held GET and for short calls: each is replaced on rotation while nothing is under way on it."""
+    """Two connections, for the held GET and for short calls: each is replaced on rotation while nothing is under way on it.
+
+    Only the first is looked after all the time. When it turns out to be dead, the other probably is, too: it is replaced before
+    a call is lost on it.
+    """
 
     def __init__(self) -> None:
         self._held, self._short = _Connection(), _Connection()
+        self._holder = ""
+        self._addresses: tuple[IPAddress, ...] = ()
 
     async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
+        """The request's holder is shown with every later call."""
+        if request.addresses != self._addresses:
+            # Packets of a connection that was made from an address which is gone lead nowhere, and nobody says so.
+            await self._short.close()
+            self._addresses = request.addresses
         response = await self._short.call(target, svid, "POST", "/v1/workloads", body=decode.encode(request))
+        self._holder = request.holder
         return _body(Registration, response)
 
     async def watch(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Registration:
         """Returns when the registration has changed, or unchanged when the hold has ended; renews the lease."""
         path = f"{_path(registration)}?after={registration.version}"
         seconds = hold_seconds(registration)
-        return _body(Registration, await self._held.call(target, svid, "GET", path, secret, read_seconds=seconds))
+        try:
+            answer = await self._held.call(target, svid, "GET", path, self._proof(secret), read_seconds=seconds)
+            return _body(Registration, answer)
+        except TemporaryError:
+            if not self._short.calls:
+                await self._short.close()
+            raise
 
     async def report(self, target: Target, svid: Svid, registration: Registration, secret: str, report: StateReport) -> None:
         path, seconds = f"{_path(registration)}/state", max(margin_seconds(registration), HOLD_LEAST_SECONDS)
-        await self._short.call(target, svid, "POST", path, secret, body=decode.encode(report), most_seconds=seconds)
+        await self._short.call(target, svid, "POST", path, self._proof(secret), body=decode.encode(report), most_seconds=seconds)
+
+    async def reach(self, target: Target, svid: Svid, registration: Registration, secret: str) -> Reach:
+        """Whether the controller can connect to this machine, which it tries now, or has tried a moment ago."""
+        response = await self._short.call(
+            target, svid, "POST", f"{_path(registration)}/reach", self._proof(secret), most_seconds=ANSWER_SECONDS
+        )
+        return _body(Reach, response)
 
     async def leave(self, target: Target, svid: Svid, registration: Registration, secret: str) -> None:
-        await self._short.call(target, svid, "DELETE", _path(registration), secret)
+        await self._short.call(target, svid, "DELETE", _path(registration), self._proof(secret))
+
+    def _proof(self, secret: str) -> Mapping[str, str]:
+        return {SECRET_HEADER: secret} | ({HOLDER_HEADER: self._holder} if self._holder else {})
 
     async def close(self) -> None:
         await self._held.close()
@@ -84,7 +119,10 @@ def margin_seconds(registration: Registration) -> float:
 
 
 class _Connection:
+    """`calls`: how many are under way. One that was cancelled may end after the next one has begun."""
+
     def __init__(self) -> None:
+        self.calls = 0
         self._client: httpx.AsyncClient | None = None
         self._used: tuple[Target, Svid] | None = None
 
@@ -94,7 +132,7 @@ class _Connection:
         svid: Svid,
         method: str,
         path: str,
-        secret: str = "",
+        proof: Mapping[str, str] | None = None,
         body: Any = None,
         read_seconds: float = ANSWER_SECONDS,
         most_seconds: float | None = None,
@@ -105,17 +143,22 @@ class _Connection:
         """
         client = await self._connected(target, svid)
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
-        headers = {"Accept-Encoding": "identity"} | ({SECRET_HEADER: secret} if secret else {})
-        request = client.build_request(method, path, headers=headers, json=body, timeout=timeout)
+        headers = {"Accept-Encoding": "identity", **(proof or {})}
+        extensions = {"trace": _watch_new}
+        request = client.build_request(method, path, headers=headers, json=body, timeout=timeout, extensions=extensions)
         most = most_seconds or CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
         tried = f"{method} https://{target.address}{request.url.path}"
+        self.calls += 1
         try:
             response = await tasks.within(most, _answer(client, request))
         except (httpx.HTTPError, ssl.SSLError) as error:  # Debian's httpx lets the second one through
-            if reason := came_back.untrusted(error):
-                text = f"what answers is not {target.identity}: {reason}"
-                raise UntrustedError(text, "check controller.identity", tried=tried) from None
+            if refused := came_back.distrust(error):
+                why = trust.of(refused) or Distrust.ISSUER
+                text = trust.words(target.identity, refused)
+                raise UntrustedError(text, why.hint("check controller.identity"), tried=tried, why=why) from None
             raise TemporaryError(came_back.within(error, CONNECT_SECONDS, read_seconds), tried=tried) from None
+        finally:
+            self.calls -= 1
         if response is None:
             raise TemporaryError(f"no whole answer within {most:g} s", tried=tried)
         if not response.is_success:
@@ -137,6 +180,12 @@ class _Connection:
         if self._client is not None:
             client, self._client = self._client, None
             await client.aclose()
+
+
+async def _watch_new(event: str, info: Mapping[str, Any]) -> None:
+    """httpx calls it at each step of a request: a new connection is watched from its begin. `socket_options` is too new."""
+    if event == "connection.connect_tcp.complete":
+        dead_peer.watch(info["return_value"].get_extra_info("socket"))
 
 
 async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:

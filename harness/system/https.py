@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
+from harness import trust
 from harness.errors import UnavailableError, UsageError
 from harness.system import came_back
 
@@ -31,7 +32,9 @@ def fetch(url: str) -> str:
         with opener.open(url, timeout=SECONDS) as answer:
             data: bytes = answer.read(MOST_BYTES + 1)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise UnavailableError(came_back.words(error), tried=f"fetching the invitation from {urlsplit(url).netloc}") from None
+        refused = came_back.distrust(error)
+        tried = f"fetching the invitation from {urlsplit(url).netloc}"
+        raise UnavailableError(came_back.words(error), trust.hint_of(refused) if refused else "", tried=tried) from None
     if len(data) > MOST_BYTES:
         raise UnavailableError("what the server sends is too large for an invitation")
     try:

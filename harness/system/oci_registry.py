@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from harness import trust
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError, UsageError
 from harness.system import came_back, oci
 
@@ -158,8 +159,8 @@ class Registry:
 
     def _translated(self, error: Exception) -> HarnessError:
         tried = f"GET {self._base}"
-        if reason := came_back.untrusted(error):
-            return PermissionError_(f"{self._reference.registry} cannot be trusted: {reason}", tried=tried)
+        if refused := came_back.distrust(error):
+            return PermissionError_(trust.words(self._reference.registry, refused), trust.hint_of(refused), tried=tried)
         reason = came_back.within(error, CONNECT_SECONDS, self._silence)
         return TemporaryError(reason, "try again; nothing was installed", tried=tried)
 

@@ -15,6 +15,7 @@ import pytest
 from tests.daemon_support import vm_fixture  # noqa: F401
 from tests.exposition import read
 from tests.mesh import Mesh
+from tests.namespaces import Namespace
 from tests.netns.test_metrics import get
 
 LEASE = 5
@@ -98,6 +99,36 @@ def test_connections_that_carry_nothing_any_more_are_replaced_before_the_lease_e
     assert "Unreachable" not in (vm.folder / "controller.log").read_text()
 
 
+def timers(where: Namespace) -> set[str]:
+    """Of the connections to the controller: what the kernel waits for on each."""
+    lines = where.run("ss", "-tnoH", "state", "established").splitlines()
+    return {(re.findall(r"timer:\((\w+)", line) or ["none"])[0] for line in lines if ":8081" in line}
+
+
+def callers(vm: Mesh) -> set[str]:
+    """The ports from which somebody has called the controller, as its own end knows them."""
+    return set(re.findall(r":8081\s+\S+:(\d+)\b", vm.node.run("ss", "-tnH")))
+
+
+def test_the_kernel_finds_a_dead_connection_long_before_a_held_answer_is_overdue(vm: Mesh) -> None:
+    started(vm, lease=300)
+    for end in (vm.vm, vm.node):
+        # "on": a segment was just sent, and its acknowledgement is waited for.
+        found = timers(end)
+        assert found and found <= {"keepalive", "on"}, "both ends ask the other whether it is there"
+    ports = re.findall(r":(\d+)\s+\S+:8081\b", vm.vm.run("ss", "-tnH", "state", "established"))
+    either = ", ".join(ports)
+    assert callers(vm) >= set(ports)
+    cut(vm, f"tcp sport {{ {either} }}", f"tcp dport {{ {either} }}")
+    before = vm.status()["calls"]["hold"]
+    vm.wait(lambda: vm.status()["calls"]["hold"]["failed"] > before["failed"])
+    log = (vm.folder / "harness.log").read_text()
+    assert "connection timed out" in log, f"an answer has 110 s here: {log[-700:]}"
+    vm.wait(lambda: callers(vm).isdisjoint(ports))
+    vm.wait(lambda: vm.status()["calls"]["hold"]["answered"] > before["answered"])
+    assert vm.status()["ready"] is True
+
+
 def test_a_report_that_hangs_does_not_let_a_short_lease_end(vm: Mesh) -> None:
     """The answer to it is lost with the connections, when the machine has something to say."""
     started(vm, lease=6)
@@ -174,7 +205,7 @@ def test_another_process_with_the_daemons_pid_is_not_the_daemon(vm: Mesh) -> Non
 
 def test_local_is_about_this_machine(vm: Mesh) -> None:
     """A container that is started in an outage is not restarted for that, nor one that is in the mesh already."""
-    vm.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 1, "failureThreshold": 1}])
+    vm.group(probes=[{"tcpSocket": {"host": "127.0.0.1", "port": 4191}, "periodSeconds": 1, "failureThreshold": 1}])
     assert vm.meshexp("status", "--local").returncode == 1, "there is no daemon"
     vm.start_daemon()
     vm.wait_problem("Registration", "controller-unreachable")

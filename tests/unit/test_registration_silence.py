@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError, TemporaryError
+from harness.errors import HarnessError, InternalError, TemporaryError, UnwritableError
 from harness.messages import ErrorBody
 from harness.reconcilers.lease import Silence
 from harness.status import Truth
 from harness.system.control_plane import RefusedError, UntrustedError
 from tests import builders
-from tests.unit.test_registration import Bench, run, spec
+from tests.unit.registration_bench import Bench, run, spec
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,8 @@ from tests.unit.test_registration import Bench, run, spec
         (TemporaryError("no answer"), "lease-lapsed"),
         (RefusedError(ErrorBody("identity-not-allowed", "face may not")), "registration-refused"),
         (UntrustedError("not the controller"), "controller-untrusted"),
+        (UnwritableError(Path("/s/registration.json"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))), "disk-full"),
+        (InternalError("a bug"), "internal-error"),
     ],
 )
 def test_after_a_lease_of_silence_it_does_not_say_registered(tmp_path: Path, error: HarnessError | None, code: str) -> None:
