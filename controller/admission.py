@@ -71,7 +71,7 @@ def check_request(group: ExternalGroup, request: RegistrationRequest) -> None:
 def check_addresses(group: ExternalGroup, addresses: tuple[IPAddress, ...]) -> None:
     """Raises RefusedError for an address that no peer can dial or that the group does not admit."""
     for address in addresses:
-        if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local or _is_mapped(address):
+        if not can_be_dialled(address):
             raise RefusedError("address-not-allowed", f"{address} is not an address that peers can dial")
         cidrs = group.spec.admission.address_cidrs
         if cidrs and not any(address in cidr for cidr in cidrs):
@@ -81,8 +81,11 @@ def check_addresses(group: ExternalGroup, addresses: tuple[IPAddress, ...]) -> N
             )
 
 
-def _is_mapped(address: IPAddress) -> bool:
-    return address.version == 6 and address.ipv4_mapped is not None
+def can_be_dialled(address: IPAddress) -> bool:
+    """Whether it can be another machine's."""
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return False
+    return not (address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local)
 
 
 def versions_text(versions: Mapping[str, str]) -> str:

@@ -9,11 +9,12 @@ import structlog
 
 from controller import config as configuration
 from controller import tls
+from controller.anchors import Anchors
 from controller.config import ControllerConfig
 from controller.linkerd_identity import Certificate, Certifier, Identity
 from controller.naming import mesh_identity
 from harness.clock import Clock
-from harness.errors import ConfigError
+from harness.errors import ConfigError, InternalError
 from harness.messages import ClusterFacts
 from harness.values import HostPort
 
@@ -24,7 +25,7 @@ _IDENTITY_PORT = 8080
 class Credentials:
     """`facts` tells the present ones, whose trust anchors are those of the clients where no file has them.
 
-    `anchors`: the keys of those in force. `validity`: of the certificate in force, beginning and end in epoch seconds.
+    `validity`: of the certificate in force, beginning and end in epoch seconds.
     """
 
     def __init__(self, config: ControllerConfig, clock: Clock, facts: Callable[[], ClusterFacts]) -> None:
@@ -32,15 +33,23 @@ class Credentials:
         self._certificate: Certificate | None = None
         self._context: ssl.SSLContext | None = None
         self._in_force = ("", "", "")
-        self.anchors = frozenset[str]()
+        self._anchors: Anchors | None = None
+        self._verifying = b""
         self.validity: tuple[float, float] | None = None
 
     async def context(self) -> ssl.SSLContext:
         """To listen with, for good. Waits for Linkerd's identity service if need be. Raises ConfigError."""
         if not self._config.tls_cert:
             self._certificate = await self._certifier().first()
-        in_force = self._use(*self._pair(), self._facts().trust_anchors_pem)
-        return tls.following(lambda: self._context or in_force)
+        self._use(*self._pair(), self._facts().trust_anchors_pem)
+        return tls.following(self._present)
+
+    @property
+    def anchors(self) -> Anchors:
+        """Those in force. Whoever asks has a connection of `context`."""
+        if self._anchors is None:
+            raise InternalError("no trust anchors are in force yet")
+        return self._anchors
 
     async def keep(self) -> None:
         """Renews what expires; returns when there is nothing to renew."""
@@ -59,13 +68,24 @@ class Credentials:
         except ConfigError as error:
             log.error("certificate not used", error=str(error))
 
-    def _use(self, chain: str, key: str, anchors: str) -> ssl.SSLContext:
+    def _use(self, chain: str, key: str, anchors: str) -> None:
         """For handshakes from now on; of those before, `anchors` says which still count."""
         if self._context is None or (chain, key, anchors) != self._in_force:
-            self._context = tls.server_context(chain, key, anchors)
-            self.anchors = tls.anchor_keys(self._context)
+            read = Anchors(anchors)
+            verifying = read.to_verify(self._clock.wall())
+            self._context = tls.server_context(chain, key, verifying)
+            self._anchors = read
+            self._verifying = verifying
             self._in_force = (chain, key, anchors)
             self.validity = tls.validity(chain)
+
+    def _present(self) -> ssl.SSLContext:
+        """For one handshake. What verifies it changes with the time too: an anchor begins or ends."""
+        verifying = self.anchors.to_verify(self._clock.wall())
+        if self._context is None or verifying != self._verifying:
+            chain, key, _ = self._in_force
+            self._context = tls.server_context(chain, key, verifying)
+            self._verifying = verifying
         return self._context
 
     def _pair(self) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controller import rendering, tickets
 from controller.leases import Leases
@@ -27,6 +27,7 @@ class Record:
 
     `certificate_until`: epoch seconds, of the one that the machine showed last, to this replica; 0 when it never did.
     `created`: the store's version when it came to be, or when this replica first saw it; 0 until it is stored.
+    `marks`: of its holders, with their begin (epoch seconds). `listener` waits for its machine's next call.
     """
 
     workload: ExternalWorkload
@@ -36,10 +37,17 @@ class Record:
     waiter: asyncio.Future[None] | None = None
     certificate_until: float = 0.0
     created: int = 0
+    marks: dict[str, float] = field(default_factory=dict)
+    listener: asyncio.Future[None] | None = None
 
     @property
     def key(self) -> Key:
         return self.workload.metadata.key
+
+    def spoke(self) -> None:
+        """Its machine has called."""
+        if self.listener is not None and not self.listener.done():
+            self.listener.set_result(None)
 
     def wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
@@ -200,6 +208,8 @@ class Fleet:
 
     def rehold(self, key: Key | None) -> None:
         """`holds` may answer otherwise now, for one workload or for any."""
+        if key is not None and key in self.records:
+            self.records[key].wake()  # another machine may have registered with this one's secret at another replica
         for record in self.records.values() if key is None else filter(None, (self.records.get(key),)):
             if self._holds(record.key):
                 self._adopt(record)

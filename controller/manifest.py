@@ -11,7 +11,8 @@ from controller.model import Condition, Key, Metadata
 from controller.plain_spec import plain
 from harness.decode import decode, encode
 from harness.errors import ConfigError, Fault
-from harness.messages import Probe, WorkloadPort
+from harness.messages import WorkloadPort
+from harness.probe import Probe
 from harness.values import Network, parse_label, parse_spiffe_id
 
 GROUP_API = "workload.meshexp.io/v1alpha1"

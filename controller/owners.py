@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 
 import structlog
 
@@ -28,8 +29,9 @@ class Owners:
     def __init__(self, leases: Collection[Lease], clock: Clock, name: str, namespace: str) -> None:
         self._leases, self._clock, self._name, self._namespace = leases, clock, name, namespace
         self._stored: dict[Key, Lease] = {}
-        self._wanted: dict[Key, bool] = {}
-        self._said: dict[Key, str] = {}
+        self._wanted: dict[Key, bool | None] = {}
+        """Whether a Lease is to be this replica's, or to be deleted; None: it stays with whoever has it."""
+        self._said: dict[Key, dict[str, str]] = {}
         self._want = asyncio.Event()
 
     def holder(self, machine: Key) -> str:
@@ -47,16 +49,36 @@ class Owners:
 
     # what this replica wants the store to say
 
-    def claim(self, machine: Key, versions: str) -> bool:
-        """Whether the machine was another replica's."""
-        ours = self.holder(machine) == self._name and self._wanted.get(machine) is not False
+    def annotation(self, machine: Key, name: str) -> str:
+        """What this replica knows, or wants, of an annotation of its Lease; empty when there is none."""
+        if name in (said := self._said.get(machine, {})):
+            return said[name]
         lease = self._stored.get(machine)
-        if versions and (lease is None or lease.metadata.annotations.get(VERSIONS) != versions):
-            self._said[machine] = versions
-            self._wish(machine, True)
-        if not ours:
+        return lease.metadata.annotations.get(name, "") if lease else ""
+
+    def stored(self, machine: Key) -> Lease | None:
+        return self._stored.get(machine)
+
+    def claim(self, machine: Key, said: Mapping[str, str]) -> bool:
+        """Whether the machine was another replica's. `said`: annotations; an empty one says nothing."""
+        ours = self.holder(machine) == self._name and self._wanted.get(machine) is not False
+        if self._note(machine, said) or not ours:
             self._wish(machine, True)
         return not ours
+
+    def say(self, machine: Key, said: Mapping[str, str]) -> None:
+        """Annotations for its Lease, whoever hears it; an empty one says nothing."""
+        if self._note(machine, said):
+            self._wish(machine, self._wanted.get(machine))
+
+    def _note(self, machine: Key, said: Mapping[str, str]) -> bool:
+        """Whether there is anything to write."""
+        lease = self._stored.get(machine)
+        stored = lease.metadata.annotations if lease else {}
+        news = {name: text for name, text in said.items() if text and stored.get(name) != text}
+        if news:
+            self._said[machine] = self._said.get(machine, {}) | news
+        return bool(news)
 
     def release(self, machine: Key) -> None:
         if machine in self._stored or self._wanted.get(machine):
@@ -75,42 +97,44 @@ class Owners:
                 await self._clock.sleep(BACKOFF.pause(failures))
                 self._want.set()
 
-    def _wish(self, machine: Key, held: bool) -> None:
+    def _wish(self, machine: Key, held: bool | None) -> None:
         self._wanted[machine] = held
         self._want.set()
 
     async def _fulfil(self, machine: Key, slots: asyncio.Semaphore) -> bool:
         async with slots:
-            held, said = self._wanted.get(machine), self._said.get(machine)
+            held = self._wanted.get(machine)
+            said = self._said.get(machine, {})
             try:
-                if held:
-                    await self._own(machine, said)
+                if held is not False:
+                    await self._write(machine, said, held is True)
                 else:
                     with contextlib.suppress(NotFoundError):
-                        await self._leases.delete(Key(self._namespace, _lease_name(machine)))
+                        await self._leases.delete(Key(self._namespace, lease_name(machine)))
                     self._stored.pop(machine, None)
             except (TemporaryError, ConflictError, NotFoundError) as error:
                 log.warning("owner not written", machine=str(machine), error=error.message)
                 return False
-            if self._wanted.get(machine) is not held or self._said.get(machine) != said:
+            if self._wanted.get(machine) is not held or self._said.get(machine, {}) != said:
                 return False
             del self._wanted[machine]
             self._said.pop(machine, None)
             return True
 
-    async def _own(self, machine: Key, said: str | None) -> None:
+    async def _write(self, machine: Key, annotations: Mapping[str, str], own: bool) -> None:
+        """`own`: it is this replica's from now on. One that is not there is made as this replica's."""
         lease, now = self._stored.get(machine), self._clock.wall()
-        marks = {VERSIONS: said} if said else {}
         if lease is None:
-            metadata = Metadata(_lease_name(machine), self._namespace, annotations=marks)
+            metadata = Metadata(lease_name(machine), self._namespace, annotations=dict(annotations))
             try:
                 self.take(await self._leases.create(Lease(metadata, self._name, now, _SECONDS)))
                 return
             except ConflictError:
                 lease = await self._leases.get(metadata.key)
-        metadata = dataclasses.replace(lease.metadata, annotations=lease.metadata.annotations | marks)
+        metadata = dataclasses.replace(lease.metadata, annotations={**lease.metadata.annotations, **annotations})
+        wanted = Lease(metadata, self._name, now, _SECONDS, lease.transitions + 1)
         try:
-            self.take(await self._leases.replace(Lease(metadata, self._name, now, _SECONDS, lease.transitions + 1)))
+            self.take(await self._leases.replace(wanted if own else dataclasses.replace(lease, metadata=metadata)))
         except NotFoundError:
             self._stored.pop(machine, None)
             raise
@@ -121,13 +145,14 @@ class Owners:
     # what the store says
 
     def take(self, lease: Lease) -> Key | None:
-        """The machine, when another replica has it now."""
+        """The machine, when another replica has it now, or its annotations are others."""
         machine = _machine(lease.metadata.name)
         known = self._stored.get(machine)
         if known is not None and version_of(known) >= version_of(lease):
             return None
         self._stored[machine] = lease
-        return machine if known is None or known.holder != lease.holder else None
+        same = known is not None and known.holder == lease.holder and known.metadata.annotations == lease.metadata.annotations
+        return None if same else machine
 
     def forget(self, lease: Lease) -> None:
         """`lease`: as the deletion tells it."""
@@ -141,7 +166,7 @@ class Owners:
             del self._stored[machine]
 
 
-def _lease_name(machine: Key) -> str:
+def lease_name(machine: Key) -> str:
     return f"{MACHINE}{machine.namespace}.{machine.name}"
 
 

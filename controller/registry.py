@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from dataclasses import dataclass
 
 import structlog
 
-from controller import admission, naming, rendering, tickets
+from controller import admission, holders, naming, rendering, tickets
 from controller.admission import EndedError, RefusedError
 from controller.answers import Answers
 from controller.arrivals import Arrivals
 from controller.fleet import Fleet, Record
+from controller.holders import Holders
 from controller.manifest import ExternalGroup
 from controller.model import Event, ExternalWorkload, Key
+from controller.owners import VERSIONS
 from controller.rendering import Membership
 from controller.replicas import Replicas
 from controller.store import ConflictError, NotFoundError, Store
@@ -30,12 +33,22 @@ _WARNING_SECONDS = 10.0
 """A group gets at most one warning of a kind in so long: whoever is refused may ask as often as it likes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who says that it is a registration's machine. `mark`: its holder's (controller.holders), empty from an older machine."""
+
+    identity: SpiffeId
+    secret: str | None
+    mark: str = ""
+
+
 class Registry:
     def __init__(self, store: Store, fleet: Fleet, trust_domain: str, replicas: Replicas) -> None:
         self.store, self.fleet, self.trust_domain, self.replicas = store, fleet, trust_domain, replicas
         self.unsettled: set[Key] = set()
         self.arrivals = Arrivals(store, fleet, self.remove)
         self._answers = Answers()
+        self._holders = Holders(fleet, replicas)
         self._warned: dict[tuple[Key, str], float] = {}
 
     async def register(self, identity: SpiffeId, request: RegistrationRequest) -> tuple[Registration, bool]:
@@ -69,12 +82,13 @@ class Registry:
         if not await self.replicas.use(name, digest, wall + tickets.REMEMBERED_SECONDS):
             raise RefusedError("invitation-invalid", f"invitation {ticket.id} was used by another machine", "ask for a new one")
 
-    async def hold(self, identity: SpiffeId, key: Key, secret: str | None, after: str, seconds: float) -> Registration:
+    async def hold(self, caller: Caller, key: Key, after: str, seconds: float) -> Registration:
         """The registration, at once when its version is not `after`, else as soon as it changes or `seconds` have passed.
 
         Renews the lease, and is held no longer than a machine may be silent: so a machine at rest sends nothing else.
         """
-        record = self._authenticate(identity, key, secret)
+        record = self.authenticate(caller, key)
+        record.spoke()
         lapsed = self.fleet.lapsed(record)
         self._renew(record)
         if lapsed:
@@ -91,13 +105,15 @@ class Registry:
                 await waiter
         if key not in self.fleet.records:
             raise EndedError("not-registered", f"the registration {key} has ended", "register again")
-        return self._registration(self._authenticate(identity, key, secret))
+        return self._registration(self.authenticate(caller, key))
 
-    async def report(self, identity: SpiffeId, key: Key, secret: str | None, report: StateReport) -> None:
+    async def report(self, caller: Caller, key: Key, report: StateReport) -> None:
         """Renews the lease; returns when the store has what follows from the report."""
-        member = self._authenticate(identity, key, secret).member
+        known = self.authenticate(caller, key)
+        known.spoke()
+        member = known.member
         async with self.fleet.lock(member.group_key, member.instance):
-            record = self._authenticate(identity, key, secret)
+            record = self.authenticate(caller, key)
             if not record.sequence < report.sequence < 2**63:
                 raise RefusedError("stale-sequence", f"report {report.sequence} came after report {record.sequence}")
             if report.reason is Reason.RESTARTING and not self._may_pause(record):
@@ -112,8 +128,8 @@ class Registry:
         others = [other for other in self.fleet.members(record.member.group_key) if other is not record]
         return not others or not self.fleet.readiness(record)[0] or any(self.fleet.readiness(other)[0] for other in others)
 
-    async def leave(self, identity: SpiffeId, key: Key, secret: str | None) -> None:
-        record = self._authenticate(identity, key, secret)
+    async def leave(self, caller: Caller, key: Key) -> None:
+        record = self.authenticate(caller, key)
         async with self.fleet.lock(record.member.group_key, record.member.instance):
             await self.remove(record)
         await self.note(record.member.group_key, "Left", f"{key.name} left")
@@ -186,8 +202,10 @@ class Registry:
         self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest
     ) -> tuple[Registration, bool]:
         old = self.fleet.instance(group.key, digest)
+        holder = holders.shown_by(request, self.fleet.clock.wall())
         if old is not None and admission.is_secret(request.secret, old.member.secret_hash):
             secret = request.secret or ""
+            holder = await self._holders.admit(old, request)
         elif old is None or self.fleet.lapsed(old):
             secret = admission.new_secret(request.secret)
         else:
@@ -213,7 +231,8 @@ class Registry:
             await self.note(group.key, "Joined", f"{record.key.name} joined from {member.addresses[0]} as {identity}")
         record.sequence, record.report = -1, None
         self._renew(record)
-        self.replicas.claim(record.key, admission.versions_text(request.versions))
+        said = {VERSIONS: admission.versions_text(request.versions), **self._holders.text(record, holder)}
+        self.replicas.claim(record.key, said)
         log.info(
             "registered", workload=str(record.key), identity=str(identity), address=str(member.addresses[0]), new=old is None
         )
@@ -237,7 +256,7 @@ class Registry:
                 return next(record for record in members if self.fleet.lapsed(record))
         return None
 
-    def _authenticate(self, identity: SpiffeId, key: Key, secret: str | None) -> Record:
+    def authenticate(self, caller: Caller, key: Key) -> Record:
         """The caller's record. Admission is checked again each time: a group may have been edited.
 
         Not while the group cannot be used: a member stays one, and is told nothing new.
@@ -245,13 +264,14 @@ class Registry:
         record = self.fleet.records.get(key)
         if record is None:
             raise RefusedError("not-registered", f"there is no registration {key}", "register again")
-        if record.member.identity != identity:
-            raise RefusedError("identity-not-allowed", f"{key} was not registered by {identity}")
-        if not admission.is_secret(secret, record.member.secret_hash):
+        if record.member.identity != caller.identity:
+            raise RefusedError("identity-not-allowed", f"{key} was not registered by {caller.identity}")
+        if not admission.is_secret(caller.secret, record.member.secret_hash):
             raise RefusedError("secret-mismatch", f"the secret is not that of {key}")
+        self._holders.check(record, caller.mark)
         group = self.fleet.group(record.member.group_key)
         if group is None or group.is_usable:
-            admission.check_identity(self._group(record.member.group_key), identity, self.trust_domain)
+            admission.check_identity(self._group(record.member.group_key), caller.identity, self.trust_domain)
         return record
 
     def _group(self, key: Key) -> ExternalGroup:
@@ -272,4 +292,6 @@ class Registry:
 
     def _registration(self, record: Record, secret: str | None = None) -> Registration:
         group = self._group(record.member.group_key)
-        return self._answers.registration(group, record.workload, self.fleet.facts, self.fleet.times.of(group), secret)
+        times = self.fleet.times.of(group)
+        copied_by = self._holders.copied_by(record)
+        return self._answers.registration(group, record.workload, self.fleet.facts, times, secret, copied_by)

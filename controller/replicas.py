@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from controller.following import follow
 from controller.leases import Share
 from controller.model import Key, Lease, Metadata
-from controller.owners import MACHINE, Owners, version_of
+from controller.owners import MACHINE, Owners, lease_name, version_of
 from controller.store import Change, ChangeType, Collection, ConflictError, Listing, NotFoundError
 from harness.clock import Clock
 from harness.errors import TemporaryError
@@ -31,6 +31,7 @@ READER_SECONDS = 30.0
 renew, each on its own clock. A reader looks only once, so it has to compare two clocks: the rest is for their difference."""
 _LEADER, REPLICA, _USED = "leader", "replica.", "used."
 _SHARE = "workload.meshexp.io/share"
+_PUT_ATTEMPTS = 4
 _CLOCKS_SECONDS = 3600.0
 """Replicas' clocks are not further apart: what is used is kept for so long after its time, so that
 a replica with a late clock does not accept it again."""
@@ -68,10 +69,43 @@ class Replicas:
         holder = self._owners.holder(machine)
         return holder == self.name or (self.leads and holder not in self._alive)
 
-    def claim(self, machine: Key, versions: str = "") -> None:
-        """It speaks to this replica; `versions`: what it has said of its software, if it did."""
-        if self._owners.claim(machine, versions):
+    def annotation(self, machine: Key, name: str) -> str:
+        """An annotation of its Lease, empty where there is none."""
+        return self._owners.annotation(machine, name)
+
+    def claim(self, machine: Key, said: Mapping[str, str] = {}) -> None:
+        """It speaks to this replica; `said`: annotations for its Lease."""
+        if self._owners.claim(machine, said):
             self.changed(machine)
+
+    def say(self, machine: Key, said: Mapping[str, str]) -> None:
+        """Annotations for its Lease, which stays with the replica that hears it."""
+        self._owners.say(machine, said)
+
+    async def put(self, machine: Key, name: str, text: str, may: Callable[[str], bool]) -> bool:
+        """Writes an annotation of its Lease at once, where `may` accepts the one of before. False when it does not: another
+        replica was faster. Raises TemporaryError.
+        """
+        for _ in range(_PUT_ATTEMPTS):
+            lease = self._owners.stored(machine)
+            try:
+                if lease is None:
+                    metadata = Metadata(lease_name(machine), self._namespace, annotations={name: text})
+                    made = Lease(metadata, self.name, self._clock.wall(), LEASE_SECONDS)
+                    self._owners.take(await self._leases.create(made))
+                    return True
+                if not may(lease.metadata.annotations.get(name, "")):
+                    return False
+                metadata = dataclasses.replace(lease.metadata, annotations={**lease.metadata.annotations, name: text})
+                self._owners.take(await self._leases.replace(dataclasses.replace(lease, metadata=metadata)))
+                return True
+            except NotFoundError:
+                if lease is not None:
+                    self._owners.forget(lease)
+            except ConflictError:
+                with contextlib.suppress(NotFoundError):
+                    self._take(await self._leases.get(Key(self._namespace, lease_name(machine))))
+        raise TemporaryError(f"the Lease of {machine} keeps being changed by others")
 
     def release(self, machine: Key) -> None:
         """It is no more."""

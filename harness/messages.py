@@ -6,10 +6,14 @@
 | POST   /v1/workloads                          | RegistrationRequest → Registration (201; 200 when it renews the same machine) |
 | GET    /v1/workloads/{ns}/{name}?after=VERSION | held until the version is another → Registration; renews the lease |
 | POST   /v1/workloads/{ns}/{name}/state        | StateReport → 204; on every change and after a lost connection |
+| POST   /v1/workloads/{ns}/{name}/reach        | → Reach; the controller connects to this machine's proxy, as peers do |
 | DELETE /v1/workloads/{ns}/{name}              | leaves; 204 |
 
-Every call but the first carries the registration's secret in the header `Meshexp-Secret`. An answer that is no success is an
-ErrorBody. Fields that a side does not know are passed over, so that both sides can be upgraded in either order.
+Every call but the first two carries the registration's secret in the header `Meshexp-Secret`, and in `Meshexp-Holder` the
+holder's mark of its last POST: a machine that was copied shares all of its secrets with the copy, but not this mark.
+
+An answer that is no success is an ErrorBody.
+Fields that a side does not know are passed over, so that both sides can be upgraded in either order.
 """
 
 from __future__ import annotations
@@ -18,114 +22,16 @@ import enum
 import re
 from dataclasses import dataclass, field
 
-from harness.values import Address, Domain, Duration, Endpoint, HostPort, Label, Network, Port, Spiffe
+from harness.probe import Probe
+from harness.values import Address, Domain, Duration, Endpoint, Label, Network, Port, Spiffe
 
 SECRET_HEADER = "Meshexp-Secret"  # noqa: S105 — the header's name
+HOLDER_HEADER = "Meshexp-Holder"
 MAX_BODY_BYTES = 64 * 1024
 _PATH_PART, _VISIBLE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}"), re.compile(r"[!-~]{0,256}")
+_MARK = re.compile(r"[A-Za-z0-9.-]{0,80}")
 PROXY_PORT, PROXY_PORT_NAME = 4143, "linkerd-proxy"
 """Linkerd's: where peers dial a workload's proxy, and the port of an ExternalWorkload that says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpGet:
-    """Passes on a status from 200 to 399."""
-
-    port: Port
-    host: str = "127.0.0.1"
-    path: str = "/"
-    scheme: str = "HTTP"
-    http_headers: tuple[Header, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.scheme not in ("HTTP", "HTTPS"):
-            raise ValueError(f"scheme {self.scheme!r} is not HTTP or HTTPS")
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme.lower()}://{HostPort(self.host, self.port)}/{self.path.lstrip('/')}"
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class TcpSocket:
-    """Passes when a connection is accepted."""
-
-    port: Port
-    host: str = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class Grpc:
-    """grpc.health.v1 Check; passes on SERVING."""
-
-    port: Port
-    host: str = "127.0.0.1"
-    service: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Exec:
-    """A command that the VM's own configuration allows under this name; passes on exit code 0."""
-
-    name: Label
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One readiness probe: Kubernetes' field names, numbers and defaults, in seconds; exactly one kind is set."""
-
-    http_get: HttpGet | None = None
-    tcp_socket: TcpSocket | None = None
-    grpc: Grpc | None = None
-    exec_: Exec | None = None
-    initial_delay_seconds: float = 0.0
-    period_seconds: float = 10.0
-    timeout_seconds: float = 1.0
-    failure_threshold: int = 3
-    success_threshold: int = 1
-
-    def __post_init__(self) -> None:
-        kinds = [k for k in (self.http_get, self.tcp_socket, self.grpc, self.exec_) if k is not None]
-        if len(kinds) != 1:
-            raise ValueError("a probe needs exactly one of httpGet, tcpSocket, grpc, exec")
-        if not (self.period_seconds >= 0.1 and self.timeout_seconds > 0 and self.initial_delay_seconds >= 0):
-            raise ValueError("periodSeconds must be at least 0.1, timeoutSeconds above 0, initialDelaySeconds not negative")
-        if self.failure_threshold < 1 or self.success_threshold < 1:
-            raise ValueError("failureThreshold and successThreshold must be at least 1")
-
-    @property
-    def tried(self) -> str:
-        """What is done, in full: `GET http://127.0.0.1:8000/ready`."""
-        if self.http_get is not None:
-            return f"GET {self.http_get.url}"
-        if self.tcp_socket is not None:
-            return f"TCP connection to {HostPort(self.tcp_socket.host, self.tcp_socket.port)}"
-        if self.grpc is not None:
-            service = f" for {self.grpc.service}" if self.grpc.service else ""
-            return f"gRPC health check of {HostPort(self.grpc.host, self.grpc.port)}{service}"
-        return f"the command {self.exec_.name}" if self.exec_ is not None else "no probe"
-
-    @property
-    def port(self) -> int | None:
-        """That is called; None for a command."""
-        target = self.http_get or self.tcp_socket or self.grpc
-        return target.port if target is not None else None
-
-    def __str__(self) -> str:
-        """Short, for people and as a label: `http :8000/ready`, `exec NAME`."""
-        if self.http_get is not None:
-            return f"{self.http_get.scheme.lower()} :{self.http_get.port}{self.http_get.path}"
-        if self.tcp_socket is not None:
-            return f"tcp :{self.tcp_socket.port}"
-        if self.grpc is not None:
-            return f"grpc :{self.grpc.port}"
-        return f"exec {self.exec_.name}" if self.exec_ is not None else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +88,8 @@ class RegistrationRequest:
     `secret` reclaims a name that is live; of a new name it becomes the secret, if it is 43 to 128 characters of URL-safe base64.
     `invitation`: the token of the invitation that brought this machine; it counts for its first registration only.
     `inbound_port`: where this machine's proxy takes what peers send; no port of the group.
+    `holder`: a new mark, `BOOT-ID.NUMBER.RANDOM`, that this machine shows from now on. Within one boot the number grows with each
+    registration. `before`: the mark that it showed until now.
     """
 
     group: Label
@@ -193,12 +101,16 @@ class RegistrationRequest:
     secret: str | None = None
     invitation: str | None = None
     inbound_port: Port = PROXY_PORT
+    holder: str = ""
+    before: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.addresses) <= 2 or len({a.version for a in self.addresses}) != len(self.addresses):
             raise ValueError("addresses must be one, or one of each family")
         if not 1 <= len(self.instance_id) <= 256 or not 1 <= len(self.hostname) <= 253:
             raise ValueError("instance_id and hostname must be 1 to 256 and 1 to 253 characters")
+        if not all(_MARK.fullmatch(mark) for mark in (self.holder, self.before)):
+            raise ValueError("holder and before must be at most 80 letters, digits, dots and hyphens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +118,8 @@ class Registration:
     """What the controller holds about this VM. `version` changes whenever anything else in it does.
 
     `secret` is only in the answer to POST. A GET is held for at most `report_seconds`; the lease ends `lease_seconds` after the
-    last call. `identity` and `server_name` are what peers will expect (ExternalWorkload meshTLS).
+    last call. `copied_by`: the address of another machine that lately came with this one's secret, and was not given its name.
+    `identity` and `server_name` are what peers will expect (ExternalWorkload meshTLS).
     """
 
     name: str
@@ -221,13 +134,14 @@ class Registration:
     report_seconds: Duration = 10.0
     drain_seconds: Duration = 2.0
     secret: str | None = None
+    copied_by: str = ""
 
     def __post_init__(self) -> None:
         """They become parts of a path and of a header."""
         if not all(_PATH_PART.fullmatch(part) for part in (self.name, self.namespace)):
             raise ValueError("name and namespace must be those of a Kubernetes object")
-        if not all(_VISIBLE.fullmatch(text) for text in (self.version, self.secret or "")):
-            raise ValueError("version and secret must be at most 256 visible ASCII characters")
+        if not all(_VISIBLE.fullmatch(text) for text in (self.version, self.secret or "", self.copied_by)):
+            raise ValueError("version, secret and copied_by must be at most 256 visible ASCII characters")
 
 
 class Reason(enum.Enum):
@@ -255,6 +169,35 @@ class StateReport:
     message: str = ""
 
 
+class Reached(enum.Enum):
+    """What came of the controller's connection. Only CONNECTED is well: the machine has proven its name."""
+
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    TIMED_OUT = "timed-out"
+    NO_WAY = "no-way"
+    NO_TLS = "no-tls"
+    UNTRUSTED = "untrusted"
+    """Its certificate does not count: by its time, or by its issuer."""
+    WRONG_NAME = "wrong-name"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A connection from the controller's address `source` to the registered address and inbound port.
+
+    `took`, `ago`: seconds that it lasted, and since its end: a second question within 10 s gets the first one's result.
+    """
+
+    address: Address
+    port: Port
+    outcome: Reached
+    message: str = ""
+    source: Address | None = None
+    took: Duration = 0.0
+    ago: Duration = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
     """`code` is stable and for programs (see CODES); `message` and `hint` are for people."""
@@ -278,10 +221,13 @@ CODES = {
     "too-slow": 408,  # the body did not arrive in time
     "name-taken": 409,  # this name is live, and the request has not its secret
     "address-taken": 409,  # another workload holds this IP and port
+    "copied": 409,  # this machine is a copy of the one that has the registration: it must take a name of its own
+    "overtaken": 409,  # another call has registered with this secret since: register again
     "stale-sequence": 409,
     "last-ready": 409,  # nobody else of the group is ready: this workload must not pause now
     "too-large": 413,
     "quota-exceeded": 429,
+    "too-soon": 429,  # this machine was tested a moment ago
     "internal": 500,  # a fault of the controller
     "unavailable": 503,  # the controller cannot reach its own store
 }

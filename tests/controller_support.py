@@ -31,6 +31,7 @@ from controller.model import (
     WorkloadSpec,
 )
 from harness.values import HostPort, parse_address, parse_spiffe_id
+from tests.workload_api_support import write_pem
 
 TRUST_DOMAIN = "root.linkerd.cluster.local"
 
@@ -55,6 +56,11 @@ class StandingClock:
         future = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.seconds + seconds, future))
         await future
+
+    @property
+    def sleeping(self) -> int:
+        """How many tasks wait for it to move."""
+        return sum(not future.done() for _, future in self._sleepers)
 
     async def advance(self, seconds: float, step: float = 0.25) -> None:
         """In steps, so that whoever sleeps in a loop wakes as often as it would."""
@@ -114,9 +120,9 @@ class Authority:
 
     def __post_init__(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(self.name, self.name, key, key, -60, 86400, ca=True, uris=())
-        _write(self.folder / f"{self.name}.pem", certificate, None)
-        _write(self.folder / f"{self.name}.key.pem", None, key)
+        certificate = make_certificate(self.name, self.name, key, key, -60, 86400, ca=True, uris=())
+        write_pem(self.folder / f"{self.name}.pem", certificate)
+        write_pem(self.folder / f"{self.name}.key.pem", key)
 
     @property
     def anchors(self) -> str:
@@ -133,15 +139,22 @@ class Authority:
         organization: str = "",
     ) -> tuple[str, str]:
         """Certificate and key files."""
-        signer = serialization.load_pem_private_key((self.folder / f"{self.name}.key.pem").read_bytes(), None)
+        signer = load_key(self.folder / f"{self.name}.key.pem")
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(
+        certificate = make_certificate(
             label, self.name, key, signer, begins, ends, ca=ca, uris=uris, dns=dns, organization=organization
         )
         files = self.folder / f"{self.name}-{label}.pem", self.folder / f"{self.name}-{label}.key.pem"
-        _write(files[0], certificate, None)
-        _write(files[1], None, key)
+        write_pem(files[0], certificate)
+        write_pem(files[1], key)
         return str(files[0]), str(files[1])
+
+    def renewed(self, begins: float, ends: float, signer: Authority | None = None) -> str:
+        """A further certificate of its own key, as PEM; a root's where no other authority signs it."""
+        by = signer or self
+        own, key = (load_key(one.folder / f"{one.name}.key.pem") for one in (self, by))
+        certificate = make_certificate(self.name, by.name, own, key, begins, ends, ca=True, uris=())
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def client(self, files: tuple[str, str] | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.anchors)
@@ -150,7 +163,11 @@ class Authority:
         return context
 
 
-def _certificate(
+def load_key(path: pathlib.Path) -> Any:
+    return serialization.load_pem_private_key(path.read_bytes(), None)
+
+
+def make_certificate(
     subject: str,
     issuer: str | x509.Name,
     key: Any,
@@ -185,14 +202,6 @@ def _certificate(
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return builder.sign(signer, hashes.SHA256())
-
-
-def _write(path: pathlib.Path, certificate: x509.Certificate | None, key: Any) -> None:
-    if certificate is not None:
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    else:
-        plain = serialization.NoEncryption()
-        path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
 
 
 @dataclass(frozen=True)

@@ -5,38 +5,75 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from harness.errors import UnwritableError
+from harness.errors import UnreadableError, UnwritableError
 from harness.system import files
 
-SECRET_BYTES = 32
+SECRET_BYTES, COPY_BYTES = 32, 4
+LONGEST_ID = 256 - 1 - 2 * COPY_BYTES
+"""The longest part of an instance id that leaves room for the suffix of a copy: the controller takes 256 characters."""
 
 
 class KeptName:
-    """`name`: empty before the controller has given one. `fault`: why a restart could not go on with it; None when it could."""
+    """`name`: empty before the controller has given one. `fault`: why a restart could not go on with it, or why this
+    one could not with what was kept; None when it could.
+
+    `copy`: of a machine that was made as a copy of another. It is added to the instance id, which is the other's too.
+    """
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        kept = files.read_json(state)
-        self.secret, self.name = str(kept.get("secret") or ""), str(kept.get("name") or "")
-        self.fault: UnwritableError | None = None
+        self.fault: UnwritableError | UnreadableError | None = None
+        self._read()
+
+    def _read(self) -> None:
+        kept = {}
+        self.fault = None
+        try:
+            kept = files.kept_json(self._state)
+        except UnreadableError as error:
+            self.fault = None if error.absent else error
+        self.secret = str(kept.get("secret") or "")
+        self.name = str(kept.get("name") or "")
+        self.copy = str(kept.get("copy") or "")
 
     def begin(self) -> None:
         """A secret before the first call, and kept: so the next call gets the same name also when the answer to this one is lost.
-        Raises UnwritableError."""
+
+        Raises UnwritableError. Raises UnreadableError while what is kept cannot be read: a new secret in its place would lose the
+        name, and that this machine is a copy.
+        """
+        if isinstance(self.fault, UnreadableError):
+            self._read()
+        if isinstance(self.fault, UnreadableError) and not self.fault.foreign:
+            raise self.fault
         if not self.secret:
             secret = secrets.token_urlsafe(SECRET_BYTES)
             self._write(secret, "")
-            self.secret, self.name = secret, ""
+            self.secret = secret
+            self.name = ""
 
     def given(self, secret: str, name: str) -> None:
         """By the controller: it holds also where it cannot be kept."""
-        self.secret, self.name = secret, name
+        self.secret = secret
+        self.name = name
         self.keep()
+
+    def own_id(self, instance_id: str) -> str:
+        return f"{instance_id[:LONGEST_ID]}-{self.copy}" if self.copy else instance_id
+
+    def begin_as_copy(self) -> None:
+        """It is another machine's: this one's next call is its first, with an instance id of its own. Raises UnwritableError."""
+        copy = secrets.token_hex(COPY_BYTES)
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        files.write_json(self._state, _content("", secret, copy), mode=0o600)
+        self.secret = secret
+        self.name = ""
+        self.copy = copy
 
     def keep(self) -> None:
         """On the disk, where it is not there yet. What hinders it is told by `fault`."""
         self.fault = None
-        if files.read_json(self._state) != {"name": self.name, "secret": self.secret}:
+        if files.read_json(self._state) != _content(self.name, self.secret, self.copy):
             try:
                 self._write(self.secret, self.name)
             except UnwritableError as error:
@@ -48,8 +85,17 @@ class KeptName:
         self.fault = None
 
     def forget(self) -> None:
+        """Removes name and secret. That this machine is a copy is kept: otherwise it would ask for the other machine's name
+        again."""
         self.drop()
-        files.remove(self._state)
+        if self.copy:
+            files.write_json(self._state, _content("", "", self.copy), mode=0o600)
+        else:
+            files.remove(self._state)
 
     def _write(self, secret: str, name: str) -> None:
-        files.write_json(self._state, {"name": name, "secret": secret}, mode=0o600)
+        files.write_json(self._state, _content(name, secret, self.copy), mode=0o600)
+
+
+def _content(name: str, secret: str, copy: str) -> dict[str, str]:
+    return {"name": name, "secret": secret} | ({"copy": copy} if copy else {})

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,86 +22,18 @@ from harness.messages import Registration, RegistrationRequest, StateReport
 from harness.reconcilers import registration_condition
 from harness.reconcilers.kept_name import KeptName
 from harness.reconcilers.lease import Silence
-from harness.specs import Readiness, RegistrationSpec, Target
+from harness.reconcilers.registration_actions import Access, Action, Follow, Leave, Observed, Register, Report, Use
+from harness.specs import RegistrationSpec, Target
 from harness.status import Condition
 from harness.system import files
 from harness.system.control_plane import RefusedError
 from harness.system.workload_api import Svid
+from harness.values import IPAddress
 
 BACKOFF = Backoff(first=0.25, most=15.0, spread=0.4)
-GONE = ("not-registered", "secret-mismatch")
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How the controller is spoken to: where it is, and who we are."""
-
-    target: Target
-    svid: Svid
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """`busy`: a call is under way. `retry_at`: earliest moment of the next (Clock.now). `silence`: of the controller.
-
-    `failures`: calls in a row that went wrong. `unkept`: why a restart could not go on with this registration's name.
-    """
-
-    access: Access | None = None
-    registration: Registration | None = None
-    request: RegistrationRequest | None = None
-    reported: Readiness | None = None
-    error: HarnessError | None = None
-    busy: bool = False
-    watching: bool = False
-    now: float = 0.0
-    retry_at: float = 0.0
-    silence: Silence | None = None
-    unkept: UnwritableError | None = None
-    failures: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Register:
-    spec: RegistrationSpec
-
-    def __str__(self) -> str:
-        request = self.spec.request
-        machine = f"{request.hostname} ({', '.join(map(str, request.addresses))})"
-        return f"register {machine} in group {request.namespace}/{request.group} as {self.spec.svid.spiffe_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    spec: RegistrationSpec
-
-    def __str__(self) -> str:
-        return f"report {'ready' if self.spec.readiness.ready else 'not ready'} ({self.spec.readiness.reason.value})"
-
-
-@dataclass(frozen=True, slots=True)
-class Follow:
-    spec: RegistrationSpec
-
-    def __str__(self) -> str:
-        return "follow changes of the registration"
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    access: Access
-
-    def __str__(self) -> str:
-        return f"speak to {self.access.target.address} as {self.access.svid.spiffe_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    def __str__(self) -> str:
-        return "leave the group"
-
-
-Action = Use | Register | Report | Follow | Leave
+GONE = ("not-registered", "secret-mismatch", "copied")
+OVERTAKEN = "overtaken"
+"""The registration is still there, and the controller wants to know whose it is."""
 
 
 class Controller(Protocol):
@@ -121,14 +54,21 @@ class RegistrationKeeper:
         wake: Callable[[str], None],
         invitation: Path | None = None,
         silence: Callable[[], Silence | None] = lambda: None,
+        boot_id: str = "",
     ) -> None:
         self._controller, self._clock, self._wake = controller, clock, wake
         self._invitation = invitation
         self._silence = silence
         self._view = Observed()
         self._kept = KeptName(state)
+        self._boot = boot_id
+        self._holder = ""
+        self._marked = 0
+        self._calling_from: tuple[IPAddress, ...] = ()
+        self._registering = 0
         self._sequence = 0
         self._failures = 0
+        self._overtaken = 0
         self._call: asyncio.Task[None] | None = None
         self._follow: asyncio.Task[None] | None = None
         self._retry: asyncio.Task[None] | None = None
@@ -137,8 +77,10 @@ class RegistrationKeeper:
         busy = self._call is not None and not self._call.done()
         watching = self._follow is not None and not self._follow.done()
         now, silence = self._clock.now(), self._silence()
-        told = replace(self._view, silence=silence, unkept=self._kept.fault, failures=self._failures)
-        return replace(told, busy=busy, watching=watching, now=now)
+        told = replace(
+            self._view, silence=silence, unkept=self._kept.fault, failures=self._failures, is_copy=bool(self._kept.copy)
+        )
+        return replace(told, busy=busy, calling_from=self._calling_from, watching=watching, now=now)
 
     def diff(self, desired: RegistrationSpec | None, observed: Observed) -> tuple[Action, ...]:
         if desired is None:
@@ -146,7 +88,11 @@ class RegistrationKeeper:
         access = Access(desired.target, desired.svid)
         if observed.access != access:
             return (Use(access), *self.diff(desired, replace(observed, access=access)))
-        if observed.busy or observed.now < observed.retry_at:
+        if observed.busy and observed.calling_from != desired.request.addresses:
+            return (Register(desired),)  # the answer cannot come any more
+        # What failed from the old address says nothing of the new one.
+        moved = observed.request != desired.request and observed.calling_from != desired.request.addresses
+        if observed.busy or (observed.now < observed.retry_at and not moved):
             return ()
         if observed.registration is None or observed.request != desired.request:
             return (Register(desired),)
@@ -160,15 +106,19 @@ class RegistrationKeeper:
             case Use(access):
                 self._view = replace(self._view, access=access)
             case Register(spec):
-                self._start("registering", self._register(spec), "registered")
+                self._start("registering", spec, self._register(spec), "registered")
             case Report(spec):
-                self._start("reporting the state", self._report(spec), "state reported")
+                self._start("reporting the state", spec, self._report(spec), "state reported")
             case Follow(spec):
                 self._follow = tasks.keep("following the registration", self._following, self._clock)
             case Leave():
                 await self._leave()
 
-    def _start(self, what: str, call: Awaitable[None], done: str) -> None:
+    def _start(self, what: str, spec: RegistrationSpec, call: Awaitable[None], done: str) -> None:
+        if self._call is not None:
+            self._call.cancel()
+        self._calling_from = spec.request.addresses
+
         async def run() -> None:
             try:
                 with tasks.unexpected(what):  # a bug too is a failure, and the cycle tries again after the pause
@@ -182,20 +132,30 @@ class RegistrationKeeper:
         self._call = tasks.keep(what, run, self._clock)
 
     def _failed(self, error: HarnessError) -> None:
-        gone = isinstance(error, RefusedError) and error.code in GONE
-        if gone:  # a controller that says so answers: no reason to wait, but not all of a fleet at the same moment
+        code = error.code if isinstance(error, RefusedError) else ""
+        gone = code in GONE
+        # The held call and a report fail together when a connection breaks: that is one failure.
+        another = self._clock.now() >= self._view.retry_at
+        if code == "copied":
+            error = self._as_copy(error)
+        if isinstance(error, RefusedError) and (gone or code == OVERTAKEN):
+            # Such a controller answers: there is no reason to wait, but not all of a fleet may call at the same moment.
             self._failures = 0
         else:
-            # The held call and a report fail together when a connection breaks: that is one failure.
-            self._failures += self._clock.now() >= self._view.retry_at
-        delay = self._backoff().pause(self._failures, random.random())  # noqa: S311 (spreads load, guards nothing)
-        if isinstance(error, RefusedError) and error.code in ("secret-mismatch", "invitation-invalid"):
+            self._failures += another
+        if code == OVERTAKEN:
+            # One replica may take this machine for overtaken for as long as it does not know what another one has answered.
+            self._overtaken += another
+        tries = self._overtaken if code == OVERTAKEN else self._failures
+        delay = self._backoff().pause(tries, random.random())  # noqa: S311 (spreads load, guards nothing)
+        if code in ("secret-mismatch", "invitation-invalid"):
             self._kept.drop()
         self._view = replace(
             self._view,
             error=error,
             retry_at=self._clock.now() + delay,
             registration=None if gone else self._view.registration,
+            request=None if code == OVERTAKEN else self._view.request,
             reported=None,  # another replica may answer next, and must hear it again
         )
         self._wake(f"controller: {error.message}")
@@ -215,11 +175,40 @@ class RegistrationKeeper:
     async def _register(self, spec: RegistrationSpec) -> None:
         self._kept.begin()
         invitation = None if self._kept.name else files.read_line(self._invitation)
-        request = replace(spec.request, secret=self._kept.secret, invitation=invitation)
-        registration = await self._controller.register(spec.target, spec.svid, request)
+        request = replace(
+            spec.request,
+            instance_id=self._kept.own_id(spec.request.instance_id),
+            secret=self._kept.secret,
+            invitation=invitation,
+            holder=self._next_mark(),
+            before=self._holder,
+        )
+        self._registering += 1  # one that was cancelled may end after this one has begun
+        try:
+            registration = await self._controller.register(spec.target, spec.svid, request)
+        finally:
+            self._registering -= 1
+        self._holder = request.holder
+        if self._follow is not None:
+            self._follow.cancel()  # it was begun with the mark, and maybe from the address, that was before
         if registration.secret:
             self._kept.given(registration.secret, registration.name)
         self._view = replace(self._view, registration=replace(registration, secret=None), request=spec.request, reported=None)
+
+    def _next_mark(self) -> str:
+        """Its number grows within a boot, also over restarts of the daemon: by it the controller knows which mark is later."""
+        self._marked = max(self._marked + 1, int(self._clock.boot() * 1000))
+        return f"{self._boot}.{self._marked}.{secrets.token_hex(8)}"
+
+    def _as_copy(self, refusal: HarnessError) -> HarnessError:
+        """The other machine keeps the registration; this one registers as a machine of its own, where it can keep that."""
+        self._view = replace(self._view, copy_of=refusal)
+        try:
+            self._kept.begin_as_copy()
+        except UnwritableError as error:
+            return error
+        self._holder = ""
+        return refusal
 
     async def _report(self, spec: RegistrationSpec) -> None:
         registration = self._view.registration
@@ -239,8 +228,11 @@ class RegistrationKeeper:
             try:
                 current = await self._controller.watch(access.target, access.svid, known, self._kept.secret)
             except HarnessError as error:
-                self._failed(error)
+                # It may be this machine's own registration that has overtaken it, whose answer is still to come.
+                if not (self._registering and isinstance(error, RefusedError) and error.code == OVERTAKEN):
+                    self._failed(error)
                 return
+            self._overtaken = 0
             if self._kept.fault is not None:
                 self._kept.keep()
             if current.version != registration.version and self._view.registration is not None:

@@ -130,7 +130,7 @@ def test_latency_from_report_to_ready(run: Run) -> None:
     run(body)
 
 
-@pytest.mark.parametrize("kind", ["none", "wrong-ca", "removed-anchor", "expired", "not-yet", "server-key-usage", "tls12"])
+@pytest.mark.parametrize("kind", ["none", "wrong-ca", "removed-anchor", "server-key-usage", "tls12"])
 def test_refused_by_tls(run: Run, tmp_path: pathlib.Path, kind: str) -> None:
     async def body(s: Site) -> None:
         other = Authority(tmp_path, "other")
@@ -138,8 +138,6 @@ def test_refused_by_tls(run: Run, tmp_path: pathlib.Path, kind: str) -> None:
             "none": lambda: s.authority.client(None),
             "wrong-ca": lambda: s.authority.client(other.issue("face", FACE)),
             "removed-anchor": lambda: s.authority.client(other.issue("face", FACE)),
-            "expired": lambda: s.context(FACE, label="old", begins=-3600, ends=-1),
-            "not-yet": lambda: s.context(FACE, label="new", begins=3600, ends=7200),
             "server-key-usage": lambda: s.authority.client(self_signed(tmp_path)),
             "tls12": lambda: s.context(FACE),
         }

@@ -19,6 +19,7 @@ from controller.app import Controller
 from controller.embedded_store import EmbeddedStore
 from controller.fleet_page import MOST_VIEWERS, FleetPage
 from controller.model import Key
+from controller.owners import VERSIONS
 from controller.rendering import Membership
 from harness.clock import SystemClock
 from harness.values import HostPort, parse_spiffe_id
@@ -54,7 +55,7 @@ async def many(made: Site, numbers: range, unready: int) -> None:
         seen = rendering.with_readiness(stored, n % unready != 0, reason, "", time.time())
         if seen is not None:
             await store.workloads.patch_status(seen)
-        replicas.claim(member.key, "harness=9.8.7")
+        replicas.claim(member.key, {VERSIONS: "harness=9.8.7"})
     await asyncio.sleep(0)
 
 

@@ -15,7 +15,7 @@ from controller.embedded_store import EmbeddedCollection, EmbeddedStore
 from controller.fleet import Fleet
 from controller.manifest import ExternalGroup
 from controller.model import ExternalWorkload, Key
-from controller.registry import Registry
+from controller.registry import Caller, Registry
 from controller.rendering import Times
 from controller.replicas import Replicas
 from controller.upkeep import Upkeep
@@ -72,10 +72,11 @@ class World:
         message = RegistrationRequest(instance_id=instance, addresses=(parse_address(ip),), **fields)
         return (await self.registry.register(identity, message))[0]
 
-    async def say(self, made: Registration, sequence: int, ready: bool = True, reason: Reason = Reason.READY) -> None:
-        await self.registry.report(
-            made.identity, Key(made.namespace, made.name), made.secret, StateReport(sequence, ready, reason)
-        )
+    async def say(
+        self, made: Registration, sequence: int, ready: bool = True, reason: Reason = Reason.READY, mark: str = ""
+    ) -> None:
+        report = StateReport(sequence, ready, reason)
+        await self.registry.report(Caller(made.identity, made.secret, mark), Key(made.namespace, made.name), report)
 
     async def workload(self, made: Registration) -> ExternalWorkload:
         return await self.store.workloads.get(Key(made.namespace, made.name))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from controller.embedded_store import EmbeddedStore
 from controller.manifest import GROUP_API
 from controller.model import Key
+from controller.registry import Caller
 from harness.errors import TemporaryError
 from harness.messages import Registration
 from tests.controller_support import StandingClock, group, settle
@@ -70,7 +71,7 @@ async def transitions(s: Site) -> list[tuple[str, bool]]:
 
 
 async def hold(world: World, made: Registration) -> None:
-    await world.registry.hold(FACE, Key(made.namespace, made.name), made.secret, "", 60)
+    await world.registry.hold(Caller(FACE, made.secret), Key(made.namespace, made.name), "", 60)
 
 
 class Lost:

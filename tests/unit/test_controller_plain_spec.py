@@ -15,6 +15,7 @@ from controller.embedded_store import EmbeddedStore
 from controller.manifest import BUOYANT_GROUP_API, GROUP_API, group_from_object, stored_group
 from controller.model import Key
 from controller.plain_spec import plain
+from controller.registry import Caller
 from controller.rendering import Times
 from harness.decode import decode, encode
 from harness.errors import ConfigError
@@ -128,7 +129,7 @@ def test_the_group_is_accepted_with_the_warnings_as_its_message_and_one_event() 
         made = await w.join()
         await w.edit(**FRACTIONS)
         await w.clock.advance(3)
-        told = await w.registry.hold(made.identity, Key("faces", made.name), made.secret, made.version, 60)
+        told = await w.registry.hold(Caller(made.identity, made.secret), Key("faces", made.name), made.version, 60)
         assert (told.lease_seconds, told.drain_seconds, told.probes[0].period_seconds) == (6, 1, 1)
         accepted = (await w.store.buoyant_groups.get(Key("faces", "face"))).status.condition("Accepted")
         assert accepted is not None

@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 
 from controller.model import Key
+from controller.registry import Caller
 from harness.messages import Reason
 from harness.values import SpiffeId
 from tests.controller_support import TRUST_DOMAIN, group, settle
@@ -25,7 +26,7 @@ def test_from_joining_to_leaving() -> None:
         await w.say(made, 3, False, Reason.DRAINING)
         condition = (await w.workload(made)).status.condition("Ready")
         assert condition is not None and (condition.status, condition.reason) == ("False", "Draining")
-        await w.registry.leave(FACE, Key("faces", made.name), made.secret)
+        await w.registry.leave(Caller(FACE, made.secret), Key("faces", made.name))
         assert await w.names() == set()
         with refused("not-registered"):
             await w.say(made, 4)
@@ -95,14 +96,14 @@ def test_a_live_name_needs_its_secret() -> None:
             with refused("name-taken"):
                 await w.join(ip="192.0.2.2", secret=secret)
         for call in (
-            w.registry.leave(FACE, Key("faces", made.name), "x" * 43),
-            w.registry.leave(FACE, Key("faces", made.name), None),
+            w.registry.leave(Caller(FACE, "x" * 43), Key("faces", made.name)),
+            w.registry.leave(Caller(FACE, None), Key("faces", made.name)),
         ):
             with refused("secret-mismatch"):
                 await call
         other = SpiffeId(TRUST_DOMAIN, "/faces/face")
         with refused("identity-not-allowed"):
-            await w.registry.leave(other, Key("faces", made.name), made.secret)
+            await w.registry.leave(Caller(other, made.secret), Key("faces", made.name))
 
     run(body)
 
@@ -212,7 +213,7 @@ def test_a_hand_made_workload_keeps_its_address_and_name() -> None:
     async def body(w: World) -> None:
         made = await w.join("one")
         theirs = await w.workload(made)
-        await w.registry.leave(FACE, theirs.metadata.key, made.secret)
+        await w.registry.leave(Caller(FACE, made.secret), theirs.metadata.key)
         await w.store.workloads.create(dataclasses.replace(theirs, metadata=dataclasses.replace(theirs.metadata, annotations={})))
         await settle()
         with refused("address-taken"):

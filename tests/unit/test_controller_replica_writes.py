@@ -10,6 +10,7 @@ import pytest
 from controller.admission import RefusedError
 from controller.manifest import GROUP_API, stored_group
 from controller.model import Key
+from controller.registry import Caller
 from harness.errors import TemporaryError
 from harness.messages import Reason, Registration
 from harness.values import SpiffeId
@@ -227,10 +228,10 @@ def test_after_a_restart_with_a_fault_in_the_group_its_machines_stay_members() -
         for _ in range(8):
             await s.clock.advance(10)
             with pytest.raises(TemporaryError, match=r"cannot be used: spec\.probes\[0\]\.tcpSocket\.port"):
-                await b.registry.hold(other, Key("faces", made.name), made.secret, made.version, 60)
+                await b.registry.hold(Caller(other, made.secret), Key("faces", made.name), made.version, 60)
         after = await b.workload(made)
         assert (after.spec, after.metadata.labels, after.ready) == (before.spec, before.metadata.labels, True)
-        await b.registry.leave(other, Key("faces", made.name), made.secret)
+        await b.registry.leave(Caller(other, made.secret), Key("faces", made.name))
         assert await b.names() == set()
 
     run(body, "a")

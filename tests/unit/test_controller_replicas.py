@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from controller.model import Key
+from controller.registry import Caller
 from controller.replicas import LEASE_SECONDS, RENEW_SECONDS
 from tests.controller_support import settle
 from tests.unit.controller_world import FACE, refused
@@ -123,7 +124,7 @@ def test_owners_of_machines_that_are_gone_do_not_stay() -> None:
         a, b = s.worlds["a"], s.worlds["b"]
         left, deleted = await a.join("one"), await b.join("two", "192.0.2.2")
         await settle()
-        await a.registry.leave(FACE, Key("faces", left.name), left.secret)
+        await a.registry.leave(Caller(FACE, left.secret), Key("faces", left.name))
         await s.store.workloads.delete(Key("faces", deleted.name))
         await s.clock.advance(130)
         assert {lease.metadata.name for lease in (await s.store.leases.list()).items} == {"leader", "replica.a", "replica.b"}

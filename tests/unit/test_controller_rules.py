@@ -21,7 +21,8 @@ from controller.model import Condition, Key, Status
 from controller.rendering import Membership, Times
 from harness.decode import encode
 from harness.errors import ConfigError
-from harness.messages import ClusterFacts, HttpGet, Probe, Reason, StateReport
+from harness.messages import ClusterFacts, Reason, StateReport
+from harness.probe import HttpGet, Probe
 from harness.values import parse_address, parse_network, parse_spiffe_id
 from tests.controller_support import TRUST_DOMAIN, group, group_object
 

@@ -10,6 +10,7 @@ import pytest
 from controller.embedded_store import EmbeddedStore
 from controller.manifest import GROUP_API, ExternalGroup
 from controller.model import Key
+from controller.registry import Caller
 from controller.store import Collection
 from harness.errors import TemporaryError
 from harness.values import SpiffeId, parse_address
@@ -73,7 +74,7 @@ def test_a_group_edit_reaches_workloads_and_those_who_wait() -> None:
         made = await w.join()
         await w.say(made, 1)
         key = Key("faces", made.name)
-        waiting = asyncio.create_task(w.registry.hold(FACE, key, made.secret, made.version, 60))
+        waiting = asyncio.create_task(w.registry.hold(Caller(FACE, made.secret), key, made.version, 60))
         await settle()
         assert not waiting.done()
         await w.edit(probes=[{"tcpSocket": {"port": 9}}], leaseSeconds=5)
@@ -99,9 +100,9 @@ def test_a_newer_wait_ends_the_older() -> None:
     async def body(w: World) -> None:
         made = await w.join()
         key = Key("faces", made.name)
-        first = asyncio.create_task(w.registry.hold(FACE, key, made.secret, made.version, 60))
+        first = asyncio.create_task(w.registry.hold(Caller(FACE, made.secret), key, made.version, 60))
         await settle()
-        second = asyncio.create_task(w.registry.hold(FACE, key, made.secret, made.version, 0.2))
+        second = asyncio.create_task(w.registry.hold(Caller(FACE, made.secret), key, made.version, 0.2))
         assert (await asyncio.wait_for(first, 10)).version == made.version
         assert (await second).version == made.version
 
@@ -115,15 +116,15 @@ def test_a_wait_renews_the_lease_and_ends_before_it_does() -> None:
         await w.say(made, 1)
         for _ in range(10):
             await w.clock.advance(9)
-            await w.registry.hold(FACE, key, made.secret, "", 60)
+            await w.registry.hold(Caller(FACE, made.secret), key, "", 60)
         assert (await w.workload(made)).ready
         await w.clock.advance(31)
         assert not (await w.workload(made)).ready
-        await w.registry.hold(FACE, key, made.secret, "", 60)  # it is back: its last report stands again
+        await w.registry.hold(Caller(FACE, made.secret), key, "", 60)  # it is back: its last report stands again
         assert (await w.workload(made)).ready
         await w.edit(leaseSeconds=1)
-        version = (await w.registry.hold(FACE, key, made.secret, "", 60)).version
-        await asyncio.wait_for(w.registry.hold(FACE, key, made.secret, version, 60), 10)
+        version = (await w.registry.hold(Caller(FACE, made.secret), key, "", 60)).version
+        await asyncio.wait_for(w.registry.hold(Caller(FACE, made.secret), key, version, 60), 10)
 
     run(body)
 
@@ -144,7 +145,7 @@ def test_whoever_is_no_longer_admitted_goes() -> None:
 def test_a_deleted_group_takes_its_workloads_along() -> None:
     async def body(w: World) -> None:
         made = await w.join()
-        waiting = asyncio.create_task(w.registry.hold(FACE, Key("faces", made.name), made.secret, made.version, 60))
+        waiting = asyncio.create_task(w.registry.hold(Caller(FACE, made.secret), Key("faces", made.name), made.version, 60))
         await settle()
         await w.store.buoyant_groups.delete(Key("faces", "face"))
         await settle()
@@ -210,7 +211,7 @@ def test_a_group_that_another_of_its_name_goes_before_says_so() -> None:
 def test_a_workload_deleted_by_others_is_registered_again() -> None:
     async def body(w: World) -> None:
         made = await w.join()
-        waiting = asyncio.create_task(w.registry.hold(FACE, Key("faces", made.name), made.secret, made.version, 60))
+        waiting = asyncio.create_task(w.registry.hold(Caller(FACE, made.secret), Key("faces", made.name), made.version, 60))
         await settle()
         await w.store.workloads.delete(Key("faces", made.name))
         await settle()

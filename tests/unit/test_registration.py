@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from controller import admission
-from harness.errors import HarnessError, TemporaryError
-from harness.messages import ErrorBody, Reason, Registration, RegistrationRequest, StateReport
+from harness.errors import TemporaryError
+from harness.messages import ErrorBody, Reason
 from harness.reconcilers import registration
-from harness.reconcilers.registration import RegistrationKeeper
-from harness.specs import Readiness, RegistrationSpec, Target
+from harness.specs import Readiness
 from harness.status import Truth
 from harness.system.control_plane import RefusedError, UntrustedError
-from harness.system.workload_api import Svid
-from harness.values import HostPort
+from harness.values import parse_address
 from tests import builders
-
-TARGET = Target(HostPort("10.9.0.1", 8081), "controller", "")
-READY = Readiness(True, Reason.READY)
-
-
-class TestClock:
-    __test__ = False
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def wall(self) -> float:
-        return self.time
-
-    def boot(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-
-
-class ScriptedController:
-    """`fail`: what the next calls raise, in order."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.reports: list[StateReport] = []
-        self.fail: list[HarnessError] = []
-        self.news: asyncio.Queue[Registration] = asyncio.Queue()
-        self.secret: str | None = "s3cret"
-        self.lease = 30.0
-        self.after: list[str] = []
-
-    def _answer(self, call: str) -> None:
-        self.calls.append(call)
-        if self.fail:
-            raise self.fail.pop(0)
-
-    async def register(self, target: Target, svid: Svid, request: RegistrationRequest) -> Registration:
-        self._answer(f"register {request.secret}" + (f" invited by {request.invitation}" if request.invitation else ""))
-        return builders.registration(secret=self.secret, lease_seconds=self.lease)
-
-    async def watch(self, target: Target, svid: Svid, known: Registration, secret: str) -> Registration:
-        self.after.append(known.version)
-        self._answer(f"watch {secret}")
-        return await self.news.get()
-
-    async def report(self, target: Target, svid: Svid, known: Registration, secret: str, report: StateReport) -> None:
-        self._answer(f"report {report.reason.value}")
-        self.reports.append(report)
-
-    async def leave(self, target: Target, svid: Svid, known: Registration, secret: str) -> None:
-        self._answer("leave")
-
-
-def spec(readiness: Readiness = READY) -> RegistrationSpec:
-    request = RegistrationRequest("face", "faces", "instance", "face-1", builders.machine().addresses)
-    return RegistrationSpec(TARGET, request, builders.svid(), readiness)
-
-
-class Bench:
-    def __init__(self, state: Path) -> None:
-        self.controller, self.clock, self.woken = ScriptedController(), TestClock(), list[str]()
-        self.keeper = RegistrationKeeper(self.controller, state, self.clock, self.woken.append, state.with_name("invitation"))
-
-    async def cycle(self, want: RegistrationSpec | None, times: int = 6) -> registration.Observed:
-        for _ in range(times):
-            for action in self.keeper.diff(want, await self.keeper.observe()):
-                await self.keeper.apply(action)
-            await asyncio.sleep(0.001)
-        return await self.keeper.observe()
-
-
-def run(tmp_path: Path, body: Callable[[Bench], object]) -> None:
-    async def main() -> None:
-        bench = Bench(tmp_path / "registration.json")
-        await body(bench)  # type: ignore[misc]
-        bench.controller.fail.clear()
-        await bench.cycle(None)
-
-    asyncio.run(main())
+from tests.unit.registration_bench import READY, Bench, run, spec
 
 
 def test_it_registers_follows_and_reports_once(tmp_path: Path) -> None:
@@ -119,6 +32,54 @@ def test_it_registers_follows_and_reports_once(tmp_path: Path) -> None:
         await bench.cycle(None)
         assert bench.controller.calls[-1] == "leave"
         assert not state.exists()
+
+    run(tmp_path, body)
+
+
+def test_a_kept_name_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
+    """A machine that takes a new secret loses its name, and a copy that it is one."""
+    state = tmp_path / "registration.json"
+    state.symlink_to(state)
+
+    async def body(bench: Bench) -> None:
+        seen = await bench.cycle(spec())
+        condition = bench.keeper.condition(spec(), seen)
+        assert condition.problem is not None and condition.problem.code == "state-unreadable"
+        assert state.is_symlink() and bench.controller.requests == []
+        state.unlink()
+        state.write_text('{"name": "face-1", "secret": "kept", "copy": "12ab"}')
+        bench.clock.time += 60
+        await bench.cycle(spec())
+        (request,) = bench.controller.requests
+        assert request.secret == "kept" and request.instance_id.endswith("-12ab")
+
+    run(tmp_path, body)
+
+
+def test_a_new_address_does_not_wait_for_what_failed_from_the_old_one(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        bench.controller.fail = [TemporaryError("no answer")]
+        seen = await bench.cycle(spec())
+        assert seen.error is not None and not bench.keeper.diff(spec(), seen), "it waits"
+        moved = replace(spec(), request=replace(spec().request, addresses=(parse_address("192.0.2.99"),)))
+        bench.controller.fail = [TemporaryError("no answer")]
+        seen = await bench.cycle(moved)
+        assert [request.addresses for request in bench.controller.requests][1:] == [moved.request.addresses], "once"
+        assert not bench.keeper.diff(moved, seen), "and then it waits again"
+
+    run(tmp_path, body)
+
+
+def test_a_call_from_an_address_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        bench.controller.hangs = True
+        seen = await bench.cycle(spec())
+        assert seen.busy
+        bench.controller.hangs = False
+        elsewhere = (parse_address("192.0.2.99"),)
+        moved = replace(spec(), request=replace(spec().request, addresses=elsewhere))
+        seen = await bench.cycle(moved)
+        assert seen.registration is not None and seen.request == moved.request
 
     run(tmp_path, body)
 
