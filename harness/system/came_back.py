@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from harness import phrases
+from harness import phrases, trust
 
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
 MOST_CHARACTERS = 200
@@ -43,10 +43,9 @@ def within(error: BaseException, connect: float, answer: float) -> str:
     return words(error)
 
 
-def untrusted(error: BaseException) -> str:
-    """Why the peer's certificate was refused; empty when that is not what happened."""
-    refused = (cause.verify_message for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError))
-    return next(refused, "")
+def distrust(error: BaseException) -> ssl.SSLError | None:
+    """The refusal of a certificate, ours or the peer's (trust.of); None when that is not what happened."""
+    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError) and trust.of(cause)), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -68,11 +67,13 @@ def _reason(cause: BaseException) -> str:
     """Empty when this is not what happened, but only what a library made of it."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError) and (said := trust.alert(cause)):
+        return f"it refuses this machine's certificate: {said}"
     if isinstance(cause, ssl.SSLError):
         return f"it {phrases.NO_TLS} that is understood ({(cause.reason or 'the connection ended').lower().replace('_', ' ')})"
     if isinstance(cause, socket.gaierror):
         return f"the name {phrases.UNRESOLVED} ({cause.strerror})"
-    if isinstance(cause, TimeoutError):
+    if isinstance(cause, TimeoutError) and not cause.errno:  # with a number it is the kernel's
         return f"{phrases.NO_ANSWER} in time"
     if not isinstance(cause, OSError):
         return ""

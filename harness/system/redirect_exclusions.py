@@ -1,34 +1,53 @@
 """The ports that no redirect may ever take: SSH's on this machine, the mesh's own, the harness's. Blocking, some milliseconds.
 
-SSH's are found in three ways, because each alone can miss: 22 itself, what the configuration says, and what runs.
+SSH's are found in three ways, because each alone can miss: 22 itself, what its files say, and what runs (ssh_daemons.py).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import reading
+from harness.errors import UnreadableError
 from harness.rules import merge_ports
-from harness.system import files
+from harness.system import files, ssh_daemons
 from harness.values import PortRange
 
 SSH = 22
+MOST_FILES = 200
+MASKED = "/dev/null"
+"""A unit that is a link to it is masked: it names no port."""
 MESH_INBOUND = (4190, 4191, 4567, 4568)
 """The proxy's policy and admin ports and the multicluster gateway's, as in Linkerd's chart."""
 MESH_OUTBOUND = (4567, 4568)
 
-_ESTABLISHED, _LISTEN = "01", "0A"  # include/net/tcp_states.h
-_DAEMONS = re.compile(rb"sshd|sshd-session|sshd-auth|dropbear")
-_PORT = re.compile(r"(?im)^\s*Port[\s=]+(\d+)\s*$")
-_LISTEN_ADDRESS = re.compile(r"(?im)^\s*ListenAddress[\s=]+(?:\[[^\]\s]+\]|[^\s:]+):(\d+)\b")
-_LISTEN_STREAM = re.compile(r"(?m)^\s*ListenStream\s*=\s*(?:\S*:)?(\d+)\s*$")
-_FILES = {
-    "etc/ssh": ("sshd_config", "sshd_config.d/*.conf"),
-    "etc/systemd/system": ("ssh.socket", "sshd.socket", "ssh.socket.d/*.conf", "sshd.socket.d/*.conf"),
-}
+_PORT = re.compile(r"(?im)^\s*Port[\s=]+(\d{1,5})\s*$")
+_LISTEN_ADDRESS = re.compile(r"(?im)^\s*ListenAddress[\s=]+(?:\[[^\]\s]+\]|[^\s:]+):(\d{1,5})\b")
+_INCLUDE = re.compile(r"(?im)^\s*Include[\s=]+(.+?)\s*$")
+_LISTEN_STREAM = re.compile(r"(?m)^\s*ListenStream\s*=\s*(?:\S*:)?(\d{1,5})\s*$")
+# Where systemd reads units: without control over BPF it opens a unit's sockets in its own cgroup, which tells nothing.
+_UNIT_FOLDERS = (
+    *("etc/systemd/system", "run/systemd/system", "run/systemd/generator", "run/systemd/transient"),
+    *("usr/local/lib/systemd/system", "usr/lib/systemd/system"),
+)
+_SOCKETS = tuple(f"{name}.socket{rest}" for name in ("ssh", "sshd", "dropbear") for rest in ("", ".d/*.conf"))
+_FILES = {"etc/ssh": ("sshd_config", "sshd_config.d/*.conf"), **dict.fromkeys(_UNIT_FOLDERS, _SOCKETS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ssh:
+    """`unsure`: of the ports, those of listeners that may be another program's as well."""
+
+    ports: tuple[PortRange, ...]
+    unsure: tuple[int, ...] = ()
+    unread: UnreadableError | None = field(default=None, compare=False)
+    """Of the first file that may name a port, and cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,87 +61,74 @@ def exclusions(own: Iterable[int], root: Path = Path("/")) -> Exclusions:
     by others than peers. `root` holds etc and proc.
     """
     return Exclusions(
-        merge_ports((*ssh_ports(root), *_ranges({*MESH_INBOUND, *own}))),
+        merge_ports((*ssh(root).ports, *_ranges({*MESH_INBOUND, *own}))),
         _ranges({SSH, *MESH_OUTBOUND}),
     )
 
 
-def ssh_ports(root: Path = Path("/")) -> tuple[PortRange, ...]:
-    """Every port by which SSH comes to this machine, as far as anybody can know."""
-    return _ranges({SSH, *configured_ssh_ports(root), *live_ssh_ports(root)})
+def ssh(root: Path = Path("/")) -> Ssh:
+    """Every port by which SSH comes to this machine, as far as anybody can know. Raises as `ssh_daemons.found` does."""
+    live = ssh_daemons.found(root)
+    ports, unread = configured_ssh_ports(root, live.files)
+    known = {SSH, *ports}
+    return Ssh(_ranges(known | live.ports), tuple(sorted(live.unsure - known)), unread)
 
 
 def _ranges(ports: Iterable[int]) -> tuple[PortRange, ...]:
     return merge_ports(PortRange(port, port) for port in ports if 1 <= port <= 65535)
 
 
-def configured_ssh_ports(root: Path = Path("/")) -> frozenset[int]:
-    """Every port that any of sshd's files names, also inside a Match or by socket activation: too many is the safe side."""
-    found = (file for folder, patterns in _FILES.items() for pattern in patterns for file in (root / folder).glob(pattern))
-    texts = [text for file in found if (text := files.text(file)) is not None]  # what root cannot read, sshd cannot either
-    return frozenset(
-        int(port) for text in texts for regex in (_PORT, _LISTEN_ADDRESS, _LISTEN_STREAM) for port in regex.findall(text)
-    )
-
-
-def live_ssh_ports(root: Path = Path("/")) -> frozenset[int]:
-    """Local ports on which an SSH daemon of this network namespace listens or has a session.
-
-    A connection from the ephemeral range without a listener is one that sshd dialled for a forwarding, and is left out.
+def configured_ssh_ports(root: Path = Path("/"), running: Iterable[str] = ()) -> tuple[frozenset[int], UnreadableError | None]:
+    """Every port that any of sshd's files names, also inside a Match or by socket activation: too many is the safe side. And the
+    first that cannot be read, if there is one: in a unit without all rights, root may read less than sshd.
+    `running`: the files that running daemons have from their command lines.
     """
-    inodes = {inode for process in _daemons(root) for inode in _sockets(process)}
-    if not inodes:
-        return frozenset()
-    sockets = [(port, state) for port, state, inode in _tcp(root) if inode in inodes]
-    listening = {port for port, state in sockets if state == _LISTEN}
-    ephemeral = _ephemeral(root)
-    return frozenset(
-        listening | {port for port, state in sockets if state == _ESTABLISHED and (port in listening or port not in ephemeral)}
-    )
+    faults: list[UnreadableError] = []
+    ports: set[int] = set()
+    seen: set[Path] = set()
+    patterns = [f"{folder}/{name}" for folder, names in _FILES.items() for name in names]
+    patterns += [file.lstrip("/") for file in running]
+    for pattern in patterns:  # grows by what the files include
+        for file in _matches(root, pattern, faults):
+            if file in seen or os.path.realpath(file) == MASKED:
+                continue
+            if len(seen) == MOST_FILES:
+                faults.append(UnreadableError(file, OSError(errno.E2BIG, f"more than {MOST_FILES} files are included")))
+                break
+            seen.add(file)
+            try:
+                text = files.text(file) or ""
+            except UnreadableError as fault:
+                faults.append(fault)
+                continue
+            for regex in (_PORT, _LISTEN_ADDRESS, _LISTEN_STREAM):
+                ports.update(map(int, regex.findall(text)))
+            for line in _INCLUDE.findall(text):
+                patterns += _included(file, line, faults)
+    return frozenset(ports), faults[0] if faults else None
 
 
-def _daemons(root: Path) -> Iterator[str]:
-    """Their directories under /proc. No pathlib and no text files: they would cost ten times as much, in every cycle."""
-    proc = f"{root}/proc"
-    for name in os.listdir(proc):  # noqa: PTH208
-        if not name.isdigit():
-            continue
-        try:
-            descriptor = os.open(f"{proc}/{name}/comm", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue  # the process has gone
-        try:
-            comm = os.read(descriptor, 64)
-        except OSError:
-            continue
-        finally:
-            os.close(descriptor)
-        if _DAEMONS.fullmatch(comm.strip()):
-            yield f"{proc}/{name}"
-
-
-def _sockets(process: str) -> Iterator[str]:
+def _included(file: Path, line: str, faults: list[UnreadableError]) -> list[str]:
+    """The patterns of an Include, below root; a relative one is in /etc/ssh, as in sshd_config(5)."""
     try:
-        for descriptor in os.scandir(f"{process}/fd"):
-            link = os.readlink(descriptor.path)  # noqa: PTH115
-            if link.startswith("socket:["):
-                yield link[8:-1]
-    except OSError:
-        return  # the process has gone
+        words = shlex.split(line, comments=True)
+    except ValueError as error:
+        faults.append(UnreadableError(file, OSError(errno.EINVAL, f"Include {line}: {error}")))
+        return []
+    return [word.lstrip("/") if word.startswith("/") else f"etc/ssh/{word}" for word in words]
 
 
-def _tcp(root: Path) -> Iterator[tuple[int, str, str]]:
-    """Local port, state and inode of every TCP socket."""
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (root / "proc/self/net" / name).read_text().splitlines()[1:]
-        except OSError:
-            continue  # a kernel without IPv6
-        for line in lines:
-            fields = line.split()
-            yield int(fields[1].rpartition(":")[2], 16), fields[3], fields[9]
-
-
-def _ephemeral(root: Path) -> range:
-    first, last = (root / "proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    return range(int(first), int(last) + 1)
+def _matches(root: Path, pattern: str, faults: list[UnreadableError]) -> list[Path]:
+    """As glob(3), but with what cannot be read in `faults`."""
+    found = [root]
+    for part in Path(pattern).parts:
+        folders, found = found, []
+        for folder in folders:
+            if not re.search(r"[*?[]", part):
+                found.append(folder / part)
+                continue
+            try:
+                found += reading.matches(folder, part)
+            except OSError as error:
+                faults.append(UnreadableError(folder, error))
+    return found

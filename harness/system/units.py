@@ -171,10 +171,12 @@ async def overwrite(path: Path, text: str, scratch: Path) -> None:
         files.overwrite(path, text)
         return
     files.write(scratch, text, mode=0o644)
-    code, output = await run("systemd-run", "--quiet", "--wait", "--collect", "cp", "--no-preserve=all", str(scratch), str(path))
+    outside = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--setenv=LC_ALL=C")
+    code, output = await run(*outside, "cp", "--no-preserve=all", str(scratch), str(path))
     scratch.unlink(missing_ok=True)
     if code:
-        raise UnavailableError(f"{path} cannot be written: {output.strip()}")
+        reason = output.strip().rpartition(": ")[2] or f"cp ended with exit status {code}"
+        raise UnavailableError(f"{path} cannot be written: {reason}")
 
 
 async def _log_namespace() -> dict[str, str]:

@@ -9,27 +9,14 @@ import pytest
 from harness.system import redirect_exclusions
 from tests.redirect_support import ports
 
-HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-
-
-def socket_line(port: int, state: str, inode: int) -> str:
-    return f"   0: 0100000A:{port:04X} 0900000A:D431 {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1\n"
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "proc/self/net").mkdir(parents=True)
-    (tmp_path / "proc/self/net/tcp").write_text(HEADER)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text("")
     (tmp_path / "proc/sys/net/ipv4").mkdir(parents=True)
     (tmp_path / "proc/sys/net/ipv4/ip_local_port_range").write_text("32768\t60999\n")
     return tmp_path
-
-
-def process(root: Path, pid: int, name: str, *inodes: int) -> None:
-    (root / f"proc/{pid}/fd").mkdir(parents=True)
-    (root / f"proc/{pid}/comm").write_text(name + "\n")
-    for number, inode in enumerate(inodes):
-        (root / f"proc/{pid}/fd/{number}").symlink_to(f"socket:[{inode}]")
 
 
 def test_the_usual_machine(root: Path) -> None:
@@ -43,32 +30,39 @@ def test_ports_from_every_file_that_may_name_one(root: Path) -> None:
         "etc/ssh/sshd_config": "# Port 1\nPort 2022\nListenAddress 10.0.0.1:2023\nListenAddress [::]:2024\n",
         "etc/ssh/sshd_config.d/site.conf": "port=2025\n",
         "etc/systemd/system/ssh.socket.d/port.conf": "[Socket]\nListenStream=\nListenStream=0.0.0.0:2026\nListenStream=2027\n",
+        "run/systemd/generator/ssh.socket.d/addresses.conf": "[Socket]\nListenStream=\nListenStream=[::]:2028\n",
+        "usr/lib/systemd/system/dropbear.socket": "[Socket]\nListenStream=2029\nAccept=yes\n",
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    assert redirect_exclusions.configured_ssh_ports(root) == {2022, 2023, 2024, 2025, 2026, 2027}
+    (root / "run/systemd/system").mkdir(parents=True)
+    (root / "run/systemd/system/ssh.socket").symlink_to("/dev/null")  # by `systemctl mask`: it is read, and names no port
+    assert redirect_exclusions.configured_ssh_ports(root) == (frozenset(range(2022, 2030)), None)
 
 
-def test_ports_of_live_sessions_but_not_of_what_sshd_dialled(root: Path) -> None:
-    process(root, 10, "sshd", 100, 101)
-    process(root, 11, "sshd-session", 102, 103, 105)
-    process(root, 12, "nginx", 104)
-    lines = [
-        (22, "0A", 100),  # the listener
-        (50022, "0A", 101),  # a listener within the ephemeral range
-        (2200, "01", 102),  # a session that outlived its listener
-        (40000, "01", 103),  # dialled for a forwarding
-        (8080, "0A", 104),  # somebody else's
-        (2299, "06", 105),  # TIME_WAIT
-    ]
-    (root / "proc/self/net/tcp").write_text(HEADER + "".join(socket_line(*line) for line in lines))
-    assert redirect_exclusions.live_ssh_ports(root) == {22, 50022, 2200}
+def test_files_that_are_included_or_named_by_a_running_daemon(root: Path) -> None:
+    for name, text in {
+        "etc/ssh/sshd_config": 'Include /opt/ssh/*.conf "more.conf" # own\nInclude /opt/*/deep/[a-c].conf\n',
+        "opt/ssh/deep/b.conf": "Port 2025\nPort " + "1" * 5000 + "\n",
+        "etc/ssh/more.conf": "Port 2023\nInclude more.conf\n",
+        "opt/ssh/a.conf": "Port 2022\n",
+        "opt/own": "Port 2024\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    ports = redirect_exclusions.configured_ssh_ports(root, ["/opt/own", "/opt/absent"])
+    assert ports == (frozenset({2022, 2023, 2024, 2025}), None)
 
 
-def test_ipv6_sockets_count_too(root: Path) -> None:
-    process(root, 10, "sshd", 100)
-    address = "0" * 32
-    (root / "proc/self/net/tcp6").write_text(
-        HEADER + f"   0: {address}:08AE {address}:0000 0A 00000000:00000000 00:00000000 00000000     0        0 100 1\n"
-    )
-    assert redirect_exclusions.live_ssh_ports(root) == {2222}
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [('Include "/opt/x\n', "No closing quotation"), ("Include /opt/many/*\n", "more than 200 files")],
+)
+def test_what_is_included_and_cannot_be_followed_is_told(root: Path, text: str, says: str) -> None:
+    (root / "opt/many").mkdir(parents=True)
+    for i in range(201):
+        (root / f"opt/many/{i}").touch()
+    (root / "etc/ssh").mkdir(parents=True, exist_ok=True)
+    (root / "etc/ssh/sshd_config").write_text(text)
+    unread = redirect_exclusions.configured_ssh_ports(root)[1]
+    assert unread is not None and says in unread.message
