@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness import reading
+from harness.errors import UnreadableError, UsageError
 
 INSTANCE = "MESHEXP_INSTANCE"
 """The variable that says which of the machine's workloads is meant, as `--instance` does."""
@@ -155,16 +156,60 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Paths:
 def configured(paths: Paths) -> tuple[Paths, ...]:
     """The machine's first workload, configured or not, and every other of which there is a configuration, sorted.
 
-    Not the others where this user may not see which there are: a verb that needs them says so, since it reads the first too.
+    Also those whose folder is closed: what runs of them has its own files elsewhere. Where this user may not see which there are,
+    the first alone: a verb that needs the others says so, since it reads the first too.
     """
+    found = workloads(paths)
+    first, *others = found.readable
+    return (first, *sorted((*others, *found.closed), key=lambda where: where.instance))
+
+
+@dataclass(frozen=True, slots=True)
+class Workloads:
+    """`readable`: the first, and every other of which there is a configuration. `closed`: nobody knows whether a workload is
+    configured there. `errors`: which folders cannot be read."""
+
+    readable: tuple[Paths, ...]
+    closed: tuple[Paths, ...] = ()
+    errors: tuple[UnreadableError, ...] = ()
+
+
+def workloads(paths: Paths) -> Workloads:
+    """Where no folder can be seen, those that have a run directory count as closed."""
     first = paths.first
-    found = sorted({file.parent.name for file in matches(first.config / "instances", "*/harness.*")})
-    return (first, *(first.of(name) for name in found if is_name(name)))
+    there = [first]
+    closed = []
+    errors = []
+    try:
+        folders = matches(first.config / "instances", "*")
+    except UnreadableError as error:
+        return Workloads((first,), with_run_directory(first), (error,))
+    for name in (folder.name for folder in folders if is_name(folder.name)):
+        where = first.of(name)
+        try:
+            if matches(where.config, "harness.*"):
+                there.append(where)
+        except UnreadableError as error:
+            closed.append(where)
+            errors.append(error)
+    return Workloads(tuple(there), tuple(closed), tuple(errors))
+
+
+def with_run_directory(paths: Paths) -> tuple[Paths, ...]:
+    """The machine's further workloads that a daemon has run of since the boot, sorted."""
+    run = paths.first.run
+    names = {lock.parent.name.removeprefix(f"{run.name}-") for lock in run.parent.glob(f"{run.name}-*/*.lock")}
+    return tuple(paths.of(name) for name in sorted(names) if is_name(name))
 
 
 def matches(folder: Path, pattern: str) -> tuple[Path, ...]:
-    """Sorted. None in a folder that this user may not look into."""
+    """Sorted. None in a folder that a user other than root may not look into (denied.to_this_user says so).
+
+    Raises UnreadableError for root, to whom it happens for other reasons.
+    """
     try:
-        return tuple(sorted(folder.glob(pattern)))
-    except PermissionError:
-        return ()
+        return reading.matches(folder, pattern)
+    except OSError as error:
+        if isinstance(error, PermissionError) and os.geteuid() != 0:
+            return ()
+        raise UnreadableError(folder, error) from None

@@ -9,12 +9,15 @@ It imports nothing of ours: the configuration and the controller read by it too.
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import stat
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+ABSENT = (FileNotFoundError, NotADirectoryError)
+"""What says that nothing is there. Every other error, such as of rights or of a disk, says only that nobody knows."""
 MAX_BYTES = 1 << 20
 """Of a file that is read whole; the largest of ours, a registration, is bounded by messages.MAX_BODY_BYTES."""
 
@@ -49,6 +52,15 @@ def whole(file: BinaryIO, most: int = MAX_BYTES) -> bytes:
 def text(path: Path, most: int = MAX_BYTES) -> str:
     """Raises OSError as `content` does, and UnicodeDecodeError for what is not UTF-8."""
     return content(path, most).decode("utf-8")
+
+
+def matches(folder: Path, pattern: str) -> tuple[Path, ...]:
+    """Of the names in a folder, sorted; none without the folder. Raises OSError, of which Path.glob says nothing."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208
+    except ABSENT:
+        return ()
+    return tuple(folder / name for name in sorted(names) if fnmatch.fnmatchcase(name, pattern))
 
 
 def _check(path: Path, mode: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from harness import decode, rules
 from harness.config import schema
 from harness.errors import ConfigError, Fault
-from harness.paths import Paths, configured
+from harness.paths import Paths, workloads
 from harness.values import HostPort, PortRange
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Claim:
 
 def others(paths: Paths, read: Callable[[Paths], Mapping[str, Any]]) -> tuple[Claim, ...]:
     """Of all but the workload of `paths`. `read`: the values of one, as they were written."""
-    claims = (_of_values(where, read(where)) for where in configured(paths) if where.instance != paths.instance)
+    claims = (_of_values(where, read(where)) for where in workloads(paths).readable if where.instance != paths.instance)
     return tuple(claim for claim in claims if claim is not None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import re
@@ -14,8 +13,8 @@ from typing import Any
 
 from harness import decode, denied, reading, yaml_text
 from harness.config import claims, environment, schema
-from harness.errors import ConfigError, Fault, PermissionError_, UnavailableError
-from harness.paths import Paths, configured, matches
+from harness.errors import ConfigError, Fault, PermissionError_, UnavailableError, UnreadableError
+from harness.paths import Paths, matches
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LINE_ENDS = str.maketrans("", "", "\n\t")
@@ -146,18 +145,17 @@ def others(paths: Paths) -> tuple[claims.Claim, ...]:
     return claims.others(paths, lambda where: sources(where, {})[0].values)
 
 
-def stamp(paths: Paths) -> tuple[tuple[str, int], ...]:
-    """Changes with every file that `others` reads."""
-    found = []
-    for where in configured(paths):
-        for file in _files(where) if where.instance != paths.instance else ():
-            with contextlib.suppress(OSError):
-                found.append((str(file), file.stat().st_mtime_ns))
-    return tuple(found)
-
-
-def _files(paths: Paths) -> tuple[Path, ...]:
+def files_of(paths: Paths) -> tuple[Path, ...]:
+    """Raises UnreadableError when nobody can say which drop-ins there are."""
     return paths.harness_yaml, *matches(paths.drop_ins, "*.yaml")
+
+
+def _each(paths: Paths, faults: list[Fault]) -> tuple[Path, ...]:
+    try:
+        return files_of(paths)
+    except UnreadableError as error:
+        faults.append(Fault(str(error.path), error.message))
+        return (paths.harness_yaml,)
 
 
 def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Fault]]:
@@ -165,12 +163,13 @@ def sources(paths: Paths, environ: Mapping[str, str]) -> tuple[Layers, list[Faul
 
     Raises PermissionError_ when only root may read them: then nothing is known of them, not even that there are none.
     """
-    if unreadable := denied.to_this_user((paths.config, paths.drop_ins, *_files(paths))):
+    closed = denied.to_this_user((paths.config, paths.drop_ins))
+    if unreadable := closed or denied.to_this_user(_each(paths, [])):
         raise PermissionError_(f"{', '.join(map(str, unreadable))} cannot be read by this user", "run it with sudo")
     layers = Layers()
     faults: list[Fault] = []
     layers.add(environment.playground(environ, socket.gethostname()), "environment")
-    for file in _files(paths):
+    for file in _each(paths, faults):
         try:
             layers.add(_read(file), str(file))
         except ConfigError as error:

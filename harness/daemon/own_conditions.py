@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness import problems
-from harness.desired import Machine, Progress, anchors_behind
+from harness.desired import anchors_behind
+from harness.errors import UnreadableError
+from harness.known import Machine, Progress
 from harness.problems import Found
 from harness.status import Condition, Truth, wrong
 
@@ -22,6 +26,9 @@ def added(
     behind = []
     if reload_fault:
         before.append(wrong("Configuration", Truth.TRUE, problems.CONFIG_RELOAD_FAILED.found("taking it into use", reload_fault)))
+    if machine.unaddressed:
+        found = problems.NO_ADDRESS.found("looking for this machine's address", machine.unaddressed)
+        before.append(wrong("Address", Truth.FALSE, found))
     if progress.cordon is not None:
         behind.append(wrong("Cordoned", Truth.TRUE, problems.CORDONED.found("by `meshexp cordon`", progress.cordon)))
     if anchors_behind(machine, progress.registration):
@@ -30,6 +37,15 @@ def added(
         behind.append(wrong("Anchors", Truth.TRUE, found))
     if machine.unkept is not None:
         behind.append(wrong("State", Truth.TRUE, problems.of_failure("keeping what a restart needs", machine.unkept)))
+    if machine.unread:
+        behind.append(_unread(machine.unread))
     if metrics_fault:
         behind.append(wrong("Metrics", Truth.TRUE, metrics_fault))
     return (*before, *parts, *behind, *bugs)
+
+
+def _unread(errors: tuple[UnreadableError, ...]) -> Condition:
+    """Names each folder and file: its owner can only give the right to what is named."""
+    found = problems.of_failure("reading what this machine's other workloads have for themselves", errors[0])
+    came = "; ".join(error.message for error in errors)
+    return wrong("Workloads", Truth.TRUE, replace(found, came=came))

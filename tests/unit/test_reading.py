@@ -11,7 +11,7 @@ import pytest
 
 from harness import reading, yaml_text
 from harness.config import load
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, UnreadableError
 from harness.paths import Paths
 from harness.system import files, proxy_binary, proxy_source, redirect_exclusions
 
@@ -53,7 +53,13 @@ def test_the_reason_is_told(wrong: tuple[Path, str]) -> None:
     assert caught.value.strerror
     with pytest.raises(HarnessError, match=reason):
         files.bounded(path)
-    assert files.text(path) is None and files.read_line(path) is None and files.read_json(path) == {}
+    assert files.read_json(path) == {}
+    for read in (files.text, files.read_line):
+        if reason == "No such file":
+            assert read(path) is None
+        else:
+            with pytest.raises(UnreadableError, match=reason):
+                read(path)
 
 
 def test_a_configuration_of_that_kind_is_a_fault(tmp_path: Path, wrong: tuple[Path, str]) -> None:
@@ -77,12 +83,13 @@ def test_a_program_of_that_kind_is_not_waited_for(wrong: tuple[Path, str]) -> No
 
 
 def test_the_configuration_of_sshd_is_no_reason_to_stay_out(tmp_path: Path, wrong: tuple[Path, str]) -> None:
-    path, _ = wrong
+    path, reason = wrong
     folder = tmp_path / "etc/ssh/sshd_config.d"
     folder.mkdir(parents=True)
     (folder / "10-x.conf").symlink_to(path)
     (folder / "20-port.conf").write_text("Port 2222\n")
-    assert redirect_exclusions.configured_ssh_ports(tmp_path) == {2222}
+    ports, unread = redirect_exclusions.configured_ssh_ports(tmp_path)
+    assert ports == {2222} and (reason in unread.message if unread else reason == "No such file")
 
 
 def test_a_lock_that_is_no_file_is_held_by_nobody(wrong: tuple[Path, str]) -> None:
