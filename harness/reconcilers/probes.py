@@ -1,4 +1,4 @@
-"""The group's readiness probes: one task each, thresholds as Kubernetes counts them."""
+"""The application: the group's readiness probes, one task each, thresholds as Kubernetes counts them; and where it listens."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from functools import partial
 
 from harness import phrases, problems, tasks
 from harness.clock import Clock
-from harness.messages import Probe
-from harness.specs import Check
+from harness.errors import HarnessError
+from harness.listeners import Elsewhere, Listener, elsewhere
+from harness.probe import Probe
+from harness.specs import ApplicationSpec, Check
 from harness.status import Condition, Truth, wrong
+
+AGAIN_SECONDS = 1.0
+"""Until a probe has passed once: an application that starts a moment after the harness need not wait for a whole period."""
+LISTENERS_SECONDS = 2.0
+"""Between two looks at where the application listens, of which the kernel tells nothing by itself. A look takes 0.1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +51,26 @@ def count(health: Health, probe: Probe, failure: str | None) -> Health:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`probes` is None before a registration has told of them."""
+    """`spec` is None before a registration has told of it. `elsewhere`: ports of the group at which peers reach nobody; None
+    before the first look. `untold`: why the kernel does not tell where the application listens; empty when it does.
+    """
 
-    probes: tuple[Check, ...] | None = None
+    spec: ApplicationSpec | None = None
     health: tuple[Health, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] | None = ()
+    untold: str = ""
+
+    @property
+    def probes(self) -> tuple[Check, ...]:
+        return self.spec.checks if self.spec is not None else ()
 
     @property
     def failing(self) -> str | None:
         """Why the application is not ready; None when it is. No probes: ready. It changes only with what comes back."""
+        if self.elsewhere:
+            return str(self.elsewhere[0])
         index = self.worst
-        if index is None or self.probes is None:
+        if index is None:
             return None
         return f"{self.probes[index].probe.tried}: {self.health[index].why or 'has not passed often enough'}"
 
@@ -65,8 +82,12 @@ class Observed:
 
     @property
     def decided(self) -> bool:
-        """False while the probes say neither that it is ready nor that it is not."""
-        return self.probes is not None and (not self._unready or any(h.failed for h in self._unready))
+        """False while nothing says that it is ready, and nothing that it is not."""
+        if self.elsewhere:
+            return True
+        if self.spec is None or self.elsewhere is None:
+            return False
+        return not self._unready or any(h.failed for h in self._unready)
 
     @property
     def _unready(self) -> tuple[Health, ...]:
@@ -75,35 +96,66 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    probes: tuple[Check, ...] | None
+    spec: ApplicationSpec | None
 
     def __str__(self) -> str:
-        count = len(self.probes or ())
+        count = len(self.spec.checks) if self.spec else 0
         return f"run {phrases.counted(count, 'readiness probe')}"
 
 
 class Probes:
     name = "probes"
 
-    def __init__(self, check: Callable[[Check], Awaitable[str | None]], clock: Clock, wake: Callable[[str], None]) -> None:
-        self._check, self._clock, self._wake = check, clock, wake
-        self._probes: tuple[Check, ...] | None = None
+    def __init__(
+        self,
+        check: Callable[[Check], Awaitable[str | None]],
+        listeners: Callable[[], tuple[Listener, ...]],
+        clock: Clock,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._check, self._listeners, self._clock, self._wake = check, listeners, clock, wake
+        self._spec: ApplicationSpec | None = None
         self._health: list[Health] = []
+        self._elsewhere: tuple[Elsewhere, ...] | None = ()
+        self._untold = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def observe(self) -> Observed:
-        return Observed(self._probes, tuple(self._health))
+        return Observed(self._spec, tuple(self._health), self._elsewhere, self._untold)
 
-    def diff(self, desired: tuple[Check, ...] | None, observed: Observed) -> tuple[Watch, ...]:
-        return (Watch(desired),) if desired != observed.probes else ()
+    def diff(self, desired: ApplicationSpec | None, observed: Observed) -> tuple[Watch, ...]:
+        return (Watch(desired),) if desired != observed.spec else ()
 
     async def apply(self, action: Watch) -> None:
         for task in self._tasks:
             task.cancel()
-        self._probes = action.probes
-        checks = action.probes or ()
+        self._spec = action.spec
+        self._elsewhere = None if action.spec is not None and action.spec.ports else ()
+        self._untold = ""
+        checks = action.spec.checks if action.spec else ()
         self._health = [Health() for _ in checks]
         self._tasks = [tasks.keep(f"the probe {c.probe}", partial(self._run, i, c), self._clock) for i, c in enumerate(checks)]
+        if action.spec is not None and action.spec.ports:
+            watch = partial(self._watch_listeners, action.spec)
+            self._tasks.append(tasks.keep("the look at where the application listens", watch, self._clock))
+
+    async def _watch_listeners(self, spec: ApplicationSpec) -> None:
+        while True:
+            before = (self._elsewhere, self._untold)
+            try:
+                self._elsewhere = elsewhere(spec.ports, spec.addresses, await asyncio.to_thread(self._listeners))
+                self._untold = ""
+            except HarnessError as error:  # what was found before stays; without it the probes alone decide
+                self._elsewhere = self._elsewhere or ()
+                self._untold = error.message
+            if before != (self._elsewhere, self._untold):
+                self._wake(self._where())
+            await self._clock.sleep(LISTENERS_SECONDS)
+
+    def _where(self) -> str:
+        if self._untold:
+            return "the kernel does not tell where the application listens"
+        return "the application listens elsewhere" if self._elsewhere else "the application listens where peers look"
 
     async def _run(self, index: int, check: Check) -> None:
         probe = check.probe
@@ -113,18 +165,31 @@ class Probes:
             after = self._health[index] = count(before, probe, await self._check(check))
             if after.ready is not before.ready or after.why != before.why or not (after.ready or after.last):
                 self._wake("probe result")  # while it fails each time, since the status tells how often
-            await self._clock.sleep(probe.period_seconds)
+            waits = probe.period_seconds if after.passed else min(AGAIN_SECONDS, probe.period_seconds)
+            await self._clock.sleep(waits)
 
-    def condition(self, desired: tuple[Check, ...] | None, observed: Observed) -> Condition:
+    def condition(self, desired: ApplicationSpec | None, observed: Observed) -> Condition:
         if desired is None:
-            return Condition("Application", Truth.UNKNOWN, "probes start with the registration")
+            return Condition("Application", Truth.UNKNOWN, "probes start when this machine is registered and has an address")
+        if observed.elsewhere:
+            return wrong("Application", Truth.FALSE, _unreachable(observed.elsewhere[0], desired))
+        if observed.elsewhere is None:
+            return Condition("Application", Truth.UNKNOWN, "waiting for the first look at where it listens")
         if any(health.last is None for health in observed.health):
             return Condition("Application", Truth.UNKNOWN, "waiting for the first result of each probe")
-        if observed.worst is not None and observed.probes:
+        if observed.worst is not None:
             return _failed(observed.probes, observed.health, observed.worst)
-        count = len(observed.probes or ())
+        count = len(observed.probes)
         text = phrases.counted(count, "probe passes", "probes pass") if count else "no probes"
+        if observed.untold:
+            text += f"; it is unknown where the application listens: {observed.untold}"
         return Condition("Application", Truth.TRUE, text, applies=count > 0)
+
+
+def _unreachable(found: Elsewhere, spec: ApplicationSpec) -> problems.Found:
+    peers = ", ".join(map(str, spec.addresses))
+    came = f"{found}, and peers call it at {peers}"
+    return problems.APPLICATION_ELSEWHERE.found("the look at where the application listens", came, port=found.port)
 
 
 def _failed(checks: tuple[Check, ...], healths: tuple[Health, ...], index: int) -> Condition:

@@ -8,7 +8,7 @@ import ssl
 import httpx
 
 from harness import phrases, tasks
-from harness.messages import Grpc, HttpGet, TcpSocket
+from harness.probe import Grpc, HttpGet, TcpSocket
 from harness.specs import Check
 from harness.system import came_back, probe_exec, probe_grpc
 

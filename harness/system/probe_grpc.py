@@ -10,7 +10,7 @@ import h2.events
 import h2.exceptions
 
 from harness import phrases
-from harness.messages import Grpc
+from harness.probe import Grpc
 from harness.system import workload_api_wire as wire
 
 METHOD = "/grpc.health.v1.Health/Check"
@@ -41,13 +41,12 @@ class _Call:
     """Without I/O: send what `outgoing` returns, give `feed` what arrives; `result` is there when the call has ended."""
 
     def __init__(self, target: Grpc) -> None:
-        host = f"[{target.host}]" if ":" in target.host else target.host
         self._http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self._http.initiate_connection()
         self._headers: dict[str, str] = {}
         self._body = bytearray()
         self.result: str | None = None
-        headers = [(":method", "POST"), (":scheme", "http"), (":path", METHOD), (":authority", f"{host}:{target.port}")]
+        headers = [(":method", "POST"), (":scheme", "http"), (":path", METHOD), (":authority", str(target.place))]
         self._http.send_headers(1, [*headers, ("content-type", "application/grpc"), ("te", "trailers")])
         request = wire.proto_field(1, target.service.encode()) if target.service else b""
         self._http.send_data(1, wire.grpc_message(request), end_stream=True)

@@ -12,7 +12,7 @@ import h2.connection
 import h2.events
 import pytest
 
-from harness.messages import Exec, Grpc, Header, HttpGet, Probe, TcpSocket
+from harness.probe import Exec, Grpc, Header, HttpGet, Probe, TcpSocket
 from harness.specs import Check, User
 from harness.system import workload_api_wire as wire
 from harness.system.probe_call import Checker

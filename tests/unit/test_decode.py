@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from harness import decode, messages
 from harness.errors import ConfigError
+from harness.probe import Probe
 from harness.values import Address, Duration, Ports, parse_address
 
 
@@ -94,7 +95,7 @@ def test_a_message_survives_the_wire(report: messages.StateReport) -> None:
 
 def test_a_probe_has_exactly_one_kind() -> None:
     with pytest.raises(ConfigError, match="exactly one"):
-        decode.decode(messages.Probe, {"periodSeconds": 1}, source="test", camel=True)
+        decode.decode(Probe, {"periodSeconds": 1}, source="test", camel=True)
     both = {"httpGet": {"port": 80}, "tcpSocket": {"port": 80}}
     with pytest.raises(ConfigError, match="exactly one"):
-        decode.decode(messages.Probe, both, source="test", camel=True)
+        decode.decode(Probe, both, source="test", camel=True)

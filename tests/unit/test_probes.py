@@ -3,13 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.messages import Probe, TcpSocket
+from harness.probe import Probe, TcpSocket
 from harness.reconcilers.probes import Health, Observed, count
-from harness.specs import Check
+from harness.specs import ApplicationSpec, Check
 
 
 def probe(failures: int = 3, successes: int = 1) -> Probe:
-    return Probe(tcp_socket=TcpSocket(80), failure_threshold=failures, success_threshold=successes)
+    return Probe(tcp_socket=TcpSocket(80, "127.0.0.1"), failure_threshold=failures, success_threshold=successes)
 
 
 def follow(results: list[bool], spec: Probe) -> Health:
@@ -46,7 +46,10 @@ def test_the_thresholds_are_kept(results: list[bool], failures: int, successes: 
 
 def test_a_group_without_probes_is_ready_and_a_failing_one_says_why() -> None:
     assert Observed().failing is None
-    assert Observed((Check(probe()),), (follow([False], probe()),)).failing == "TCP connection to 127.0.0.1:80: refused"
+    assert (
+        Observed(ApplicationSpec((Check(probe()),)), (follow([False], probe()),)).failing
+        == "TCP connection to 127.0.0.1:80: refused"
+    )
 
 
 def test_it_is_decided_when_all_have_passed_or_one_has_failed() -> None:
@@ -54,10 +57,10 @@ def test_it_is_decided_when_all_have_passed_or_one_has_failed() -> None:
 
     def seen(*results: list[bool]) -> Observed:
         spec = probe(successes=2)
-        return Observed((Check(spec),) * len(results), tuple(follow(r, spec) for r in results))
+        return Observed(ApplicationSpec((Check(spec),) * len(results)), tuple(follow(r, spec) for r in results))
 
     assert not Observed().decided, "the group's probes are not known yet"
-    assert Observed(()).decided
+    assert Observed(ApplicationSpec()).decided
     assert not seen([]).decided and not seen([True]).decided and not seen([True, True], []).decided
     assert seen([True, True]).decided and seen([False]).decided
     assert seen([], [False]).decided and seen([], [False]).failing == "TCP connection to 127.0.0.1:80: refused"
