@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from controller import tls
+from harness import trust
 from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import ConfigError, TemporaryError
@@ -29,6 +30,7 @@ METHOD = "/io.linkerd.proxy.identity.Identity/Certify"
 RENEW_AT = 0.7
 """Of a certificate's life, as Linkerd's proxies do."""
 _CALL_SECONDS = 10.0
+_CLOCK = "is the clock of this pod's node right? `timedatectl` shows it there"
 _BACKOFF = Backoff(first=1.0, most=15.0)
 _LEAST_SECONDS = 1.0
 
@@ -115,7 +117,11 @@ class Certifier:
                 with contextlib.closing(writer.transport):
                     return await unary(reader.read, writer, METHOD, self._identity.server_name, message)
         except (OSError, ssl.SSLError, TimeoutError) as error:
-            raise TemporaryError(f"{address}: {str(error) or 'no answer'}", "is Linkerd's identity service up?") from None
+            tried = f"asking {address} for a certificate"
+            if isinstance(error, ssl.SSLError) and (why := trust.of(error)):
+                hint = _CLOCK if why.of_clock else "are the trust anchors Linkerd's present ones?"
+                raise TemporaryError(trust.words(self._identity.server_name, error), hint, tried=tried) from None
+            raise TemporaryError(str(error) or "no answer", "is Linkerd's identity service up?", tried=tried) from None
 
 
 async def unary(

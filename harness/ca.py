@@ -90,7 +90,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 def read_intermediate(path: Path, anchor: Anchor) -> tuple[str, PublicKey, x509.Certificate]:
     """Name, public key and certificate of a machine's CA; ConfigError unless this anchor once signed it."""
     certificate, *_ = _load_certificates(path)
-    if certificate.issuer != anchor.certificate.subject or not _signed_by(certificate, anchor.certificate):
+    if certificate.issuer != anchor.certificate.subject or not signed_by(certificate, anchor.certificate):
         raise _fault(path, "was not signed by this trust anchor")
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     key = certificate.public_key()
@@ -159,7 +159,8 @@ def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIden
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
-def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the issuer's key has made the signature. Nothing else is looked at."""
     key, algorithm = issuer.public_key(), certificate.signature_hash_algorithm
     data = certificate.signature, certificate.tbs_certificate_bytes
     try:

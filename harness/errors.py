@@ -3,7 +3,8 @@
 HarnessError                 a message, a hint, an exit code
 ├── UsageError          64   the command line is wrong
 ├── UnavailableError    69   something that is needed is not there, and waiting does not bring it
-│   └── UnwritableError      a file cannot be written, such as on a full disk
+│   ├── UnwritableError      a file cannot be written, such as on a full disk
+│   └── UnreadableError      a file cannot be read, such as another user's
 ├── InternalError       70   a bug: an error that no code expected (EX_SOFTWARE)
 ├── TemporaryError      75   may go well on the next try
 ├── PermissionError_    77   not root, a capability is missing, or the peer refused our identity
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import phrases
+from harness.reading import ABSENT
 
 
 class HarnessError(Exception):
@@ -47,13 +49,30 @@ class UnavailableError(HarnessError):
 
 
 class UnwritableError(UnavailableError):
-    """`full`: because the disk is, or what one user may have of it. `what` could not be done: written, removed."""
+    """`full`: because the disk is, or what one user may have of it; `read_only`: because its file system is. `what` could not be
+    done: written, removed."""
 
     def __init__(self, path: Path, error: OSError, what: str = "written") -> None:
         self.path = path
         self.full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        self.read_only = error.errno == errno.EROFS
         hint = f"`df -h {path.parent}` and `df -i {path.parent}` show how full its disk is" if self.full else ""
         super().__init__(f"{path} cannot be {what}: {error.strerror}", hint)
+
+
+class UnreadableError(UnavailableError):
+    """A file or a folder may be there, and cannot be read. That says nothing about what is in it."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self.path = path
+        self.errno = error.errno
+        self.absent = isinstance(error, ABSENT)
+        self.foreign = error.errno in (errno.EINVAL, errno.EFBIG, errno.EISDIR)  # a pipe, a folder: nothing that we have written
+        hint = f"`ls -ld {path.parent} {path}` shows whose it is"
+        if isinstance(error, PermissionError):
+            self.exit_code = PermissionError_.exit_code
+            hint = f"run it with sudo; {hint}"
+        super().__init__(f"{path} cannot be read: {error.strerror}", hint)
 
 
 class InternalError(HarnessError):

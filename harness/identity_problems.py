@@ -35,6 +35,10 @@ IDENTITY_CA_UNUSABLE = register(
         phrases.IS_ROOT: "on the admin's machine `meshexp ca issue` makes an intermediate; copy it to"
         " {file}, and its key to identity.local.ca_key; or set"
         " identity.local.allow_root_key: true",
+        phrases.EARLY: "`timedatectl` shows this machine's clock, which is behind, unless the certificate is of the future:"
+        " `openssl x509 -noout -dates -in {file}`",
+        phrases.EXPIRED: "`timedatectl` shows this machine's clock; if it is right, `meshexp ca renew` on the admin's machine"
+        " makes the next certificate for {file}",
     },
 )
 IDENTITY_CA_EXPIRING = register(

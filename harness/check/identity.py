@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import check_problems as problems
-from harness import times
+from harness import phrases, times, trust
 from harness.check.context import UNCONFIGURED, Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
 from harness.config import schema
@@ -56,6 +56,8 @@ def _anchors(context: Context) -> tuple[tuple[Certificate, ...] | Untried, str]:
     path = context.config.controller.trust_anchors
     if not context.root and is_denied(path):
         return needs_root(f"{path} cannot be read by this user"), ""
+    if context.anchors_unread:
+        return (), context.anchors_unread
     try:
         return certificates.read_pem(certificates.read_file(path, "the trust anchors")), ""
     except (UnavailableError, ValueError) as error:
@@ -132,10 +134,11 @@ def _judge_anchors(to: Judge, context: Context, facts: Facts) -> Iterator[Result
     if isinstance(facts.anchors, Untried):
         yield to.skipped(text, facts.anchors.why)
         return
-    valid = [anchor for anchor in facts.anchors if anchor.not_before <= context.wall < anchor.not_after]
+    states = [trust.state_of(anchor.not_before, anchor.not_after, context.wall) for anchor in facts.anchors]
+    valid = [anchor for anchor, state in zip(facts.anchors, states, strict=True) if not state]
     reason = facts.anchors_error
     if facts.anchors and not valid:
-        state = "has expired" if all(anchor.not_after <= context.wall for anchor in facts.anchors) else "is not valid yet"
+        state = phrases.EARLY if phrases.EARLY in states else phrases.EXPIRED
         reason = f"{context.config.controller.trust_anchors}: each of {len(facts.anchors)} anchors {state}"
     yield to.found(text, problems.ANCHORS_UNUSABLE, filter(None, [reason]), tried=bool(valid))
     if valid:

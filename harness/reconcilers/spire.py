@@ -257,7 +257,7 @@ class SpireChildren:
             await self._spire.make_entry(spec)
         except HarnessError as error:
             tried = f"making the entry for {spec.spiffe_id}"
-            self._faults[_ENTRY] = problems.SPIRE_FAILING.found(tried, error.message, key="identity.spire")
+            self._faults[_ENTRY] = problems.of_failure(tried, error, problems.SPIRE_FAILING, key="identity.spire")
             self._entry_failures += 1
             pause = ENTRY_BACKOFF.pause(self._entry_failures)
             self._entry_retry_at = self._clock.now() + pause

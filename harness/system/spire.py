@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import phrases, problems, spire
-from harness.errors import UnavailableError, UnwritableError
+from harness.errors import UnavailableError, UnreadableError, UnwritableError
 from harness.paths import Paths
 from harness.problems import Found
 from harness.specs import IdentitySpec, SpireAgent, SpireServer, User
@@ -173,7 +173,11 @@ class Spire:
         return hashlib.sha256(f"{data} {_made(self._run / 'server' / 'bundle.pem')}".encode()).hexdigest()
 
     def _entry_made(self) -> str:
-        return files.text(self._state / "entry") or ""
+        """Empty where that is not known: then the entry is made."""
+        try:
+            return files.text(self._state / "entry") or ""
+        except UnreadableError:
+            return ""
 
     def remove(self) -> None:
         """What holds keys and means nothing after a stop."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import phrases
+from harness import phrases, trust
 from harness.errors import UnavailableError
 from harness.system import files
 from harness.system import workload_api_der as der
@@ -123,8 +123,7 @@ def check_signing(chain: tuple[Certificate, ...], anchors: tuple[Certificate, ..
                 " (SPIRE puts one of its own there)",
                 "make one with `meshexp ca issue`; Linkerd's own issuer certificate has path length 0 and cannot be used",
             )
-        if not certificate.not_before <= wall < certificate.not_after:
-            state = "has expired" if wall >= certificate.not_after else "is not valid yet"
+        if state := trust.state_of(certificate.not_before, certificate.not_after, wall):
             raise UnavailableError(
                 f"{which} {state}", "run `meshexp ca renew` on the admin's machine, and check this machine's clock"
             )

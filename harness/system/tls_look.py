@@ -6,23 +6,26 @@ import asyncio
 import contextlib
 import ctypes
 import email.utils
+import json
 import os
 import re
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness import phrases
-from harness.errors import HarnessError, PermissionError_
+from harness import decode, phrases, trust
+from harness.errors import ConfigError, HarnessError, PermissionError_
+from harness.messages import ErrorBody
 from harness.system import came_back
 from harness.system import workload_api_der as der
 from harness.system.control_plane import client_context, server_context
 from harness.system.workload_api import Svid
+from harness.trust import Distrust
 from harness.values import HostPort
 
 _DATE = re.compile(rb"(?im)^date:\s*(.+?)\r?$")
-MAX_HEAD_BYTES = 16384
+MAX_ANSWER_BYTES = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,10 @@ class Seen:
     untrusted: str = ""
     connected: bool = False
     untried: str = ""
-    early: bool = False
-    """The certificate is not valid yet by our clock."""
+    why: Distrust | None = None
+    """Of `untrusted`, where it is the certificate."""
+    unwelcome: str = ""
+    """Why it does not accept our certificate."""
     not_after: float = 0.0
     skew: float | None = None
 
@@ -74,8 +79,7 @@ async def look(
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(sock=connected, ssl=context, server_hostname=name)
     except ssl.SSLCertVerificationError as error:
-        early = error.verify_code == 9  # X509_V_ERR_CERT_NOT_YET_VALID
-        return Seen(address, name, connected=True, untrusted=error.verify_message, early=early)
+        return Seen(address, name, connected=True, untrusted=trust.words(name, error), why=trust.of(error))
     except ssl.SSLError as error:
         return Seen(address, name, connected=True, untrusted=f"it speaks no TLS that is understood ({error.reason or error})")
     except TimeoutError:
@@ -84,8 +88,14 @@ async def look(
         return Seen(address, name, refused=came_back.words(error))
     with contextlib.closing(writer):
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        skew = await _skew(reader, writer, name, seconds) if svid else None
-        return Seen(address, name, connected=True, not_after=der.validity(certificate)[1], skew=skew)
+        seen = Seen(address, name, connected=True, not_after=der.validity(certificate)[1])
+        if svid is None:
+            return seen
+        try:
+            skew, unwelcome = await _ask(reader, writer, name, seconds)
+            return replace(seen, skew=skew, unwelcome=unwelcome)
+        except ssl.SSLError as error:  # with TLS 1.3 it comes after the handshake
+            return replace(seen, unwelcome=trust.words(name, error))
 
 
 async def _connect(address: HostPort, uid: int | None) -> socket.socket:
@@ -124,17 +134,32 @@ def _socket_of(uid: int | None, *kind: int) -> socket.socket:
     return made
 
 
-async def _skew(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, seconds: float) -> float | None:
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, seconds: float) -> tuple[float | None, str]:
+    """`Seen.skew` and `Seen.unwelcome`. Raises ssl.SSLError when TLS says the second."""
+    began, answer, ended = time.time(), b"", 0.0
     try:
         async with asyncio.timeout(seconds):
-            began = time.time()
             writer.write(f"GET /v1 HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
-            head = b""
-            while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES and (data := await reader.read(4096)):
-                head += data
-            ended = time.time()
-    except (OSError, TimeoutError):
-        return None
+            while len(answer) < MAX_ANSWER_BYTES and (data := await reader.read(4096)):
+                answer += data
+                ended = ended or (time.time() if b"\r\n\r\n" in answer else 0.0)
+    except (OSError, TimeoutError) as error:
+        if refused := came_back.distrust(error):
+            raise refused from None
+    head, end, body = answer.partition(b"\r\n\r\n")
+    return (_skew(head, began, ended), _unwelcome(head, body)) if end else (None, "")
+
+
+def _unwelcome(head: bytes, body: bytes) -> str:
+    if head.split(b" ")[1:2] != [b"401"]:
+        return ""
+    try:
+        return decode.decode(ErrorBody, json.loads(body), source="the answer", lenient=True).message
+    except (ValueError, RecursionError, ConfigError):
+        return "HTTP 401"
+
+
+def _skew(head: bytes, began: float, ended: float) -> float | None:
     found = _DATE.search(head)
     if found is None:
         return None

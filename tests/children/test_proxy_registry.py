@@ -110,7 +110,7 @@ def test_tls_is_the_rule_and_is_checked(machine: Machine, blobs: Blobs, tmp_path
         here = Machine(machine.state, inside.enter)
         trusting = Machine(machine.state, inside.enter, {"SSL_CERT_FILE": str(tmp_path / "issuer.pem")})
         with registry(tmp_path, "", "192.0.2.1", TLS.format(folder=tmp_path), inside.enter) as address:
-            here.refuses(77, "cannot be trusted", "install", "--from", f"{address}/linkerd/proxy:t")
+            here.refuses(77, "self-signed certificate", "install", "--from", f"{address}/linkerd/proxy:t")
             trusting.ok("install", "--from", f"{address}/linkerd/proxy:t")
         with registry(tmp_path, "", "192.0.2.1", "", inside.enter) as address:
             here.refuses(75, "try again", "install", "--from", f"{address}/linkerd/proxy:t")
