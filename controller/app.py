@@ -19,12 +19,14 @@ from controller import tls
 from controller.config import ControllerConfig
 from controller.connection import Connection
 from controller.credentials import Credentials
+from controller.dial_back import DialBack
 from controller.fleet import Fleet
 from controller.fleet_page import FleetPage
 from controller.folder import Folder
 from controller.health import Health
 from controller.kubernetes.cluster import Cluster
 from controller.metrics import Metrics
+from controller.own_networks import OwnNetworks
 from controller.registry import Registry
 from controller.replicas import Replicas
 from controller.server import Api
@@ -87,8 +89,9 @@ class Controller:
             if self.config.fleet_listen is not None:
                 page = web.Server(FleetPage(self.fleet, self.replicas), access_log=None)
                 self.fleet_address = await self._listen("fleet_listen", page, self.config.fleet_listen, None)
-            api = web.Server(Api(self._registry, self._metrics, self.config.hold, lambda: self._credentials.anchors))
-            self.address = await self._listen("listen", api, self.config.listen, ready.result())
+            dial_back = DialBack(self._registry, own=self._own_networks if self._cluster is not None else None)
+            api = Api(self._registry, self._metrics, self.config.hold, lambda: self._credentials.anchors, dial_back)
+            self.address = await self._listen("listen", web.Server(api), self.config.listen, ready.result())
             self._health.listening = True
         except BaseException:
             await self._stack.aclose()
@@ -126,6 +129,9 @@ class Controller:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
+
+    def _own_networks(self) -> OwnNetworks:
+        return self._cluster.own if self._cluster is not None else OwnNetworks()
 
     async def _ready(self) -> ssl.SSLContext:
         if self._cluster is not None:

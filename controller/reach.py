@@ -18,6 +18,7 @@ from controller.invite import read_facts
 from controller.kubernetes import access
 from controller.kubernetes.client import Client
 from controller.naming import mesh_identity
+from harness import trust
 from harness.backoff import Backoff
 from harness.errors import ConfigError, Fault, TemporaryError, UnavailableError
 from harness.values import HostPort, parse_duration, parse_host_port
@@ -71,7 +72,8 @@ async def _reach(address: HostPort, identity: str, context: ssl.SSLContext, seco
             writer.transport.abort()
             return
         except ssl.SSLCertVerificationError as error:
-            raise UnavailableError(error.verify_message, hint, tried=f"TLS with {address}, as {identity}") from None
+            said, advice = trust.words(identity, error), trust.hint_of(error, hint)
+            raise UnavailableError(said, advice, tried=f"TLS with {address}") from None
         except (OSError, TimeoutError) as error:
             failures += 1
             spent = time.monotonic() - started

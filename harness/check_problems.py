@@ -50,12 +50,6 @@ KERNEL_UNSUITABLE = register(
     "this kernel cannot do what the harness needs",
     "`modprobe -a nf_tables nft_redir nf_nat` loads the modules; a kernel without them cannot be used",
 )
-CLOCK_SKEW = register(
-    "clock-skew",
-    Where.EITHER,
-    "this machine's clock and the controller's differ",
-    "`timedatectl` shows the clock, `timedatectl set-ntp true` has it set (or start chronyd); certificates count in seconds",
-)
 ROUTE_MISSING = register(
     "route-missing",
     Where.MACHINE,
@@ -126,6 +120,25 @@ FIREWALL_DROPS = register(
     "let TCP 4143 in from the mesh's networks: `firewall-cmd --add-port=4143/tcp`, `ufw allow 4143/tcp`, or"
     " a rule before the one that the message names",
 )
+INBOUND_UNREACHED = register(
+    "inbound-unreached",
+    Where.EITHER,
+    "the controller cannot connect to this machine as its peers do",
+    "let TCP {port} in from the cluster's nodes and pods, in the cloud's security group or network ACL of this machine, in every"
+    " firewall between, and here: `meshexp check` names a rule of this machine's own as firewall-drops",
+    cases={
+        phrases.REFUSED: "`ss -ltn` must show port {port}: the proxy listens there. If it does, something between refuses: a"
+        " firewall that rejects, or another machine with this address",
+        phrases.NO_PROXY_TLS: "`meshexp check --proxy` says whether the proxy has a certificate; something between may end or"
+        " change the TLS (a load balancer, an inspecting firewall), or another program has port {port}: `ss -ltnp`",
+        phrases.ANSWERS_AS: "another machine, or a load balancer or NAT before it, has the registered address: `ip address` shows"
+        " this machine's own",
+        phrases.EARLY: "`timedatectl` shows this machine's clock, which must not be ahead of the controller's; `meshexp check`"
+        " looks at the certificate",
+        phrases.EXPIRED: "`meshexp check` looks at the certificate, which is not renewed; `timedatectl` shows this"
+        " machine's clock, which may be behind the controller's",
+    },
+)
 FIREWALL_MIXED = register(
     "firewall-mixed",
     Where.MACHINE,
@@ -151,6 +164,12 @@ ANCHORS_UNUSABLE = register(
     Where.MACHINE,
     "the trust anchors cannot be used",
     f"copy Linkerd's trust anchors to {{anchors}}: the ca-bundle.crt of {TRUST_ROOTS}",
+    cases={
+        phrases.EARLY: "`timedatectl` shows this machine's clock, which is behind; `openssl x509 -noout -dates -in {anchors}`"
+        " shows from when on the first of them is valid",
+        phrases.EXPIRED: f"`timedatectl` shows this machine's clock; if it is right, copy the present anchors to {{anchors}}: the"
+        f" ca-bundle.crt of {TRUST_ROOTS}",
+    },
 )
 ANCHORS_EXPIRING = register(
     "anchors-expiring",

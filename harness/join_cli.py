@@ -85,6 +85,9 @@ class Undo:
     def add(self, name: str, back: Callable[[], object]) -> None:
         self._steps.append((name, back))
 
+    def forget(self) -> None:
+        self._steps.clear()
+
     def back(self) -> Iterator[tuple[str, Callable[[], object]]]:
         while self._steps:
             yield self._steps.pop()
@@ -97,7 +100,7 @@ class Join:
     def all(self, steps: Any, undo: Undo) -> dict[str, Any]:
         """What is so at the end, for programs."""
         from harness import joining
-        from harness.join_start import Service, wait_ready
+        from harness.join_start import Service, try_from_outside, wait_ready
         from harness.steps import Step
 
         with steps.step("read the invitation") as step:
@@ -131,11 +134,13 @@ class Join:
             steps.add(Step("to be started by you", "warning", 0.0, how))
             return facts
         facts["ready"] = wait_ready(self._paths, service, steps, self._options.wait)
+        undo.forget()  # it is a member: what follows only tells more
+        try_from_outside(self._paths, steps)
         return facts | {"workload": status_cli.read(self._paths).get("workload")}
 
     def _check_invitation(self, invitation: Any) -> None:
         if invitation.expires <= time.time():
-            raise UsageError("the invitation has expired", "ask for a new one, and check this machine's clock")
+            raise UsageError("the invitation has expired", "is the clock right? `timedatectl`; if so, ask for a new one")
 
     def _check_present(self, invitation: Any, placed: Any) -> None:
         """Raises UsageError when something else is configured, unless --force is given and helps."""

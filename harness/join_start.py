@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from harness import status_cli
-from harness.errors import TemporaryError, UnavailableError
+from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.paths import Paths
 from harness.status import Phase
 from harness.system import files, service
 
 POLL_SECONDS, STOP_SECONDS, REFUSED_SECONDS = 0.1, 150.0, 3.0
 MESH = ("Routes", "Identity", "Registration", "Proxy", "Redirected")
-FATAL = ("registration-refused", "controller-untrusted", "proxy-bad-release", "identity-ca-unusable", "config-invalid")
+FATAL = (
+    "registration-refused",
+    *("clock-skew", "certificate-expired", "controller-misnamed", "controller-untrusted", "identity-refused"),
+    "proxy-bad-release",
+    "identity-ca-unusable",
+    "config-invalid",
+)
 """Waiting does not help against these."""
 
 
@@ -79,8 +85,8 @@ class Service:
 
 def running(paths: Paths) -> int:
     """The daemon's pid; 0 without one."""
-    line = files.read_line(paths.lock) if files.is_locked(paths.lock) else None
-    return int(line) if line and line.isdigit() else 0
+    line = files.holder(paths.lock) if files.is_locked(paths.lock) else ""
+    return int(line) if line.isdigit() else 0
 
 
 def end(pid: int, paths: Paths) -> None:
@@ -137,6 +143,35 @@ def _late(conditions: dict[str, Any], steps: Any, seconds: float) -> bool:
         Step("the application", "warning", seconds, f"{application.get('message', '')}: a member, and no traffic until it passes")
     )
     return False
+
+
+def try_from_outside(paths: Paths, steps: Any) -> None:
+    """Whether peers get in, as the controller finds it. The machine stays a member also if they do not: it can call others.
+
+    It stays one, too, when the look fails or is interrupted.
+    """
+    from harness import check_cli
+    from harness.check import reach
+    from harness.check.run import Scope
+    from harness.steps import Step
+
+    began = time.monotonic()
+    steps.live("waiting: the controller connects to this machine")
+    outcome = "skipped"
+    try:
+        (result,) = [one for one in check_cli.look(paths, Scope.JOINED) if one.category == reach.NAME]
+    except HarnessError as error:
+        message = error.message
+    except KeyboardInterrupt:
+        message = "interrupted"
+    else:
+        message = result.reason or result.description
+        if result.problem is not None:
+            outcome = "warning"
+            message = f"{result.reason}; {result.problem.hint}"
+        elif not result.reason:
+            outcome = "done"
+    steps.add(Step("try the way from peers", outcome, time.monotonic() - began, message))
 
 
 def new_below(folder: Path) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.errors import HarnessError, InternalError, UnwritableError
+from harness.errors import HarnessError, InternalError, UnreadableError, UnwritableError
 from harness.problem_registry import Found, Problem, Severity, Where, register
 
 INTERNAL_ERROR = register(
@@ -32,14 +32,24 @@ STATE_UNWRITABLE = register(
     "`ls -ld {file}` shows what is there, `findmnt -T {folder}` whether its file system is read-only",
     Severity.WARNING,
 )
+STATE_UNREADABLE = register(
+    "state-unreadable",
+    Where.MACHINE,
+    "a file that the harness needs cannot be read: what is in it is not known, and is not taken for nothing",
+    "`ls -ld {folder} {file}` shows whose it is; the harness runs as root without the right to read what belongs to others;"
+    " `findmnt -T {folder}` shows its file system",
+    Severity.WARNING,
+)
 
 
 def of_failure(tried: str, error: HarnessError, other: Problem = STEP_FAILED, **values: object) -> Found:
-    """Of a step of the daemon. `other`, with `values`: of all that is neither a bug nor a file that cannot be written."""
+    """Of a step of the daemon. `other`, with `values`: of all that is neither a bug nor a file that cannot be written or read."""
     tried = error.tried or tried
     if isinstance(error, InternalError):
         return INTERNAL_ERROR.found(tried, error.came)
     if isinstance(error, UnwritableError):
         problem = DISK_FULL if error.full else STATE_UNWRITABLE
         return problem.found(tried, error.came, file=error.path, folder=error.path.parent)
+    if isinstance(error, UnreadableError):
+        return STATE_UNREADABLE.found(tried, error.came, file=error.path, folder=error.path.parent)
     return other.found(tried, error.came, **values)

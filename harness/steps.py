@@ -11,8 +11,8 @@ from typing import Any
 from harness import phrases, terminal
 from harness.errors import HarnessError
 
-_SIGNS = {"done": "√", "warning": "‼", "failed": "×"}
-_COLOURS = {"done": "32", "warning": "33", "failed": "31"}
+_SIGNS = {"done": "√", "warning": "‼", "failed": "×", "skipped": "-"}
+_COLOURS = {"done": "32", "warning": "33", "failed": "31", "skipped": "90"}
 
 
 @dataclass(slots=True)

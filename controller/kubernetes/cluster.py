@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
@@ -15,13 +16,14 @@ from controller.following import BACKOFF, follow
 from controller.kubernetes.client import Client
 from controller.kubernetes.store import KubernetesCollection
 from controller.model import Key, Metadata
+from controller.own_networks import OwnNetworks
 from controller.store import Change, ChangeType, Listing, NotFoundError
 from harness import yaml_text
 from harness.clock import Clock
 from harness.decode import decode
 from harness.errors import TemporaryError, UnavailableError
 from harness.messages import ClusterFacts, LinkerdFacts, PodRoute
-from harness.values import HostPort, IPNetwork
+from harness.values import HostPort, IPAddress, IPNetwork
 
 log = structlog.get_logger()
 _DNS_NAMESPACE, _DNS_LABEL = "kube-system", "k8s-app=kube-dns"
@@ -55,6 +57,7 @@ class Cluster:
         self._sources = Sources()
         self._missing = {field.name for field in dataclasses.fields(Sources)}
         self.facts = configured
+        self.own = OwnNetworks()
         self.known = asyncio.Event()
         self.changed: Callable[[ClusterFacts], None] = lambda facts: None
 
@@ -114,6 +117,7 @@ class Cluster:
         self._missing.discard(field)
         if self._missing:
             return
+        self.own = own_networks(self._sources)
         found = facts(self._sources, self._configured, self._linkerd)
         if self.known.is_set() and found.cluster_domain != self.facts.cluster_domain:
             log.error("the cluster domain has changed; start the controller again", domain=found.cluster_domain)
@@ -137,17 +141,36 @@ def facts(sources: Sources, configured: ClusterFacts, linkerd_namespace: str) ->
         f"linkerd-destination.{suffix}",
     )
     roots = next((str(item.get("data", {}).get("ca-bundle.crt", "")) for item in sources.roots), "")
-    cidrs = (cidr for item in sources.service_cidrs for cidr in item["spec"].get("cidrs", ()))
     servers = (ip for item in sources.dns for ip in item["spec"].get("clusterIPs") or ())
     return dataclasses.replace(
         configured,
         pod_routes=configured.pod_routes or tuple(sorted(_routes(sources.nodes), key=str)),
-        service_cidrs=configured.service_cidrs or tuple(sorted(map(ipaddress.ip_network, cidrs), key=str)),
+        service_cidrs=configured.service_cidrs or _services(sources),
         cluster_domain=domain,
         dns_addresses=configured.dns_addresses or tuple(HostPort(ip, 53) for ip in servers if ip != "None"),
         trust_anchors_pem=configured.trust_anchors_pem or roots,
         linkerd=linkerd if configured.linkerd == LinkerdFacts() else configured.linkerd,
     )
+
+
+def own_networks(sources: Sources) -> OwnNetworks:
+    """Whatever is configured, and also of nodes that have no pod network. Pure."""
+    addresses: set[IPAddress] = set()
+    for node in sources.nodes:
+        for entry in node.get("status", {}).get("addresses") or ():
+            with contextlib.suppress(ValueError):  # a name
+                addresses.add(ipaddress.ip_address(entry["address"]))
+    return OwnNetworks(frozenset(addresses), tuple(n for node in sources.nodes for n in _pods(node)), _services(sources))
+
+
+def _services(sources: Sources) -> tuple[IPNetwork, ...]:
+    cidrs = (cidr for item in sources.service_cidrs for cidr in item["spec"].get("cidrs", ()))
+    return tuple(sorted(map(ipaddress.ip_network, cidrs), key=str))
+
+
+def _pods(node: Mapping[str, Any]) -> tuple[IPNetwork, ...]:
+    spec = node.get("spec", {})
+    return tuple(ipaddress.ip_network(cidr) for cidr in spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")]))
 
 
 def _linkerd_config(items: tuple[Mapping[str, Any], ...]) -> Mapping[str, Any]:
@@ -162,12 +185,9 @@ def _linkerd_config(items: tuple[Mapping[str, Any], ...]) -> Mapping[str, Any]:
 def _routes(nodes: Iterable[Mapping[str, Any]]) -> Iterable[PodRoute]:
     """Of each node and family its pod network, by the node's address of that family. Other networks' nodes have none."""
     for node in nodes:
-        spec, addresses = node.get("spec", {}), node.get("status", {}).get("addresses") or ()
+        addresses = node.get("status", {}).get("addresses") or ()
         inner = [ipaddress.ip_address(entry["address"]) for entry in addresses if entry["type"] == "InternalIP"]
-        networks: list[IPNetwork] = [
-            ipaddress.ip_network(cidr) for cidr in spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")])
-        ]
-        for network in networks:
+        for network in _pods(node):
             via = next((address for address in inner if address.version == network.version), None)
             if via is not None:
                 yield PodRoute(network, via)

@@ -26,7 +26,7 @@ def needs_root(why: str) -> Untried:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`status`: what `meshexp status` reads. `anchors_pem` is empty when the file cannot be read.
+    """`status`: what `meshexp status` reads. `anchors_pem` is empty when the file cannot be read, and `anchors_unread` says why.
 
     `configured`: whether `config` says what this machine is; if not, it has the defaults. `root`: whether this process is root.
     """
@@ -42,6 +42,7 @@ class Context:
     """What the Workload API gave the proxy's user."""
     configured: bool = True
     root: bool = True
+    anchors_unread: str = ""
 
     @property
     def svid(self) -> Svid | None:
@@ -76,6 +77,11 @@ class Context:
     @property
     def networks(self) -> tuple[IPNetwork, ...]:
         return proxy_environment.cluster_networks(self.config, self.facts)
+
+    @property
+    def peers(self) -> tuple[IPNetwork, ...]:
+        """The networks that peers' packets come from."""
+        return proxy_environment.peer_networks(self.config, self.facts)
 
     @property
     def spiffe_id(self) -> SpiffeId:

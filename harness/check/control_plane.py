@@ -16,6 +16,8 @@ from harness.errors import ConfigError
 from harness.problems import CONTROLLER_UNREACHABLE, CONTROLLER_UNTRUSTED, Problem, Severity
 from harness.system import process
 from harness.system.tls_look import Seen, look
+from harness.trust import Distrust
+from harness.trust_problems import CERTIFICATE_EXPIRED, CLOCK_SKEW, IDENTITY_REFUSED, OF_CONTROLLER
 
 NAME = "meshexp-control-plane"
 SECONDS = 3.0
@@ -85,14 +87,30 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
         refused = [f"{seen.address}: {seen.refused}"] if seen.refused else []
         text = f"{name} answers at {seen.address}"
         yield to.found(text, unreachable, refused, tried=seen.connected, why=seen.untried)
-        if not seen.refused and not seen.early:
-            wrong = [f"{seen.address} is not {seen.name}: {seen.untrusted}"] if seen.untrusted else []
-            yield to.found(f"{name} is {seen.name}", untrusted, wrong, tried=seen.good, why=seen.untried)
+        if not seen.refused and seen.why is not Distrust.EARLY:
+            wrong = [f"{seen.address}: {seen.untrusted}"] if seen.untrusted else []
+            problem = _untrusted(seen, untrusted)
+            yield to.found(f"{name} is {seen.name}", problem, wrong, tried=seen.good, why=seen.untried)
+    if context.svid is not None and facts.controller is not None and facts.controller.good:
+        unwelcome = filter(None, [facts.controller.unwelcome])
+        answered = facts.controller.skew is not None
+        text = "the controller accepts this machine's certificate"
+        yield to.found(text, IDENTITY_REFUSED, unwelcome, tried=answered, why="it did not answer")
     yield from _clock(to, [seen for _, seen, _, _ in parts if seen is not None])
 
 
+def _untrusted(seen: Seen, other: Problem) -> Problem:
+    """`other`: where neither the time nor the name is what is wrong."""
+    if seen.why is Distrust.EXPIRED:
+        return CERTIFICATE_EXPIRED.narrowed(seen.untrusted, address=seen.address)
+    if other is not CONTROLLER_UNTRUSTED:
+        return other
+    problem = OF_CONTROLLER[seen.why or Distrust.ISSUER]
+    return problem.narrowed(seen.untrusted, address=seen.address)
+
+
 def _clock(to: Judge, seen: list[Seen]) -> Iterator[Result]:
-    early = [f"the certificate of {one.address} is not valid yet by this machine's clock" for one in seen if one.early]
+    early = [f"{one.address}: {one.untrusted}" for one in seen if one.why is Distrust.EARLY]
     skews = [one.skew for one in seen if one.skew is not None]
     wrong = [
         f"the controller's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
@@ -102,4 +120,4 @@ def _clock(to: Judge, seen: list[Seen]) -> Iterator[Result]:
     how = "no clock skew" if skews else "no clock skew that certificates show"
     tried = bool(skews) or any(one.good for one in seen)
     why = next((one.untried for one in seen if one.untried), "no certificate of the control plane was seen")
-    yield to.found(how, problems.CLOCK_SKEW, early + wrong, tried=tried, why=why)
+    yield to.found(how, CLOCK_SKEW, early + wrong, tried=tried, why=why)

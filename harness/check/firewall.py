@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from harness import check_problems as problems
-from harness import phrases, reading
+from harness import phrases
 from harness.check import iptables_listing, nft_listing, packet_filter
-from harness.check.context import NEEDS_ROOT, Context, needs_root
-from harness.check.packet_filter import Packet
-from harness.check.report import NOT_LOOKED, Judge, Result, Untried, reasons_untried
-from harness.errors import HarnessError
-from harness.rules import Family
-from harness.system import addresses, legacy_rules, xtables
-from harness.system.nftables import Nftables, NotInKernelError
+from harness.check.context import Context
+from harness.check.firewall_facts import Facts, Listing, from_peers, gather
+from harness.check.packet_filter import Decision, Packet
+from harness.check.report import Judge, Result, Untried, reasons_untried
 from harness.system.redirect_table import CHAIN, marks_of_table
-from harness.values import IPNetwork
 
+__all__ = ["NAME", "Facts", "gather", "judge"]
 NAME = "meshexp-firewall"
-Listing = list[dict[str, Any]]
 _MESHES = {
     "Istio": re.compile(r"ISTIO_|istio"),
     "Linkerd (linkerd-init)": re.compile(r"PROXY_INIT_"),
@@ -39,114 +31,6 @@ _PROGRAMS = {
     "linkerd-proxy-h": "Buoyant's linkerd-proxy-harness",  # the kernel keeps 15 characters
     "envoy": "an Envoy",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """`filter` and `nat`, for IPv6 `filter6` and `nat6`: legacy iptables' tables, as iptables-save has them.
-
-    `nat_entries`: how many rules its nat tables have.
-
-    `programs`: names of what runs, as the kernel has them. `ways`: the mesh's networks that packets can come from.
-    """
-
-    nft: Listing | Untried = NOT_LOOKED
-    filter: str | Untried = NOT_LOOKED
-    nat: str | Untried = NOT_LOOKED
-    filter6: str | Untried = NOT_LOOKED
-    nat6: str | Untried = NOT_LOOKED
-    nat_entries: int | Untried = NOT_LOOKED
-    programs: frozenset[str] | Untried = NOT_LOOKED
-    managers: tuple[str, ...] = ()
-    ways: tuple[IPNetwork, ...] = ()
-
-    @property
-    def rules(self) -> Listing:
-        """What is known of nftables."""
-        return [] if isinstance(self.nft, Untried) else self.nft
-
-    @property
-    def nats(self) -> tuple[str | Untried, str | Untried]:
-        return self.nat, self.nat6
-
-    @property
-    def legacy(self) -> tuple[str | Untried, ...]:
-        return self.filter, self.filter6, *self.nats
-
-
-_ONLY_FOR_ROOT = Facts(
-    nft=NEEDS_ROOT, filter=NEEDS_ROOT, nat=NEEDS_ROOT, filter6=NEEDS_ROOT, nat6=NEEDS_ROOT, nat_entries=NEEDS_ROOT
-)
-
-
-async def gather(context: Context) -> Facts:
-    programs: frozenset[str] | Untried
-    try:
-        programs = frozenset(_programs())
-    except PermissionError as error:  # others' processes are hidden from this user
-        programs = needs_root(str(error))
-    managers = _managers()
-    if not context.root:
-        return replace(_ONLY_FOR_ROOT, programs=programs, managers=managers)
-    nft, filter_, nat, filter6, nat6 = await asyncio.gather(
-        _nftables(),
-        _table("filter", Family.IPV4),
-        _table("nat", Family.IPV4),
-        _table("filter", Family.IPV6),
-        _table("nat", Family.IPV6),
-    )
-    ways = tuple(network for network in context.networks if _way(network))
-    return Facts(nft, filter_, nat, filter6, nat6, _legacy_entries(), programs, managers, ways)
-
-
-def _way(network: IPNetwork) -> bool:
-    """Whether the kernel knows a way to the network: without one, nothing that comes from there is answered."""
-    return addresses.source_of(network[min(1, network.num_addresses - 1)]) is not None
-
-
-async def _nftables() -> Listing | Untried:
-    try:
-        return await Nftables().listing()
-    except NotInKernelError:
-        return []
-    except HarnessError as error:
-        return Untried(f"the rules of nftables cannot be listed: {error.message}")
-
-
-async def _table(name: str, family: Family) -> str | Untried:
-    try:
-        return await legacy_rules.table(name, family)
-    except HarnessError as error:
-        return Untried(f"the rules of legacy iptables cannot be listed: {error.message}")
-
-
-def _legacy_entries() -> int | Untried:
-    try:
-        return sum(xtables.nat_table(family).entries for family in Family)
-    except OSError as error:
-        return Untried(f"the nat table of legacy iptables cannot be read: {error.strerror}")
-
-
-def _programs() -> Iterator[str]:
-    for name in os.listdir("/proc"):  # noqa: PTH208 — a tenth of pathlib's cost
-        if name.isdigit():
-            try:
-                yield Path("/proc", name, "comm").read_text().strip()
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # the process has gone
-
-
-def _managers() -> tuple[str, ...]:
-    """Those that are in charge of this machine's rules, whether they run all the time or not. Only named in a reason."""
-    found = []
-    if Path("/run/firewalld").exists():
-        found.append("firewalld")
-    try:
-        if re.search(r"(?m)^ENABLED=yes", reading.text(Path("/etc/ufw/ufw.conf"))):
-            found.append("ufw")
-    except FileNotFoundError:
-        pass
-    return tuple(found)
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
@@ -164,27 +48,47 @@ def judge(context: Context, facts: Facts) -> Iterator[Result]:
 def _judge_peers(to: Judge, context: Context, facts: Facts) -> Result:
     """Skipped without a way to the peers: no packet of theirs can arrive, so nothing shows that these rules let one in."""
     port = context.config.proxy.inbound_port
-    versions = sorted({network.version for network in context.networks}) or [4]
-    dropped = [drop for version in versions for drop in _dropped(facts, port, context.networks, version)]
+    packets = facts.packets or from_peers(context) or (Packet(port, (), 4),)
+    versions = sorted({packet.version or 4 for packet in packets})
+    decisions = {packet: _decided(facts, packet) for packet in packets}
     filters = [facts.filter6 if version == 6 else facts.filter for version in versions]
     by = f" (this machine's firewall is {', '.join(facts.managers)})" if facts.managers else ""
     why = reasons_untried(facts.nft, *filters)
-    if not why and not context.networks:
+    if not why and not context.peers:
         why = "no rule drops it for everybody, but nobody has told yet which networks peers are in"
-    if not why and not facts.ways:
-        why = f"this machine has no way to {', '.join(map(str, context.networks[:4]))}{' …' if len(context.networks) > 4 else ''}"
-    reasons = [f"{drop}{by}" for drop in dropped]
+    if not why and not facts.packets:
+        why = f"this machine has no way to {', '.join(map(str, context.peers[:4]))}{' …' if len(context.peers) > 4 else ''}"
+    if not why:
+        unread = reasons_untried(*(facts.nft6 if version == 6 else facts.nft4 for version in versions))
+        unknown = dict.fromkeys(decision.unknown for decision in decisions.values() if decision.unknown)
+        why = "; ".join(filter(None, (*unknown, unread if unknown else "")))
+    reasons = [f"{drop}{by}" for drop in _drops(decisions)]
     return to.found(f"peers reach port {port}", problems.FIREWALL_DROPS, reasons, tried=not why, why=why)
 
 
-def _dropped(facts: Facts, port: int, networks: tuple[IPNetwork, ...], version: int) -> Iterator[str]:
-    """What drops a peer's packet of that version of IP."""
-    packet = Packet(port, tuple(network for network in networks if network.version == version), version)
-    label = "ip6tables filter" if version == 6 else "iptables filter"
-    legacy = _text(facts.filter6 if version == 6 else facts.filter)
-    for chains in (nft_listing.chains(facts.rules, packet), iptables_listing.chains(legacy, packet, label)):
-        if drop := packet_filter.dropped_by(chains):
-            yield drop
+def _decided(facts: Facts, packet: Packet) -> Decision:
+    """By nftables, iptables-nft and legacy iptables, which all see the packet."""
+    family, program = ("ip6", "ip6tables") if packet.version == 6 else ("ip", "iptables")
+    told = facts.nft6 if packet.version == 6 else facts.nft4
+    tables = {} if isinstance(told, Untried) else told
+    chains = nft_listing.chains(facts.rules, packet, frozenset(f"{family} {table}" for table in tables))
+    for table, text in tables.items():
+        chains |= iptables_listing.chains(text, packet, f"{program}-nft", table)
+    legacy = _text(facts.filter6 if packet.version == 6 else facts.filter)
+    for table, text in iptables_listing.tables(legacy).items():
+        chains |= iptables_listing.chains(text, packet, program, table)
+    return packet_filter.decided(chains)
+
+
+def _drops(decisions: dict[Packet, Decision]) -> Iterator[str]:
+    """Each reason, and of whom, where the same version of IP passes for others."""
+    for text in dict.fromkeys(decision.dropped for decision in decisions.values() if decision.dropped):
+        those = [packet for packet, decision in decisions.items() if decision.dropped == text]
+        versions = {packet.version for packet in those}
+        some = any(packet.version in versions and not decision.dropped for packet, decision in decisions.items())
+        sources = [str(source) for packet in those for source in packet.sources]
+        more = " …" if len(sources) > 4 else ""
+        yield f"{text}; what comes from {', '.join(sources[:4])}{more}" if some else text
 
 
 def _text(table: str | Untried) -> str:
@@ -208,9 +112,11 @@ def _judge_published(to: Judge, context: Context, facts: Facts) -> Result:
     template = context.registration.template.ports if context.registration else ()
     ports = frozenset(port.port for port in template if port.protocol == "TCP")
     found = set(nft_listing.published(facts.rules, ports))
-    found |= {port for table in facts.nats for port in iptables_listing.published(_text(table), ports)}
+    nats = [_text(table) for table in facts.nats]
+    nats += [told.get("nat", "") for told in (facts.nft4, facts.nft6) if not isinstance(told, Untried)]
+    found |= {port for text in nats for port in iptables_listing.published(text, ports)}
     reasons = [f"port {port} goes to a container by a DNAT rule" for port in sorted(found)]
-    why = reasons_untried(facts.nft, *facts.nats)
+    why = reasons_untried(facts.nft, *facts.nats, facts.nft4, facts.nft6)
     if not ports:
         why = "the group has no TCP port"
     if context.registration is None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from harness import check_problems as problems
+from harness import route_clashes as clashes
+from harness import route_ways
 from harness.check.context import Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Result, Untried
 from harness.desired import routes
 from harness.errors import HarnessError
-from harness.problems import ROUTE_CONFLICT, ROUTE_GATEWAY_UNREACHABLE, ROUTE_REFUSED
-from harness.reconcilers import route_clashes as clashes
-from harness.reconcilers.routes import NODES_ASKED, Observed
+from harness.problems import ROUTE_CONFLICT, ROUTE_ELSEWHERE, ROUTE_GATEWAY_UNREACHABLE, ROUTE_REFUSED
+from harness.reconcilers.routes import NODES_ASKED, Observed, elsewhere
+from harness.route_ways import Way
 from harness.specs import MAIN_TABLE, Route
 from harness.system import path_mtu
 from harness.system.netlink import Netlink
@@ -30,6 +32,7 @@ class Facts:
     wanted: tuple[Route, ...] = ()
     there: tuple[Route, ...] | Untried = NOT_LOOKED
     paths: tuple[path_mtu.Path_, ...] = ()
+    ways: Mapping[IPAddress, Way] | Untried = field(default_factory=dict)
 
 
 async def gather(context: Context) -> Facts:
@@ -40,12 +43,16 @@ async def gather(context: Context) -> Facts:
     controller = context.config.controller.address.ip
     peers |= {controller} if controller is not None else set()
     paths = await asyncio.gather(*(path_mtu.look(peer, ECHO_SECONDS) for peer in sorted(peers, key=str)))
-    there: tuple[Route, ...] | Untried
     try:
         there = await Netlink().routes()
     except HarnessError as error:
-        there = Untried(f"the routes cannot be listed: {error.message}")
-    return Facts(wanted, there, tuple(paths))
+        return Facts(wanted, Untried(f"the routes cannot be listed: {error.message}"), tuple(paths))
+    ways: Mapping[IPAddress, Way] | Untried
+    try:
+        ways = await Netlink().ways(route_ways.samples(there))
+    except HarnessError as error:
+        ways = Untried(f"the kernel does not say which way it takes: {error.message}")
+    return Facts(wanted, there, tuple(paths), ways)
 
 
 def judge(context: Context, facts: Facts) -> Iterator[Result]:
@@ -73,6 +80,13 @@ def _judge_routes(to: Judge, context: Context, facts: Facts) -> Iterator[Result]
     yield to.found("no route of others leads to the cluster's networks", ROUTE_CONFLICT, others, tried=not why, why=why)
     refused = [f"{route.network} would hide {what}" for route, what in clashes.hidden(facts.wanted, there).items()]
     yield to.found("no route to the cluster hides what this machine needs", ROUTE_REFUSED, refused, tried=not why, why=why)
+    ways = {} if isinstance(facts.ways, Untried) else facts.ways
+    found = elsewhere(there, ways)
+    problem = ROUTE_ELSEWHERE.advised(found.hint()) if found else ROUTE_ELSEWHERE
+    unasked = facts.ways.why if isinstance(facts.ways, Untried) else "no route of ours is set"
+    none = "" if ways else why or unasked
+    text = "the kernel takes the routes to the cluster"
+    yield to.found(text, problem, [found.came] if found else [], tried=not none, why=none)
     for kind, networks in _kinds(context) if context.running else ():
         wanted = [route for route in facts.wanted if route.network in networks]
         missing = [str(route) for route in wanted if not _served(route, there)] if not why else []

@@ -1,16 +1,16 @@
 """What a firewall does with a peer's first packet, read from its rules. Pure, and never surer than the rules allow.
 
-A match that cannot be judged here (an address set, a mark, a limit) may hold or not. A drop behind such a match is not claimed,
-and neither is a drop after an accept that may have been taken.
+A match that cannot be judged here (an address set, a mark, a limit) may hold or not, so both ways are followed. What can end
+either way is neither a drop nor a passage: it is not known.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.values import IPNetwork
+from harness.values import IPAddress, IPNetwork
 
 Truth = bool | None
 """None: it may match or not."""
@@ -18,17 +18,37 @@ Truth = bool | None
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A new TCP connection to a port of this machine, not from loopback. `sources`: where peers may be.
+    """A new TCP connection (SYN) to a port of this machine, not from loopback. `sources`: where peers may be.
 
-    `version`: of IP; None where both are meant.
+    `version`: of IP; None where both are meant. `interface` and `address`: where it arrives, and at which of this machine's
+    addresses; empty and None when that is not known.
     """
 
     port: int
     sources: tuple[IPNetwork, ...] = ()
     version: int | None = None
+    interface: str = ""
+    address: IPAddress | None = None
 
     def may_be(self, version: int) -> bool:
         return self.version in (None, version)
+
+    def through(self, interface: str, wildcard: str) -> Truth:
+        """Whether it comes in there; `interface` may end with the `wildcard`."""
+        if interface == "lo":
+            return False
+        if interface.endswith(wildcard):
+            stem = interface.removesuffix(wildcard)
+            return self.interface.startswith(stem) if self.interface else None
+        return self.interface == interface if self.interface else None
+
+    def to(self, network: IPNetwork) -> Truth:
+        """Whether its destination, which is an address of this machine, is in the network."""
+        if network.prefixlen == 0:
+            return True
+        if network.is_multicast or not self.may_be(network.version):
+            return False
+        return self.address in network if self.address is not None else None
 
 
 class Verdict(enum.Enum):
@@ -37,6 +57,8 @@ class Verdict(enum.Enum):
     JUMP = "jump"
     GOTO = "goto"
     RETURN = "return"
+    UNKNOWN = "unknown"
+    """A program decides, or something that is not read here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,53 +82,88 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """`dropped`: by what. `ended`: no further rule of the base chain counts. `perhaps`: an accept may have been taken."""
+class _Ways:
+    """How a packet may leave a chain: `dropped` by what, `accepted`, or `back` to where it came from.
+
+    `undecided`: the first rule whose match is not known, and which changes the way.
+    """
+
+    accepted: bool = False
+    dropped: str = ""
+    back: bool = False
+    undecided: str = ""
+
+    def or_(self, other: _Ways) -> _Ways:
+        return _Ways(
+            self.accepted or other.accepted,
+            self.dropped or other.dropped,
+            self.back or other.back,
+            self.undecided or other.undecided,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`dropped`: the rule or policy that surely drops the packet. `unknown`: why that cannot be told. Both empty: it passes."""
 
     dropped: str = ""
-    ended: bool = False
-    perhaps: bool = False
+    unknown: str = ""
 
 
-def dropped_by(chains: Mapping[str, Chain]) -> str | None:
-    """The first base chain's rule or policy that surely drops the packet; None when none does."""
-    order = {"prerouting": 0, "input": 1}
-    bases = [chain for chain in chains.values() if chain.hook in order]
-    for base in sorted(bases, key=lambda chain: (order[chain.hook], chain.priority)):
-        outcome = _walk(base, chains, frozenset())
-        if outcome.dropped:
-            return f"{base.name}: {outcome.dropped}"
-        if not outcome.ended and not outcome.perhaps and base.drops:
-            return f"{base.name}: its policy is drop, and no rule lets it in"
-    return None
+_HOOKS = {"ingress": 0, "prerouting": 1, "input": 2}
 
 
-def _walk(chain: Chain, chains: Mapping[str, Chain], above: frozenset[str]) -> _Outcome:
-    perhaps = False
+def decided(chains: Mapping[str, Chain]) -> Decision:
+    """What all base chains together do with it: an accept ends one of them, a drop ends all."""
+    bases = [chain for chain in chains.values() if chain.hook in _HOOKS]
+    unknown = ""
+    walked: dict[str, _Ways] = {}
+    for base in sorted(bases, key=lambda chain: (_HOOKS[chain.hook], chain.priority)):
+        ways = _walk(base, chains, walked, frozenset())
+        if ways.back:
+            policy = "its policy is drop, and no rule lets it in" if base.drops else ""
+            ways = ways.or_(_Ways(not base.drops, policy))
+        if ways.dropped and not ways.accepted:
+            return Decision(f"{base.name}: {ways.dropped}")
+        if ways.dropped and not unknown:
+            unknown = f"{base.name}: whether {ways.undecided} applies to peers cannot be told from the rules"
+    return Decision(unknown=unknown)
+
+
+def _walk(chain: Chain, chains: Mapping[str, Chain], walked: dict[str, _Ways], above: frozenset[str]) -> _Ways:
+    if chain.name in walked:
+        return walked[chain.name]
+    found = _Ways()
     for rule in chain.rules:
         if rule.matches is False:
             continue
-        if rule.verdict is Verdict.RETURN:
-            if rule.matches:
-                return _Outcome(perhaps=perhaps)
-            continue
-        if rule.verdict is Verdict.ACCEPT:
-            if rule.matches:
-                return _Outcome(ended=True, perhaps=perhaps)
-            perhaps = True
-            continue
-        if rule.verdict is Verdict.DROP:
-            if rule.matches:
-                return _Outcome(ended=True, perhaps=perhaps, dropped="" if perhaps else rule.text)
-            continue
-        below = chains.get(rule.target)
-        if below is None or below.name in above:
-            continue
-        inner = _walk(below, chains, above | {chain.name})
-        perhaps |= inner.perhaps or (rule.matches is None and inner.ended and not inner.dropped)
-        if rule.matches and (inner.ended or rule.verdict is Verdict.GOTO):
-            return _Outcome("" if perhaps else inner.dropped, inner.ended, perhaps)
-    return _Outcome(perhaps=perhaps)
+        ways, goes_on = _rule(rule, chains, walked, above | {chain.name})
+        if rule.matches is None and (ways.accepted or ways.dropped or ways.back):
+            found = found.or_(_Ways(undecided=rule.text))
+        found = found.or_(ways)
+        if rule.matches and not goes_on:
+            break
+    else:
+        found = replace(found, back=True)
+    walked[chain.name] = found
+    return found
+
+
+def _rule(rule: Rule, chains: Mapping[str, Chain], walked: dict[str, _Ways], above: frozenset[str]) -> tuple[_Ways, bool]:
+    """Where a packet that the rule matches may go, and whether that is also on to the next rule."""
+    match rule.verdict:
+        case Verdict.ACCEPT:
+            return _Ways(accepted=True), False
+        case Verdict.DROP:
+            return _Ways(dropped=rule.text), False
+        case Verdict.RETURN:
+            return _Ways(back=True), False
+        case Verdict.JUMP | Verdict.GOTO if rule.target in chains and rule.target not in above:
+            below = _walk(chains[rule.target], chains, walked, above)
+            if rule.verdict is Verdict.GOTO:
+                return below, False
+            return replace(below, back=False), below.back
+    return _Ways(accepted=True, dropped=rule.text, undecided=rule.text), True
 
 
 def all_of(*matches: Truth) -> Truth:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness import decode
-from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy
+from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy, reach
 from harness.check.context import UNCONFIGURED, Context, needs_root
 from harness.check.report import NOT_LOOKED, Judge, Outcome, Result, Untried, on_this_machine
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
 from harness.config import load, schema
 from harness.daemon import head_start, in_force
-from harness.errors import ConfigError, HarnessError, PermissionError_
+from harness.errors import ConfigError, HarnessError, PermissionError_, UnreadableError
 from harness.paths import Paths
 from harness.system import files
 from harness.system.workload_api import Frame
@@ -28,11 +28,12 @@ F = TypeVar("F")
 
 
 class Scope(enum.Enum):
-    """`pre`: before joining. `proxy`: the data plane only."""
+    """`pre`: before joining. `proxy`: the data plane only. `joined`: what a join asks at its end."""
 
     ALL = "all"
     PRE = "pre"
     PROXY = "proxy"
+    JOINED = "joined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Category(Generic[F]):
 
 
 _PRE, _PROXY = frozenset({Scope.ALL, Scope.PRE}), frozenset({Scope.ALL, Scope.PROXY})
+_ASKED = frozenset({Scope.ALL, Scope.JOINED})
 CATEGORIES: tuple[Category[Any], ...] = (
     Category(machine.NAME, "this machine", machine.Facts, machine.gather, machine.judge, _PRE, bare=True),
     Category(network.NAME, "the way to the cluster", network.Facts, network.gather, network.judge, _PRE),
@@ -78,6 +80,7 @@ CATEGORIES: tuple[Category[Any], ...] = (
     Category(identity.NAME, "this machine's identity", identity.Facts, identity.gather, identity.judge, _PRE, framed=True),
     Category(proxy.NAME, "the proxy", proxy.Facts, proxy.gather, proxy.judge, _PRE | _PROXY, bare=True),
     Category(membership.NAME, "the membership", membership.Facts, membership.gather, membership.judge, _PROXY),
+    Category(reach.NAME, "the way from peers", reach.Facts, reach.gather, reach.judge, _ASKED, framed=True),
 )
 
 
@@ -99,10 +102,11 @@ async def stream(
         return
     configured = first.outcome is not Outcome.SKIPPED
     known = head_start.known_registration(paths) if scope is not Scope.PRE else None
-    anchors = files.read_line(Path(config.controller.trust_anchors)) or ""
+    anchors, unread = _anchors(config)
     context = Context(
-        config, paths, status, known, anchors, scope is Scope.PRE, clock.wall(), configured=configured, root=os.geteuid() == 0
-    )
+        config, paths, status, known, anchors, scope is Scope.PRE, clock.wall(),
+        configured=configured, root=os.geteuid() == 0, anchors_unread=unread,
+    )  # fmt: skip
     asked = asyncio.create_task(identity.ask(context) if scope is not Scope.PROXY else _nobody())
     looks = [asyncio.create_task(category.look(context, asked)) for category in categories]
     try:
@@ -113,6 +117,14 @@ async def stream(
         for task in (asked, *looks):
             task.cancel()
         await asyncio.gather(asked, *looks, return_exceptions=True)
+
+
+def _anchors(config: schema.Config) -> tuple[str, str]:
+    """The trust anchors as they are in their file, and why that cannot be read."""
+    try:
+        return files.read_line(Path(config.controller.trust_anchors)) or "", ""
+    except UnreadableError as error:
+        return "", str(error)
 
 
 async def _nobody() -> Untried:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.proxy_environment import DESTINATION_IDENTITY
+from tests.checks import checks
 from tests.mesh import NODE, ROOT, TRUST_DOMAIN, VM, Mesh, certificates, mesh, openssl
 
 Act = Callable[[Mesh], object]
@@ -68,6 +69,12 @@ def serve_tls(vm: Mesh, name: str, port: int, certificate: str = "linkerd", cloc
     vm.wait(lambda: f":{port}" in vm.node.run("ss", "-ltnH"))
 
 
+def security_group(vm: Mesh, verdict: str) -> None:
+    """A firewall before the machine, as a cloud's is: it drops or rejects what comes to the proxy's inbound port."""
+    vm.node.run("nft", "add table inet cloud; add chain inet cloud out { type filter hook output priority 0; }")
+    vm.node.run("nft", f"flush chain inet cloud out; add rule inet cloud out ip daddr {VM} tcp dport 4143 {verdict}")
+
+
 def serve_application(vm: Mesh) -> None:
     vm.start("application", vm.vm, sys.executable, "-m", "http.server", "8000", "--bind", VM, "--directory", str(ROOT / "docs"))
 
@@ -105,8 +112,7 @@ def check(vm: Mesh, *words: str, through: Sequence[str] = ()) -> dict[str, dict[
     argv = [*vm.vm.enter, *through, sys.executable, "-s", "-m", "harness", "check", "-o", "json", *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=vm.environment, timeout=60)
     assert done.stdout.startswith("{"), done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    named = {one["code"]: one for category in found["categories"] for one in category["checks"] if "code" in one}
+    named = {one["code"]: one for one in checks(done.stdout) if "code" in one}
     errors = [one for one in named.values() if one["result"] == "error"]
-    assert found["success"] is not bool(errors) and done.returncode == bool(errors)
+    assert json.loads(done.stdout)["success"] is not bool(errors) and done.returncode == bool(errors)
     return named

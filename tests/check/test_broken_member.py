@@ -83,6 +83,8 @@ def application_gone(vm: Mesh) -> None:
 
 UNHEARD = frozenset({"lease-lapsed"})
 """After a lease."""
+DIALLED = frozenset({"inbound-unreached"})
+"""By the controller, unless its last connection, ten seconds old at most, still came in."""
 LEGACY = ("iptables-legacy", "-w", "5")
 MACHINES = {
     "a key that others read": Broken(
@@ -110,7 +112,7 @@ MACHINES = {
     ),
     "no controller": Broken("controller-unreachable", stopped("controller"), controller_again, UNHEARD),
     "an impostor in the controller's place": Broken(
-        "controller-untrusted", impostor("linkerd"), controller_again, UNHEARD | {"controller-unreachable"}
+        "controller-misnamed", impostor("linkerd"), controller_again, UNHEARD | {"controller-unreachable"}
     ),
     "a clock an hour behind": Broken(
         "clock-skew", impostor("controller", 3600), controller_again, UNHEARD | {"controller-unreachable"}
@@ -127,11 +129,13 @@ MACHINES = {
             "add rule inet fw in tcp dport { 22, 8000 } accept", "add rule inet fw in ip protocol icmp accept",
         ),
         nft("add rule inet fw in tcp dport 4143 accept"),
+        DIALLED,
     ),
     "legacy iptables drops": Broken(
         "firewall-drops",
         lambda vm: vm.vm.run(*LEGACY, "-A", "INPUT", "!", "-i", "lo", "-p", "tcp", "--dport", "4000:5000", "-j", "REJECT"),
         lambda vm: vm.vm.run(*LEGACY, "-I", "INPUT", "-p", "tcp", "--dport", "4143", "-j", "ACCEPT"),
+        DIALLED,
     ),
     "two firewalls": Broken(
         "firewall-mixed",
@@ -187,6 +191,7 @@ def test_what_all_is_well_looks_like(vm: Mesh) -> None:
     done = vm.meshexp("check")
     assert done.returncode == 0
     assert "meshexp-firewall\n----------------\n√ peers reach port 4143\n" in done.stdout
+    assert f"√ peers can connect to this machine: the controller connected from {NODE} to {VM} port 4143" in done.stdout
     assert is_well(done.stdout)
     assert "- its release works with SPIRE\n    skipped: " in done.stdout, "the stand-in tells none"
     short = vm.meshexp("check", "-o", "short").stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.checks import by_description
 from tests.mesh import ENVIRONMENT
 from tests.namespaces import Namespace, namespace
 
@@ -40,7 +40,7 @@ class Machine:
     def results(self, *words: str, through: tuple[str, ...] = ()) -> dict[str, dict[str, str]]:
         """By description, without numbers and addresses at its end."""
         _, text = self.check("-o", "json", *words, through=through)
-        return {one["description"]: one for category in json.loads(text)["categories"] for one in category["checks"]}
+        return by_description(text)
 
 
 FOLDERS = {"CONFIG": "etc", "RUN": "run", "STATE": "state"}

@@ -128,6 +128,48 @@ def test_legacy_rules_of_both_families(vm: Machine, family: str) -> None:
     assert vm.results("--pre")["peers reach port 4143"]["result"] == "success"
 
 
+@pytest.mark.parametrize("family", ["iptables", "ip6tables"])
+def test_rules_of_iptables_in_nftables(vm: Machine, family: str) -> None:
+    """The kernel's JSON has only the names of such matches: conntrack, multiport, comment."""
+    linked(vm)
+    network = {"mesh_cidrs": ["10.42.0.0/24", "fd42::/64"]}
+    vm.configure(workload=WORKLOAD, controller=CONTROLLER, network=network, proxy={"user": "2102", "path": "/bin/true"})
+    add = (f"{family}-nft", "-A", "INPUT", "-p", "tcp", "-m")
+    comment = ("-m", "comment", "--comment", 'it\'s "-j DROP"')
+    vm.where.run(*add, "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT")
+    vm.where.run(*add, "multiport", "--dports", "22,80", *comment, "-j", "ACCEPT")
+    assert vm.results("--pre")["peers reach port 4143"]["result"] == "success"
+    vm.where.run(*add, "multiport", "!", "--dports", "22,80", *comment, "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP")
+    dropped = vm.results("--pre")["peers reach port 4143"]
+    assert dropped["code"] == "firewall-drops" and f"{family}-nft filter INPUT: `-A INPUT" in dropped["error"], dropped
+    vm.where.run(f"{family}-nft", "-D", "INPUT", "3")
+    vm.where.run(f"{family}-nft", "-P", "INPUT", "DROP")
+    assert "its policy is drop" in vm.results("--pre")["peers reach port 4143"]["error"]
+    vm.where.run(*add, "limit", "--limit", "5/sec", "-j", "ACCEPT")
+    perhaps = vm.results("--pre")["peers reach port 4143"]
+    assert perhaps["result"] == "skipped" and "--limit 5/sec -j ACCEPT` applies to peers" in perhaps["reason"], perhaps
+    vm.where.run(f"{family}-nft", "-N", "mesh")
+    vm.where.run(f"{family}-nft", "-A", "INPUT", "-i", "eth0", "-j", "mesh")
+    accept = ("-m", "conntrack", "--ctstate", "NEW", "-m", "multiport", "--dports", "4143", "-j", "ACCEPT")
+    vm.where.run(f"{family}-nft", "-A", "mesh", "-p", "tcp", *comment, *accept)
+    vm.where.run(f"{family}-nft", "-D", "INPUT", "3")
+    assert vm.results("--pre")["peers reach port 4143"]["result"] == "success"
+
+
+def test_iptables_in_nftables_without_the_program_that_reads_it(vm: Machine) -> None:
+    """Then nothing is claimed that the kernel's own listing does not show."""
+    linked(vm)
+    network = {"mesh_cidrs": ["10.42.0.0/24"]}
+    vm.configure(workload=WORKLOAD, controller=CONTROLLER, network=network, proxy={"user": "2102", "path": "/bin/true"})
+    vm.where.run("iptables-nft", "-A", "INPUT", "-p", "tcp", "-m", "multiport", "--dports", "4000,4143", "-j", "DROP")
+    (vm.folder / "fails").write_text("#!/bin/sh\necho no way >&2\nexit 3\n")
+    (vm.folder / "fails").chmod(0o755)
+    script = 'mount --bind "$0" "$(readlink -f /usr/sbin/iptables-nft-save)" && exec "$@"'
+    found = vm.results("--pre", through=("unshare", "--mount", "sh", "-c", script, str(vm.folder / "fails")))
+    there = found["peers reach port 4143"]
+    assert there["result"] == "skipped" and "no way" in there["reason"] and "drop by handle" in there["reason"], there
+
+
 @pytest.mark.parametrize("table", ["ip6", "inet"])
 def test_rules_of_nftables_for_ipv6(vm: Machine, table: str) -> None:
     linked(vm)

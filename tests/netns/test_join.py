@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import http.server
 import json
-import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -27,13 +24,11 @@ from controller.peer import spki_sha256
 from demo import host_state
 from harness import ca
 from harness.decode import encode
-from harness.errors import UnavailableError
 from harness.invitation import VERSION, Invitation, LocalIdentity
 from harness.messages import PodRoute
-from harness.system import https
 from harness.values import parse_address, parse_host_port, parse_network, parse_spiffe_id
-from tests.check.lab import leaf
-from tests.mesh import IDENTITY, NODE, PROXY_UID, TRUST_DOMAIN, Mesh, mesh
+from tests.check.lab import security_group
+from tests.mesh import IDENTITY, NODE, PROXY_UID, TRUST_DOMAIN, VM, Mesh, mesh
 from tests.spire_support import AGENT_UID, MISSING, SERVER_UID, SPIRE
 
 pytestmark = pytest.mark.skipif(not SPIRE, reason=MISSING)
@@ -41,8 +36,8 @@ TOKEN = "let-me-in"
 SPIFFE_ID = parse_spiffe_id(f"spiffe://{TRUST_DOMAIN}/face")
 
 
-@pytest.fixture
-def vm() -> Iterator[Mesh]:
+@contextlib.contextmanager
+def machine() -> Iterator[Mesh]:
     """A machine with the package, as it were: the group takes machines by invitation only, and nothing is configured."""
     with mesh() as found:
         base = {
@@ -52,6 +47,12 @@ def vm() -> Iterator[Mesh]:
         }
         (found.folder / "etc/harness.yaml").write_text(yaml.safe_dump(base))
         (found.folder / "etc/harness.d").mkdir()
+        yield found
+
+
+@pytest.fixture(name="vm")
+def vm_fixture() -> Iterator[Mesh]:
+    with machine() as found:
         yield found
 
 
@@ -117,6 +118,8 @@ def test_one_command_to_a_member_and_one_back(vm: Mesh) -> None:
         lines = done.stdout.splitlines()
         assert lines[0].startswith("√ read the invitation (") and "faces/face as spiffe://" in lines[0]
         assert any(line.startswith("√ Registration (") for line in lines) and lines[-1].endswith(" s")
+        reached = next(line for line in lines if "try the way from peers" in line)
+        assert reached.startswith("√ ") and f"the controller connected from {NODE} to {VM} port 4143" in reached
         modes = {name: mode for name, (mode, _) in files(vm).items()}
         secret = {"etc/invitation", "etc/spire/ca.key", "state/registration.json"}
         assert {name for name in secret if modes[name] == 0o600} == secret
@@ -129,6 +132,42 @@ def test_one_command_to_a_member_and_one_back(vm: Mesh) -> None:
     assert "workload deleted" in (vm.folder / "controller.log").read_text()
     assert files(vm) == before
     assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
+
+
+def test_a_machine_that_peers_do_not_reach_is_told_so_and_joins(vm: Mesh) -> None:
+    file = invite(vm)
+    vm.start_controller()
+    security_group(vm, "drop")
+    with waiting(vm):
+        done = vm.meshexp("join", str(file), "--wait", "60")
+        assert done.returncode == 0, done.stdout + done.stderr + vm.logs()
+        reached = next(line for line in done.stdout.splitlines() if "try the way from peers" in line)
+        assert reached.startswith("‼ ") and "no connection within" in reached and "security group" in reached
+        assert vm.status()["phase"] == "Ready"
+
+
+def test_a_member_stays_one_when_the_look_from_outside_is_interrupted(vm: Mesh) -> None:
+    """It only tells something; the join has been made."""
+    file = invite(vm)
+    vm.start_controller()
+    security_group(vm, "counter drop")
+    with waiting(vm):
+        argv = [*vm.vm.enter, sys.executable, "-s", "-m", "harness", "join", str(file), "--wait", "60"]
+        joining = subprocess.Popen(argv, env=vm.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        vm.wait(lambda: "counter packets" in (said := vm.node.run("nft", "list", "table", "inet", "cloud"))
+                and "counter packets 0 " not in said)  # fmt: skip
+        joining.terminate()
+        said, errors = joining.communicate(timeout=60)
+        assert joining.returncode == 0, said + errors
+        assert "try the way from peers" in said and "interrupted" in said and "undo" not in said
+        assert vm.status()["phase"] == "Ready"
+
+
+def test_a_leave_does_not_say_that_a_registration_is_gone_that_cannot_be_read(vm: Mesh) -> None:
+    (vm.folder / "state/registration.json").mkdir(parents=True)
+    done = vm.meshexp("leave")
+    line = next(line for line in done.stdout.splitlines() if "see that the registration is gone" in line)
+    assert line.startswith("‼ ") and f"{vm.folder}/state/registration.json cannot be read" in line, done.stdout + done.stderr
 
 
 def test_another_workload_of_the_machine_joins_into_folders_of_its_own(vm: Mesh) -> None:
@@ -249,36 +288,3 @@ def test_a_join_that_does_not_end_well_is_taken_back(vm: Mesh, ended: str) -> No
         assert vm.processes["harness"].wait(60) in (0, -signal.SIGTERM)
     assert files(vm) == before
     assert host_state.differences(host, host_state.dump(vm.vm.enter)) == []
-
-
-def test_by_https_and_by_standard_input(vm: Mesh) -> None:
-    text = invite(vm).read_text()
-    vm.start_controller()
-    certs = vm.folder / "certs"
-    leaf(certs, "web", "localhost")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certs / "web.crt", certs / "web.key")
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with pytest.raises(UnavailableError, match="certificate"):
-            https.fetch(f"https://localhost:{server.server_port}/secret-path")
-        os.environ["SSL_CERT_FILE"] = str(certs / "ca.crt")
-        with pytest.raises(UnavailableError, match="certificate"):
-            https.fetch(f"https://127.0.0.1:{server.server_port}/secret-path")
-        assert https.fetch(f"https://localhost:{server.server_port}/secret-path") == text
-    finally:
-        os.environ.pop("SSL_CERT_FILE", None)
-        server.shutdown()
-        server.server_close()
-    argv = [*vm.vm.enter, sys.executable, "-s", "-m", "harness", "join", "-"]
-    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, env=vm.environment, timeout=60)
-    assert done.returncode == 0 and "4 files" not in done.stderr, done.stderr

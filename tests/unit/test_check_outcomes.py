@@ -6,6 +6,7 @@ import ast
 import asyncio
 import dataclasses
 import socket
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ import pytest
 from controller import checks
 from controller.model import Lease, Metadata
 from harness import check_problems as problems
-from harness import decode
-from harness.check import control_plane, firewall, machine, membership, network, proxy, report, run
+from harness import decode, trust_problems
+from harness.check import control_plane, firewall, machine, membership, network, proxy, reach, report, run
 from harness.check.context import Context
 from harness.check.report import Judge, Outcome, Result, Untried
 from harness.check.run import CATEGORIES, Category
 from harness.config import schema
 from harness.errors import HarnessError, UnavailableError
-from harness.messages import Registration
+from harness.messages import ErrorBody, Registration
 from harness.paths import Paths
+from harness.specs import ROUTE_PROTOCOL, Route
+from harness.system.control_plane import RefusedError
 from harness.system.tls_look import Seen, look
+from harness.system.workload_api import Delivered
 from harness.values import HostPort
+from tests import builders
 from tests.builders import registration
 
 WHY = "a reason of this test"
@@ -165,7 +170,7 @@ def test_a_kernel_that_refuses_and_one_that_may_not_be_asked(tmp_path: Path) -> 
 def test_how_it_is_shown() -> None:
     to = Judge("meshexp-x")
     passed, skipped = to.passed("one"), to.skipped("two", WHY)
-    failed = to.failed("three", problems.CLOCK_SKEW)
+    failed = to.failed("three", trust_problems.CLOCK_SKEW)
     text = report.table((passed, skipped), colour=False)
     assert text == f"meshexp-x\n---------\n√ one\n- two\n    skipped: {WHY}\n\nStatus check results are √ (1 skipped)"
     short = report.table((passed, skipped, failed), colour=False, short=True)
@@ -205,3 +210,27 @@ def test_no_error_is_swallowed(path: Path) -> None:
             assert caught <= ABSENT or node.name in used, f"{path.name}:{node.lineno} swallows {', '.join(caught - ABSENT)}"
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "contextlib.suppress":
             assert {ast.unparse(argument) for argument in node.args} <= ABSENT, f"{path.name}:{node.lineno}"
+
+
+def test_routes_are_told_also_when_the_kernel_does_not_say_which_way_it_takes(tmp_path: Path) -> None:
+    there = (Route(ip_network("10.42.0.0/16"), ip_address("192.0.2.1"), protocol=ROUTE_PROTOCOL),)
+    found = outcomes(tuple(network.judge(context(tmp_path), network.Facts(there, there, ways=Untried(WHY)))))
+    assert found["no route of others leads to the cluster's networks"] is Outcome.PASSED
+    assert found["the kernel takes the routes to the cluster"] is Outcome.SKIPPED
+
+
+def test_a_secret_that_cannot_be_read_is_not_shown_as_none(tmp_path: Path) -> None:
+    svid = builders.svid()
+    member = context(tmp_path, running=True, registered=True)
+    member.status["conditions"] = [{"name": "Proxy", "status": "True"}]
+    config = dataclasses.replace(member.config, identity=dataclasses.replace(member.config.identity, spiffe_id=svid.spiffe_id))
+    member = dataclasses.replace(member, config=config, frame=Delivered((svid,)))
+    member.paths.registration.mkdir(parents=True)
+    told = asyncio.run(reach.gather(member)).told
+    assert isinstance(told, Untried) and f"{member.paths.registration} cannot be read" in told.why
+
+
+def test_a_test_that_the_controller_refuses_is_no_missing_one() -> None:
+    too_soon = RefusedError(ErrorBody("too-soon", "it was tried a moment ago"))
+    assert reach._refused(too_soon).why == "the controller refused the test: it was tried a moment ago [too-soon]"
+    assert "older than this program" in reach._refused(RefusedError(ErrorBody("unknown-call", "no such call"))).why
