@@ -21,7 +21,7 @@ from harness.rules import Family, Hook, Inbound, Outbound, RedirectSpec, Rule, R
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables
 from harness.system.redirect_table import Backend
-from harness.values import IPNetwork, PortRange
+from harness.values import IPNetwork, PortRange, is_interface
 
 PROXY_UID = 2102
 KINDS: dict[str, Callable[[], Backend]] = {"nftables": Nftables, "iptables": Iptables}
@@ -225,5 +225,6 @@ specs = st.builds(
     ignore_subnets=st.lists(any_network, max_size=5).map(tuple),
     ignore_destinations=st.lists(any_network, max_size=3).map(tuple),
     ignore_interfaces=st.lists(interfaces, max_size=3).map(tuple),
+    own_links=st.lists(st.tuples(interfaces.filter(is_interface), any_network), max_size=3).map(tuple),
     ipv6=st.booleans(),
 )

@@ -10,6 +10,9 @@ of that very link, so that servers which are reached by another one have to be a
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ipaddress
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,12 +21,16 @@ from typing import Any, Protocol
 
 from harness import dns_text, phrases, problems
 from harness.clock import Clock
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnreadableError, UnwritableError
+from harness.listeners import elsewhere
+from harness.reconcilers.dns_answers import Answers
+from harness.reconcilers.dns_own import NAME as NAME_ASKED
 from harness.reconcilers.dns_own import Known, OwnServers, Subject
 from harness.specs import DnsSpec, User
 from harness.status import Condition, Truth, wrong
 from harness.supervisor import ChildState, State, Supervised
-from harness.system import files
+from harness.system import files, tcp_sockets
+from harness.system.dns_query import PORT
 from harness.system.process import PATH, Command
 
 NAME = "dns"
@@ -31,10 +38,13 @@ STOP_GRACE = 2.0
 
 
 class Front(Protocol):
-    """`listen`: where dnsmasq is to be found by it. What there is of it is known by looking, not by memory."""
+    """`listen`: where dnsmasq is to be found by it; `file`: by which the machine knows whom to ask.
+
+    What there is of it is known by looking, not by memory."""
 
     name: str
     listen: str
+    file: str
 
     async def observe(self) -> Any: ...
     def diff(self, desired: DnsSpec | None, observed: Any) -> tuple[Any, ...]: ...
@@ -54,6 +64,8 @@ class Observed:
     now: float
     fronts: Mapping[str, Any]
     own: Known
+    taken: str = ""
+    """Who has dnsmasq's port, while dnsmasq does not run."""
 
 
 # `removes`, of an action: it takes away or replaces what the machine uses, so it waits while it is not known what is wanted.
@@ -104,7 +116,7 @@ Action = Ask | Start | Stop | Change
 
 class Dns:
     """`chosen` is the name of the front in use; what another one has of ours goes. `own`: says whether a front is needed; None
-    where one is wanted in any case."""
+    where one is wanted in any case. `answers`: says whether applications get the names; None where nobody is to ask."""
 
     name = "dns"
 
@@ -117,12 +129,13 @@ class Dns:
         clock: Clock,
         wake: Callable[[str], None],
         own: OwnServers | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._runners, self._conf, self._clock = runners, conf, clock
         self._fronts, self._chosen = {front.name: front for front in fronts}, chosen
         self._dnsmasq: Supervised[Any] = Supervised(runners, clock, wake)
-        self._own = own
-        self._fault = ""  # why the last action could not be done
+        self._own, self._answers = own, answers
+        self._fault: HarnessError | None = None  # why the last action could not be done
         self._looked = False
 
     async def observe(self) -> Observed:
@@ -133,7 +146,17 @@ class Dns:
         fronts = {name: await front.observe() for name, front in self._fronts.items()}
         program = shutil.which("dnsmasq", path=PATH)
         own = self._own.known if self._own is not None else Known()
-        return Observed(program, files.text(self._conf) or "", self._dnsmasq.state, self._clock.now(), fronts, own)
+        front = self._fronts.get(self._chosen)  # a cleanup has chosen none
+        ours = self._dnsmasq.state.alive
+        taken = await asyncio.to_thread(_port_taken, front.listen) if front is not None and not ours else ""
+        return Observed(program, self._left(), self._dnsmasq.state, self._clock.now(), fronts, own, taken)
+
+    def _left(self) -> str:
+        """The configuration that dnsmasq was started with; empty, so that it is started again, where that is not known."""
+        try:
+            return files.text(self._conf) or ""
+        except UnreadableError:
+            return ""
 
     def diff(self, desired: DnsSpec | None, observed: Observed) -> tuple[Action, ...]:
         if desired is not None and self._may_do_without(desired):
@@ -173,9 +196,9 @@ class Dns:
         try:
             await self._do(action)
         except HarnessError as error:
-            self._fault = error.message
+            self._fault = error
             raise
-        self._fault = ""
+        self._fault = None
 
     async def _do(self, action: Action) -> None:
         match action:
@@ -189,6 +212,8 @@ class Dns:
                 await self._dnsmasq.start(Command(NAME, argv, user=user, stop_seconds=STOP_GRACE, capabilities=port_53))
                 self._dnsmasq.ready()
             case Stop():
+                if self._answers is not None:
+                    self._answers.stop()
                 await self._dnsmasq.stop(STOP_GRACE)
                 files.remove(self._conf)
             case Change(front, what):
@@ -209,17 +234,46 @@ class Dns:
             return _own(desired, observed.own)
         if observed.child.state is State.STOPPED and not self._fault and self.diff(desired, observed):
             return Condition("Names", Truth.UNKNOWN, f"{desired.domain} is about to be asked of the cluster")
+        servers = ", ".join(map(str, desired.servers))
+        tried = f"having {desired.domain} asked of {servers}"
+        if isinstance(self._fault, UnwritableError) and self._fault.full:
+            return wrong("Names", Truth.TRUE, problems.of_failure(tried, self._fault))
+        status = observed.child.last_exit
+        ended = "" if status is None else f": it ended with exit status {status}"
         faults = {
             f"dnsmasq {phrases.NOT_INSTALLED}": observed.program is None,
             f"for dnsmasq (dns.user) there is {phrases.NO_USER}": desired.user is None,
-            self._fault: bool(self._fault),
-            "dnsmasq does not run": not observed.child.alive,
+            # Also when its start was what failed: systemd tells only that it ended.
+            f"dnsmasq does not run: {observed.taken}": not observed.child.alive and bool(observed.taken),
+            self._fault.message if self._fault else "": self._fault is not None,
+            f"dnsmasq does not run{ended}": not observed.child.alive,
             f"{self._chosen} does not ask it": bool(self._fronts[self._chosen].diff(desired, observed.fronts[self._chosen])),
         }
-        servers = ", ".join(map(str, desired.servers))
         if fault := next((text for text, is_so in faults.items() if is_so), None):
-            return wrong("Names", Truth.TRUE, problems.DNS_FAILED.found(f"having {desired.domain} asked of {servers}", fault))
-        return Condition("Names", Truth.TRUE, f"{desired.domain} is asked of {servers}, by {self._chosen} and dnsmasq")
+            file = self._fronts[self._chosen].file
+            return wrong("Names", Truth.TRUE, problems.DNS_FAILED.found(tried, fault, file=file))
+        text = f"{desired.domain} is asked of {servers}, by {self._chosen} and dnsmasq"
+        answer = self._answers.follow(desired) if self._answers is not None else ""
+        if answer is None:
+            return Condition("Names", Truth.UNKNOWN, f"{text}; whether there is an answer is not known yet")
+        if answer:
+            return wrong("Names", Truth.FALSE, _unanswered(desired, answer), stands=text)
+        return Condition("Names", Truth.TRUE, text)
+
+
+def _port_taken(address: str) -> str:
+    """Who has the port there, or on all addresses. Blocking."""
+    with contextlib.suppress(HarnessError):  # the kernel does not tell; dnsmasq's own lines do
+        there = [one for one in tcp_sockets.listening() if one.port == PORT]
+        if there and not elsewhere((PORT,), (ipaddress.ip_address(address),), there):
+            addresses = ", ".join(sorted({str(one.address) for one in there}))
+            return f"another server {phrases.PORT_TAKEN}, on {addresses}, port {PORT}"
+    return ""
+
+
+def _unanswered(desired: DnsSpec, answer: str) -> problems.Found:
+    name, server = f"{NAME_ASKED}.{desired.domain}", desired.servers[0].host
+    return problems.DNS_UNANSWERED.found("asking for a name as applications do", answer, name=name, host=server)
 
 
 def _own(desired: DnsSpec, own: Known) -> Condition:

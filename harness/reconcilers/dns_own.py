@@ -79,16 +79,16 @@ class OwnServers:
 async def look(subject: Subject) -> bool | None:
     """Whether the own servers know what the cluster's do; None when the own ones say nothing."""
     name = f"{NAME}.{subject.domain}"
-    own = await _first(name, [HostPort(str(server), dns_query.PORT) for server in _addresses(subject.own)])
+    own = await first(name, [HostPort(str(server), dns_query.PORT) for server in _addresses(subject.own)])
     if own is None:
         return None
     if not own:
         return False
-    cluster = await _first(name, subject.cluster)
+    cluster = await first(name, subject.cluster)
     return cluster is None or own == cluster
 
 
-async def _first(name: str, servers: tuple[HostPort, ...] | list[HostPort]) -> Addresses | None:
+async def first(name: str, servers: tuple[HostPort, ...] | list[HostPort]) -> Addresses | None:
     """As the resolver does it: of the first server that says something. None when none does."""
     refused: Addresses | None = None
     for server in servers:

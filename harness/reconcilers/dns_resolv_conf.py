@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import dns_text
+from harness import dns_text, phrases
+from harness.errors import UnavailableError
 from harness.specs import DnsSpec
 from harness.system import files, units
 
@@ -27,6 +28,7 @@ class ResolvConf:
 
     def __init__(self, path: Path, scratch: Path) -> None:
         self._path, self._scratch = path, scratch
+        self.file = str(path)
 
     async def observe(self) -> str:
         return files.text(self._path) or ""
@@ -38,6 +40,8 @@ class ResolvConf:
 
     async def apply(self, action: Write) -> None:
         """UnavailableError when it cannot be written; it is not made where there is none."""
+        if self._path.is_symlink() and not self._path.exists():
+            raise UnavailableError(f"{self._path} is a link that {phrases.DANGLING}: {self._path.readlink()}")
         await units.overwrite(self._path, action.text, self._scratch)
 
     def upstream(self, observed: str) -> tuple[str, ...]:

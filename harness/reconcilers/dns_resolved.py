@@ -16,6 +16,8 @@ class Observed:
     link: int | None
     servers: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
+    demands: tuple[str, ...] = ()
+    """What it wants of our server and has to do without, such as TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Remove:
 class ResolvedFront:
     name = "systemd-resolved"
     listen = DUMMY_ADDRESS
+    file = "/etc/resolv.conf"
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
@@ -47,7 +50,9 @@ class ResolvedFront:
         if desired is None:
             return (Remove(),) if observed.link is not None else ()
         domains = (*desired.search, f"~{desired.domain}")
-        return () if (observed.servers, observed.domains) == ((self.listen,), domains) else (Install(domains),)
+        return (
+            () if (observed.servers, observed.domains, observed.demands) == ((self.listen,), domains, ()) else (Install(domains),)
+        )
 
     async def apply(self, action: Install | Remove) -> None:
         if isinstance(action, Install):

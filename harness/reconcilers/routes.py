@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import enum
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from harness import phrases, problems, tasks
+from harness import phrases, problems, route_ways, tasks
+from harness import route_clashes as clashes
 from harness.clock import Clock
 from harness.errors import HarnessError
-from harness.reconcilers import route_clashes as clashes
+from harness.route_ways import Way
 from harness.specs import MAIN_TABLE, ROUTE_PROTOCOL, Route, Rule, Silent
 from harness.status import Condition, Truth, wrong
 from harness.values import IPAddress, IPNetwork
@@ -26,6 +27,8 @@ ASK_SECONDS = 1.0
 STEADY_SECONDS = 10.0
 SETTING = "setting the routes"
 ASKING = "asking the nodes on their link"
+ASKING_KERNEL = "asking the kernel for the way to addresses of the cluster"
+MOST_NAMED = 4
 NODES_ASKED = 4  # of a cluster's many: more would be asked by every machine every second, for nothing
 
 
@@ -63,6 +66,9 @@ class Observed:
     sought: frozenset[IPAddress] = frozenset()
     deaf: str = ""
     """Why nodes cannot be asked."""
+
+    ways: Mapping[IPAddress, Way] = field(default_factory=dict)
+    """Where the kernel sends packets to some addresses of our networks."""
 
     ours: frozenset[Route] = field(init=False, repr=False)
     on_link: tuple[IPNetwork, ...] = field(init=False, repr=False)
@@ -118,8 +124,20 @@ def objections(desired: tuple[Route, ...], observed: Observed) -> tuple[Conditio
     return tuple(said)
 
 
+def elsewhere(there: tuple[Route, ...], ways: Mapping[IPAddress, Way]) -> problems.Found | None:
+    """What goes another way than our routes say, as far as the kernel was asked."""
+    astray = route_ways.astray(route_ways.samples(there), ways)
+    if not astray:
+        return None
+    first, more = astray[0], len(astray) - MOST_NAMED
+    text = "; ".join(map(str, astray[:MOST_NAMED])) + (f"; and {more} more" if more > 0 else "")
+    table = "main" if first.route.table == MAIN_TABLE else first.route.table
+    return problems.ROUTE_ELSEWHERE.found(ASKING_KERNEL, text, host=first.address, network=first.route.network, name=table)
+
+
 class RouteTable(Protocol):
     async def look(self) -> tuple[tuple[Route, ...], frozenset[Rule], Silent]: ...
+    async def ways(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, Way]: ...
     async def change(self, verb: str, what: Route | Rule) -> None: ...
     async def silent(self) -> Silent:
         """Addresses that the kernel looked for on their link and found nobody at; those that it is looking for."""
@@ -140,7 +158,7 @@ class Routes:
 
     async def observe(self) -> Observed:
         routes, rules, heard = await self._table.look()
-        return Observed(routes, rules, *self._listen(heard), self._deaf)
+        return Observed(routes, rules, *self._listen(heard), self._deaf, await self._table.ways(route_ways.samples(routes)))
 
     def _listen(
         self, heard: Silent, waited: bool = False
@@ -208,6 +226,8 @@ class Routes:
             networks = ", ".join(sorted(str(route.network) for route in missing))
             text = f"{len(missing)} of {len(desired)} are missing: {networks}"
             return wrong("Routes", Truth.FALSE, problems.ROUTE_FAILED.found(SETTING, text))
+        if (astray := elsewhere(observed.routes, observed.ways)) is not None:
+            return wrong("Routes", Truth.FALSE, astray)
         if said:
             return said[0]
         in_place = f"{phrases.counted(len(desired), 'route')} in place"

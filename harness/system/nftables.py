@@ -16,6 +16,7 @@ import errno
 import json
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
@@ -159,7 +160,7 @@ class Nftables:
         return nftables_text.parse_listing(json.loads(listing), self._marks)
 
     @contextlib.asynccontextmanager
-    async def trial(self, new: Rules, old: Rules, seconds: float) -> AsyncIterator[NftablesTrial]:
+    async def trial(self, new: Rules, old: Rules, seconds: float, record: Path | None = None) -> AsyncIterator[NftablesTrial]:
         await self.run(nftables_text.trial_text(new, old, seconds, self._marks))
         trial = NftablesTrial(self, nftables_text.confirm_text(new, self._marks))
         try:

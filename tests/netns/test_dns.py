@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +131,64 @@ def test_ten_thousand_look_ups_through_faults(vm: Mesh) -> None:
     assert found["cluster_failed"] > 0, "the fault was one"
     start_cluster_dns(vm)
     vm.wait(lambda: counted(look_up(vm, 1))["cluster_failed"] == 0)
+
+
+def test_names_are_there_when_a_question_was_answered(vm: Mesh) -> None:
+    vm.processes["cluster-dns"].kill()
+    vm.processes["cluster-dns"].wait()
+    vm.wait_problem("Names", "dns-unanswered")
+    said = vm.condition("Names")
+    assert said["status"] == "False" and "127.0.0.77 was asked for kubernetes.default.svc.cluster.local" in said["message"]
+    assert "`resolvectl query kubernetes.default.svc.cluster.local`" in said["hint"] and f"`ip route get {NODE}`" in said["hint"]
+    # A server that is not the cluster's, or a domain that is not: it answers, and there is no such name.
+    serve(vm, "another", 1053, "--local=/#/")
+    vm.wait(lambda: "that there is no such name" in vm.condition("Names")["message"])
+    said = vm.condition("Names")
+    assert (said["status"], said["problem"]) == ("False", "dns-unanswered")
+    assert "dns.servers and dns.domain" in said["hint"], said
+    vm.stop("another")
+    start_cluster_dns(vm)
+    vm.wait_ready()
+
+
+Break = Callable[[Mesh], object]
+
+
+def immutable(vm: Mesh) -> None:
+    subprocess.run(["chattr", "+i", str(vm.folder / "resolv.conf")], check=True)
+
+
+def dangling(vm: Mesh) -> None:
+    (vm.folder / "resolv.conf").unlink()
+    (vm.folder / "resolv.conf").symlink_to("/run/nobody-made-this")
+
+
+def taken(vm: Mesh) -> None:
+    script = "import socket, time; s = socket.create_server(('0.0.0.0', 53)); time.sleep(600)"
+    vm.start("other", vm.vm, sys.executable, "-c", script)
+    vm.wait(lambda: "0.0.0.0:53" in vm.vm.run("ss", "-ltnH"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "said", "hint"),
+    [
+        (immutable, "resolv.conf cannot be written: Operation not permitted", "`chattr -i {file}`"),
+        (dangling, "is a link that leads to nothing: /run/nobody-made-this", "`ls -l {file}`"),
+        (taken, "another server listens there already, on 0.0.0.0, port 53", "`ss -lntup 'sport = :53'`"),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_what_is_in_the_way_is_said_with_a_hint_of_its_own(broken: Break, said: str, hint: str) -> None:
+    with mesh(dns={"servers": [f"{NODE}:1053"], "user": DNS_UID, "mode": "resolv.conf"}) as vm:
+        file = vm.folder / "resolv.conf"
+        file.write_text(BEFORE)
+        start_cluster_dns(vm)
+        broken(vm)
+        vm.start_controller()
+        vm.start_daemon()
+        try:
+            vm.wait(lambda: said in vm.condition("Names").get("message", ""))
+            assert hint.format(file=file) in vm.condition("Names")["hint"], vm.condition("Names")
+            assert "apt-get" not in vm.condition("Names")["hint"]
+        finally:
+            subprocess.run(["chattr", "-i", str(file)], check=False, stderr=subprocess.DEVNULL)

@@ -20,7 +20,7 @@ from tests.mesh import NODE, Mesh, mesh
 @pytest.fixture(scope="module")
 def vm() -> Iterator[Mesh]:
     with mesh() as found:
-        found.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 1}])
+        found.group(probes=[{"tcpSocket": {"host": "127.0.0.1", "port": 4191}, "periodSeconds": 1}])
         found.start_controller()
         found.start_daemon()
         found.wait_ready()

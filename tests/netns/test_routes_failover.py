@@ -33,7 +33,7 @@ async def main():
     desired = (Route(network, nodes[0], spares=tuple(nodes[1:])),)
     due = asyncio.Event()
     routes = Routes(Netlink(), SystemClock(), lambda reason: due.set())
-    kernel_events.watch_routes(lambda reason: due.set())
+    kernel_events.watch_network(lambda reason: due.set())
     while True:
         due.clear()
         for action in routes.diff(desired, await routes.observe()):
