@@ -79,6 +79,7 @@ def _nothing(steps: Any) -> int:
 def _leave(where: Paths, steps: Any, purge: bool) -> None:
     from harness.daemon import cleanup
     from harness.join_start import end, running
+    from harness.reconcilers.kept_name import KeptName
     from harness.system import service
 
     of, unit = f" of {where.title}" if where.instance else "", service.unit_of(where.instance)
@@ -93,7 +94,11 @@ def _leave(where: Paths, steps: Any, purge: bool) -> None:
         else:
             step.message = "it did not run"
     with steps.step(f"see that the registration is gone{of}") as step:
-        if where.registration.exists():
+        kept = KeptName(where.registration)
+        if kept.fault is not None:
+            step.result = "warning"
+            step.message = f"nobody knows: {kept.fault.message}"
+        elif kept.secret:
             step.result = "warning"
             step.message = "the controller did not hear it; the lease ends by itself within a minute"
     with steps.step(f"see that no rule, route or process is left{of}") as step:

@@ -63,7 +63,9 @@ async def _apply(options: argparse.Namespace) -> int:
 
     from harness.config import load
     from harness.daemon import head_start, machine
-    from harness.desired import Progress, desired
+    from harness.daemon.surroundings import with_subnets
+    from harness.desired import desired
+    from harness.known import Progress
     from harness.reconcilers.redirect import Redirect
     from harness.system import redirect_backend
     from harness.system.redirect_table import Marks
@@ -76,7 +78,7 @@ async def _apply(options: argparse.Namespace) -> int:
             "this machine is not registered, so nobody has told it which ports and networks the redirect is for",
             f"{_next_step(where)}; `meshexp plan` shows what is known already",
         )
-    found = await machine.look(config, where)
+    found = await with_subnets(await machine.look(config, where))
     wanted = desired(config, found, Progress(registration=registration, proxy_certified=True)).redirect
     choice = redirect_backend.Choice(config.redirect.backend.value)
     detected = await asyncio.to_thread(redirect_backend.detect, choice, marks=Marks(where.instance))

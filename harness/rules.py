@@ -64,6 +64,10 @@ class RedirectSpec:
     ignore_destinations: tuple[IPNetwork, ...] = ()
     """Outbound only: what the harness itself must reach without the proxy. (Its node may well be the source of mesh traffic.)"""
     ignore_interfaces: tuple[str, ...] = ()
+    own_links: tuple[tuple[str, IPNetwork], ...] = ()
+    """Outbound only: what this machine's own links have of the mesh's networks, such as a container network with addresses of
+    pods. The rule holds only while the kernel sends the packet out by that link. So after a change of routes no packet for a pod
+    is left alone."""
     ipv6: bool = True
     users: tuple[int, ...] = ()
     """Outbound only: whose connections are redirected; everybody's if empty."""
@@ -221,6 +225,9 @@ def _outbound(spec: RedirectSpec) -> Iterator[Rule]:
     if spec.ignore_outbound_ports:
         yield Rule("ports", hook, ports=merge_ports(spec.ignore_outbound_ports))
     yield from _per_family(Rule("subnets", hook), (*spec.ignore_subnets, *spec.ignore_destinations), spec)
+    for link in sorted({link for link, _ in spec.own_links}):
+        networks = [network for name, network in spec.own_links if name == link]
+        yield from _per_family(Rule(f"own-link-{link}", hook, interface=link), networks, spec)
     yield from (_of_user(rule, uid) for uid in sorted(set(spec.users)) for rule in last) if spec.users else last
 
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 
+import structlog
+
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon.compose import Parts, compose
 from harness.daemon.head_start import HeadStart
+from harness.errors import HarnessError
 from harness.paths import Paths
+from harness.reconcilers.redirect import take_back_trial
+
+log = structlog.get_logger()
 
 
 async def begin(config: schema.Config, paths: Paths, clock: Clock, begun: HeadStart) -> tuple[Parts, bool, bool]:
     """The parts, whether a proxy was taken over, and whether rules are in place."""
+    try:
+        await take_back_trial(paths.redirect_lock)
+    except HarnessError as error:  # a member goes on all the same; the redirect's condition meets it too
+        log.error("the redirect rules that were on trial are not taken back", reason=error.message, hint=error.hint)
     parts = await compose(config, paths, clock, begun)
     return parts, *await take_over(parts, config.proxy.admin_port)
 

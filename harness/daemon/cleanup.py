@@ -16,12 +16,12 @@ from harness import terminal
 from harness.clock import SystemClock
 from harness.daemon import in_force, names
 from harness.errors import HarnessError, TemporaryError
-from harness.paths import Paths, configured, is_name
+from harness.paths import Paths, configured, is_name, with_run_directory
 from harness.reconcilers.base import Reconciler
 from harness.reconcilers.dns import NAME as DNS
 from harness.reconcilers.dns import Dns
 from harness.reconcilers.proxy import NAME as PROXY
-from harness.reconcilers.redirect import Redirect
+from harness.reconcilers.redirect import Redirect, take_back_trial
 from harness.reconcilers.routes import Routes
 from harness.status import Phase
 from harness.system import files, privileges, process, redirect_backend, snapshot_reader, units
@@ -57,7 +57,7 @@ def _locked(paths: Paths) -> Iterator[None]:
         try:
             lock.enter_context(files.lock(paths.lock))
         except TemporaryError as error:
-            way = snapshot_reader.stop(files.read_line(paths.lock) or "PID", paths.instance)
+            way = snapshot_reader.stop(files.holder(paths.lock) or "PID", paths.instance)
             raise TemporaryError(error.message, f"stop it first, which removes the same: {way}") from None
         yield
 
@@ -65,8 +65,7 @@ def _locked(paths: Paths) -> Iterator[None]:
 def everyone(paths: Paths) -> tuple[Paths, ...]:
     """Every workload of this machine of which there is a configuration, a run directory or a rule; the first is the last."""
     first = paths.first
-    names = {where.instance for where in configured(first)}
-    names |= {lock.parent.name.removeprefix(f"{first.run.name}-") for lock in first.run.parent.glob(f"{first.run.name}-*/*.lock")}
+    names = {where.instance for where in (*configured(first), *with_run_directory(first))}
     names |= instances_with_rules()
     return (*(first.of(name) for name in sorted(names) if is_name(name)), first)
 
@@ -98,6 +97,11 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> i
         proxy = await Units(paths.instance).find(PROXY) if units.booted() else None
     except HarnessError as error:  # it may run: the rest is removed, and this is told as a failure
         failed += _failed(error, PROXY)
+    try:
+        if not dry and await take_back_trial(paths.redirect_lock):
+            answer.say("the redirect rules that were on trial are taken back; those before them are in force")
+    except HarnessError as error:
+        failed += _failed(error, "taking back the redirect rules that were on trial")
     if after_exit and unit and stays(os.environ, await units.job(unit)):
         if proxy:
             answer.say("the proxy runs on for the next daemon, and so do its rules and routes; `meshexp cleanup` removes them")

@@ -8,15 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from harness import phrases, problems
-from harness.errors import HarnessError, TemporaryError, UnavailableError
+from harness.errors import HarnessError, TemporaryError, UnavailableError, UnwritableError
 from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, merge_ports, rules_for
 from harness.status import Condition, Truth, wrong
-from harness.system import redirect_exclusions, redirect_lock, redirect_selftest
+from harness.system import iptables, redirect_exclusions, redirect_lock, redirect_selftest
 from harness.system.redirect_backend import Detected
 from harness.system.redirect_selftest import Outcome
-from harness.system.redirect_table import Backend, BackendKind, TableState
-from harness.values import PortRange
+from harness.system.redirect_table import Backend, BackendKind, NotRestoredError, TableState
+
+log = structlog.get_logger()
 
 CONFIRM_SECONDS = 10.0
 RETRY_SECONDS = 30.0
@@ -33,7 +36,7 @@ class Observed:
     """What of ours each backend finds in the kernel, and the ports on which SSH comes to this machine now."""
 
     tables: dict[BackendKind, TableState]
-    ssh_ports: tuple[PortRange, ...]
+    ssh: redirect_exclusions.Ssh
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Redirect:
         self._failure: problems.Found | None = None
         self._report = redirect_selftest.Report(())
         self._refused: tuple[Rules, float, SelfTestError] | None = None
+        self._before: Rules | None = None
+        """Of a trial that failed, where they could not be put back."""
 
     @property
     def kind(self) -> BackendKind:
@@ -97,7 +102,7 @@ class Redirect:
 
     async def observe(self) -> Observed:
         tables = {backend.kind: await backend.observe() for backend in self._backends}
-        return Observed(tables, await asyncio.to_thread(redirect_exclusions.ssh_ports))
+        return Observed(tables, await asyncio.to_thread(redirect_exclusions.ssh))
 
     async def in_place(self) -> bool:
         """Whether rules of ours are there, also those of an earlier daemon."""
@@ -113,7 +118,7 @@ class Redirect:
         if not rules:
             if state.present:
                 actions.append(Remove(backend.kind, backend.render_text(())))
-        elif reasons := _reasons(rules, state):
+        elif reasons := self._reasons(rules, state):
             actions.append(Apply(backend.kind, self._detected.reason, rules, reasons, backend.render_text(rules)))
         return tuple(actions)
 
@@ -122,8 +127,10 @@ class Redirect:
         backend = next(backend for backend in self._backends if backend.kind is action.kind)
         try:
             async with redirect_lock.exclusive(self._lock, 2 * self._confirm_seconds):
+                await self._take_back(action)
                 if isinstance(action, Remove):
                     await backend.replace(())
+                    self._before = None
                 else:
                     await self._on_trial(backend, action)
         except HarnessError as error:
@@ -131,18 +138,39 @@ class Redirect:
             raise
         self._failure = None
 
+    async def _take_back(self, action: Action) -> None:
+        """What a workload left that was killed in its trial. Only another trial with iptables needs the place of its record."""
+        try:
+            await asyncio.to_thread(iptables.take_back, _record(self._lock))
+        except HarnessError as error:
+            if isinstance(action, Apply) and action.kind is BackendKind.IPTABLES:
+                raise
+            log.warning("the redirect rules that were on trial are not taken back", reason=error.message, hint=error.hint)
+
     async def _on_trial(self, backend: Backend, action: Apply) -> None:
+        if self._before is not None:
+            await backend.replace(self._before)
+            self._before = None
         now = asyncio.get_running_loop().time()
         if self._refused and self._refused[0] == action.rules and now < self._refused[1]:
             raise self._refused[2]
         previous = (await backend.observe()).rules
-        async with backend.trial(action.rules, previous, self._confirm_seconds) as trial:
-            self._report = await asyncio.to_thread(self._self_test, action.rules)
-            if failed := self._report.having(Outcome.FAILED):
-                error = SelfTestError("; ".join(map(str, failed)), "the redirect rules before this change are back in force")
-                self._refused = action.rules, now + RETRY_SECONDS, error
-                raise error
-            await trial.confirm()
+        try:
+            async with backend.trial(action.rules, previous, self._confirm_seconds, _record(self._lock)) as trial:
+                self._report = await asyncio.to_thread(self._self_test, action.rules)
+                if failed := self._report.having(Outcome.FAILED):
+                    error = SelfTestError("; ".join(map(str, failed)), "the redirect rules before this change are back in force")
+                    self._refused = action.rules, now + RETRY_SECONDS, error
+                    raise error
+                await trial.confirm()
+        except NotRestoredError:
+            self._before = previous
+            raise
+
+    def _reasons(self, rules: Rules, state: TableState) -> tuple[str, ...]:
+        if self._before is not None:
+            return ("rules whose trial failed are still in force", *_reasons(rules, state))
+        return _reasons(rules, state)
 
     def changes(self) -> AsyncIterator[str]:
         """Wakes the cycle: a sentence for every change of our rules by anybody. Raises OSError where the kernel tells nothing."""
@@ -157,7 +185,7 @@ class Redirect:
         if desired is None:
             return Condition(name, Truth.UNKNOWN, "comes last, when the proxy has its certificate")
         text = f"{summary(desired)}, by {self._detected.reason}{self._verified()}"
-        if (doubt := self._doubt(desired)) is not None:
+        if (doubt := self._doubt(desired) or _taken_for_ssh(desired, observed.ssh)) is not None:
             return wrong(name, Truth.TRUE, doubt, stands=text)
         return Condition(name, Truth.TRUE, text, applies=bool(rules_for(desired)))
 
@@ -175,6 +203,20 @@ class Redirect:
         return problems.INBOUND_UNVERIFIED.found("a connection from outside, through the new rules", unseen[0].message)
 
 
+def _record(lock: Path) -> Path:
+    """Of the trial that is under way while `lock` is held."""
+    return lock.with_name("redirect-trial.json")
+
+
+async def take_back_trial(lock: Path) -> bool:
+    """The rules before a trial of which all was killed are in force again; False when there is none. Raises HarnessError."""
+    record = _record(lock)
+    if not record.exists():  # the usual case: nothing waits for the lock
+        return False
+    async with redirect_lock.exclusive(lock, 2 * CONFIRM_SECONDS):
+        return await asyncio.to_thread(iptables.take_back, record)
+
+
 class SelfTestError(TemporaryError):
     """The rules did not do in the kernel what their records say."""
 
@@ -184,16 +226,34 @@ def _found(action: Action, error: HarnessError) -> problems.Found:
     match error:
         case SelfTestError():
             return problems.REDIRECT_REVERTED.found("the self-test through the new rules", error.message)
+        case UnwritableError():
+            return problems.of_failure(tried, error)
         case UnavailableError():
             return problems.REDIRECT_BACKEND_UNAVAILABLE.found(tried, error.message)
     return problems.REDIRECT_FAILED.found(tried, error.message)
+
+
+def _taken_for_ssh(desired: RedirectSpec, ssh: redirect_exclusions.Ssh) -> problems.Found | None:
+    """Set while a port that peers may use is left alone because nobody can say that it is not SSH's."""
+    wanted = {
+        Inbound.ALL: ssh.unsure,
+        Inbound.PORTS: tuple(port for port in ssh.unsure if any(port in ports for ports in desired.inbound_ports)),
+        Inbound.OFF: (),
+    }[desired.inbound]
+    if not wanted and ssh.unread is not None and desired.inbound is not Inbound.OFF:
+        return problems.SSH_UNREAD.found("the look at which ports are SSH's", ssh.unread.came, file=ssh.unread.path)
+    if not wanted:
+        return None
+    ports = ", ".join(f"port {port}" for port in wanted)
+    came = f"not redirected: {ports}, where root's program that listens is in the same cgroup as an SSH daemon"
+    return problems.PORT_TAKEN_FOR_SSH.found("the look at which ports are SSH's", came, port=wanted[0])
 
 
 def _rules(desired: RedirectSpec | None, observed: Observed) -> Rules:
     """Whatever is desired, a port by which somebody may be logged in is left alone."""
     if desired is None:
         return ()
-    ports = merge_ports((*desired.ignore_inbound_ports, *observed.ssh_ports))
+    ports = merge_ports((*desired.ignore_inbound_ports, *observed.ssh.ports))
     return rules_for(dataclasses.replace(desired, ignore_inbound_ports=ports))
 
 

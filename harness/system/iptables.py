@@ -16,12 +16,16 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError
+import structlog
+
+from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError, UnreadableError, UnwritableError
 from harness.rules import Family, Hook, Rules
-from harness.system import inotify, iptables_guard, iptables_text, xtables
+from harness.system import files, inotify, iptables_guard, iptables_text, xtables
 from harness.system.iptables_child import lock_file
 from harness.system.iptables_text import BUILTIN, chain_name
-from harness.system.redirect_table import FIRST, BackendKind, Marks, TableState, marks_in
+from harness.system.redirect_table import FIRST, BackendKind, Marks, NotRestoredError, TableState, marks_in
+
+log = structlog.get_logger()
 
 SETTLE_SECONDS = 0.1
 """After another tool's command: the next of a burst often fails when it finds the lock taken, and may undo a repair anyway."""
@@ -46,6 +50,32 @@ def _tables() -> dict[Family, xtables.NatTable]:
         raise PermissionError_(f"iptables: {error}", "CAP_NET_ADMIN and CAP_NET_RAW are needed") from None
     except OSError as error:
         raise TemporaryError(f"iptables: {error}") from None
+
+
+def _keep(record: Path, before: dict[str, iptables_guard.Request]) -> bool:
+    """False where it cannot be kept: a trial goes without. On a full disk, too, rules that are gone must come back."""
+    try:
+        files.write_json(record, before, mode=0o600)
+    except UnwritableError as error:
+        if not error.read_only:
+            log.warning("should the trial of the redirect rules be killed, nobody will take them back", reason=error.message)
+        return False
+    return True
+
+
+def take_back(record: Path) -> bool:
+    """The rules before a trial whose guard was killed too, as systemd does with all that is left of a unit; False when there was
+    none. Blocking. Raises HarnessError."""
+    try:
+        before = files.kept_json(record)
+    except UnreadableError as error:
+        if error.absent:
+            return False
+        raise
+    if before:
+        _raise(iptables_guard.replace(before))
+    files.remove(record)
+    return bool(before)
 
 
 class Iptables:
@@ -119,9 +149,11 @@ class Iptables:
         return TableState(present=bool(jumps or chains), rules=tuple(rules), strange=tuple(strange))
 
     @contextlib.asynccontextmanager
-    async def trial(self, new: Rules, old: Rules, seconds: float) -> AsyncIterator[IptablesTrial]:
+    async def trial(self, new: Rules, old: Rules, seconds: float, record: Path | None = None) -> AsyncIterator[IptablesTrial]:
         families = self._concerned(new, old)
-        order = {"new": self._requests(new, families), "old": self._requests(old, families), "seconds": seconds}
+        before = self._requests(old, families)
+        kept = record is not None and _keep(record, before)
+        order = {"new": self._requests(new, families), "old": before, "seconds": seconds, "record": str(record) if kept else None}
         guard = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "harness.system.iptables_guard",
             stdin=PIPE, stdout=PIPE, start_new_session=True, env=iptables_guard.environment(),
@@ -131,8 +163,8 @@ class Iptables:
             _raise(await trial.say(json.dumps(order)))
             yield trial
         finally:
-            await asyncio.shield(trial.end())
             self._seen = (), TableState()
+            await asyncio.shield(_ended(trial, record if kept else None))
 
     async def replace(self, rules: Rules) -> None:
         _raise(await asyncio.to_thread(iptables_guard.replace, self._requests(rules, self._concerned(rules))))
@@ -178,7 +210,9 @@ class IptablesTrial:
         self._guard = guard
 
     async def confirm(self) -> None:
-        if not (await self.say("confirm")).get("confirmed"):
+        answer = await self.say("confirm")
+        _raise(answer)
+        if not answer.get("confirmed"):
             raise TemporaryError("the new redirect rules were not confirmed in time; the ones before them are back")
 
     async def say(self, line: str) -> dict[str, Any]:
@@ -194,8 +228,25 @@ class IptablesTrial:
         parsed: dict[str, Any] = json.loads(answer)
         return parsed
 
-    async def end(self) -> None:
-        """The guard puts the old rules back when nothing was confirmed, then ends."""
+    async def end(self) -> dict[str, Any]:
+        """The guard puts the old rules back when nothing was confirmed, then ends. Its last answer, if that is not yet known."""
         if self._guard.stdin is not None:
             self._guard.stdin.close()
+        said = await self._guard.stdout.read() if self._guard.stdout is not None else b""
         await self._guard.wait()
+        lines = said.splitlines()
+        last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        return last
+
+
+async def _ended(trial: IptablesTrial, record: Path | None) -> None:
+    """Raises NotRestoredError when nobody could put the old rules back."""
+    last = await trial.end()
+    if record is None:
+        if not last.get("restored", True):
+            raise NotRestoredError(f"iptables: {last['error']}", _HINTS.get(last["kind"], ""))
+        return
+    try:
+        await asyncio.to_thread(take_back, record)  # a guard that has put them back has left none
+    except HarnessError as fault:
+        raise NotRestoredError(fault.message, fault.hint) from None

@@ -1,7 +1,9 @@
 """Puts new iptables rules on trial and the old ones back, whatever becomes of the process that asked.
 
 Its own session and no parent-death signal: when the asker dies, its end of the pipe closes, and that ends the trial.
-Standard input: one JSON object {"new", "old", "seconds"}, then `confirm`. Standard output: one JSON object after each.
+Standard input: one JSON object {"new", "old", "seconds", "record"}, then `confirm`. Standard output: one JSON object after each.
+`record`: the file that the asker has put `old` in, for when this process is killed too. It is removed when the trial has ended,
+but it stays where `old` could not be put back.
 """
 
 from __future__ import annotations
@@ -64,8 +66,11 @@ def main() -> None:
     if "error" not in answer and _say({"applied": True}):
         confirmed = _line(time.monotonic() + order["seconds"]) == "confirm"
         answer = {"confirmed": confirmed}
-    if not confirmed:
-        replace(order["old"])
+    fault = {} if confirmed else replace(order["old"])
+    if fault:
+        answer = fault | {"restored": False}
+    elif order["record"]:
+        Path(order["record"]).unlink(missing_ok=True)
     _say(answer)
 
 

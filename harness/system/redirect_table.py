@@ -7,8 +7,10 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from harness.errors import TemporaryError
 from harness.rules import Rules
 
 
@@ -64,6 +66,13 @@ class TableState:
     """A change that nobody confirmed; `rules` are then those to which the kernel returns."""
 
 
+class NotRestoredError(TemporaryError):
+    """A trial has ended, and the rules before it could not be put back: the new ones are in force, and may not work."""
+
+    def __init__(self, came: str, hint: str = "") -> None:
+        super().__init__(f"the redirect rules before a change that failed could not be put back: {came}", hint)
+
+
 class Trial(Protocol):
     async def confirm(self) -> None:
         """The new rules stay. Raises HarnessError; TemporaryError if the time was over and the old rules are back."""
@@ -75,10 +84,11 @@ class Backend(Protocol):
     async def observe(self) -> TableState:
         """Raises HarnessError. A backend that this machine does not have finds nothing."""
 
-    def trial(self, new: Rules, old: Rules, seconds: float) -> AbstractAsyncContextManager[Trial]:
+    def trial(self, new: Rules, old: Rules, seconds: float, record: Path | None = None) -> AbstractAsyncContextManager[Trial]:
         """`new` in force at once, and after `seconds` `old` again, whoever dies meanwhile, unless confirmed.
 
-        Leaving the context without a confirmation brings `old` back at once.
+        Leaving the context without a confirmation brings `old` back at once. `record`: a file in which a backend whose trial is
+        not ended by the kernel itself keeps `old` meanwhile. Raises HarnessError; NotRestoredError when `old` is not back.
         """
 
     async def replace(self, rules: Rules) -> None:

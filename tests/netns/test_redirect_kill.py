@@ -20,7 +20,7 @@ from harness.rules import Family, Inbound, RedirectSpec, Rules, differences, rul
 from harness.system.iptables import Iptables
 from harness.system.redirect_backend import Choice, detect
 from harness.system.redirect_selftest import Report
-from harness.system.redirect_table import TableState
+from harness.system.redirect_table import FIRST, Marks, TableState
 from tests import redirect_support as support
 from tests.processes import with_words
 from tests.redirect_support import KINDS, NEAR, Peer, listening, ports, sh, spec
@@ -107,11 +107,11 @@ def session(peer: Peer) -> Iterator[Session]:
     session.close()
 
 
-def change(kind: str, uid: int, lock: Path, self_test: Callable[[Rules], Report] | None = None) -> None:
+def change(kind: str, uid: int, lock: Path, self_test: Callable[[Rules], Report] | None = None, marks: Marks = FIRST) -> None:
     """What the daemon does in one cycle."""
 
     async def cycle() -> None:
-        detected = await asyncio.to_thread(detect, Choice(kind))
+        detected = await asyncio.to_thread(detect, Choice(kind), marks=marks)
         redirect = Redirect(detected, lock, self_test) if self_test else Redirect(detected, lock)
         for action in redirect.diff(wanted(uid), await redirect.observe()):
             await redirect.apply(action)
@@ -240,6 +240,38 @@ def _uid_goes_direct(uid: int) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
+def test_a_full_disk_keeps_no_rules_from_coming_back(session: Session, tmp_path: Path) -> None:
+    """Without them what is for the mesh would leave in plaintext."""
+    sh(f"mount -t tmpfs -o size=16k tmpfs {tmp_path}")
+    try:
+        (tmp_path / "lock").touch(0o600)
+        with contextlib.suppress(OSError):
+            (tmp_path / "full").write_bytes(bytes(1 << 20))
+        change("iptables", NEW, tmp_path / "lock")
+        assert not differences(rules(NEW), settled("iptables").rules)
+    finally:
+        sh(f"umount {tmp_path}")
+
+
+def test_another_workload_takes_back_what_was_killed_in_its_trial(session: Session, tmp_path: Path) -> None:
+    """They have one place for the record of a trial, and its own would take that of the first."""
+    lock, api = tmp_path / "lock", Marks("api")
+    asyncio.run(Iptables().replace(rules(OLD)))
+
+    def kill_all(_: Rules) -> Report:
+        for guard in guards():
+            os.kill(guard, signal.SIGKILL)
+        os._exit(0)
+
+    os.waitpid(fork(lambda: change("iptables", NEW, lock, kill_all)), 0)
+    assert not differences(rules(NEW), settled("iptables").rules) and list(tmp_path.glob("*.json"))
+    change("iptables", NEW, lock, lambda _: Report(()), api)
+    assert not differences(rules(OLD), settled("iptables").rules)
+    assert asyncio.run(Iptables(api).observe()).present and not list(tmp_path.glob("*.json"))
+    asyncio.run(Iptables(api).replace(()))
+    assert leftovers(lock) == 0
+
+
 def test_the_guard_killed_is_a_failure_that_the_next_cycle_mends(peer: Peer, session: Session, tmp_path: Path) -> None:
     backend = Iptables()
     asyncio.run(backend.replace(rules(OLD)))
@@ -252,6 +284,8 @@ def test_the_guard_killed_is_a_failure_that_the_next_cycle_mends(peer: Peer, ses
     with pytest.raises(TemporaryError, match="guard"):
         change("iptables", NEW, tmp_path / "lock", kill_guard)
     assert session.alive()
+    assert not differences(rules(OLD), settled("iptables").rules), "nothing that was not tried stays"
+    assert not list(tmp_path.glob("*.json")), "nothing brings these rules back later"
     change("iptables", NEW, tmp_path / "lock")
     assert not differences(rules(NEW), settled("iptables").rules)
     assert leftovers(tmp_path / "lock") == 0
