@@ -7,6 +7,8 @@ cluster (`kubectl`) or SPIRE (`spire-server`).
 from __future__ import annotations
 
 from harness import phrases
+from harness.copy_problems import MACHINE_COPIED as MACHINE_COPIED
+from harness.copy_problems import MACHINE_IS_COPY as MACHINE_IS_COPY
 from harness.identity_problems import IDENTITY_CA_EXPIRING as IDENTITY_CA_EXPIRING
 from harness.identity_problems import IDENTITY_CA_UNUSABLE as IDENTITY_CA_UNUSABLE
 from harness.identity_problems import IDENTITY_EXPIRING as IDENTITY_EXPIRING
@@ -15,6 +17,9 @@ from harness.identity_problems import IDENTITY_ROOT_KEY as IDENTITY_ROOT_KEY
 from harness.identity_problems import IDENTITY_SOCKET_MISSING as IDENTITY_SOCKET_MISSING
 from harness.identity_problems import SPIRE_FAILING as SPIRE_FAILING
 from harness.identity_problems import SPIRE_NOT_ATTESTED as SPIRE_NOT_ATTESTED
+from harness.network_problems import DNS_FAILED as DNS_FAILED
+from harness.network_problems import DNS_UNANSWERED as DNS_UNANSWERED
+from harness.network_problems import ROUTE_ELSEWHERE as ROUTE_ELSEWHERE
 from harness.problem_registry import REGISTRY as REGISTRY
 from harness.problem_registry import Found as Found
 from harness.problem_registry import Problem as Problem
@@ -23,12 +28,18 @@ from harness.problem_registry import Where as Where
 from harness.problem_registry import register as register
 from harness.step_problems import DISK_FULL as DISK_FULL
 from harness.step_problems import INTERNAL_ERROR as INTERNAL_ERROR
+from harness.step_problems import STATE_UNREADABLE as STATE_UNREADABLE
 from harness.step_problems import STATE_UNWRITABLE as STATE_UNWRITABLE
 from harness.step_problems import STEP_FAILED as STEP_FAILED
 from harness.step_problems import of_failure as of_failure
+from harness.trust_problems import CERTIFICATE_EXPIRED as CERTIFICATE_EXPIRED
+from harness.trust_problems import CLOCK_SKEW as CLOCK_SKEW
+from harness.trust_problems import CONTROLLER_MISNAMED as CONTROLLER_MISNAMED
+from harness.trust_problems import CONTROLLER_UNTRUSTED as CONTROLLER_UNTRUSTED
+from harness.trust_problems import IDENTITY_REFUSED as IDENTITY_REFUSED
+from harness.trust_problems import TRUST_ROOTS as TRUST_ROOTS
 
 _SPEAKS_TLS = "does it speak TLS? then the probe's scheme must be HTTPS; `ss -ltnp 'sport = :{port}'` names the process"
-TRUST_ROOTS = "`kubectl -n linkerd get configmap linkerd-identity-trust-roots -o yaml`"
 
 CONFIG_RELOAD_FAILED = register(
     "config-reload-failed",
@@ -80,20 +91,6 @@ ROUTE_FAILED = register(
     "the kernel refused a route",
     "`ip route show proto 77` shows what is set, `meshexp diff` what is missing, `meshexp logs` the kernel's reason",
 )
-DNS_FAILED = register(
-    "dns-failed",
-    Where.MACHINE,
-    "the cluster's names are not asked of the cluster's DNS servers; all other names are asked as before",
-    "`meshexp logs` has the lines of dnsmasq; to do without it, a container can be started with --dns=ADDRESS of"
-    " the cluster's DNS Service, or set dns.mode: off",
-    Severity.WARNING,
-    cases={
-        phrases.NOT_INSTALLED: "`apt-get install dnsmasq-base` (EL: `dnf install dnsmasq`); a container can"
-        " be started with --dns=ADDRESS of the cluster's DNS Service; or set"
-        " dns.mode: off",
-        phrases.NO_USER: "`systemd-sysusers` makes the package's user meshexp-dns; or set dns.user to one that exists",
-    },
-)
 ANCHORS_BEHIND = register(
     "anchors-behind",
     Where.MACHINE,
@@ -126,13 +123,6 @@ LEASE_LAPSED = register(
     "the controller has not answered for longer than the lease: where it runs, it has taken this machine out of the endpoints",
     "`meshexp check{instance}` says how far the way to {address} is open, `kubectl -n meshexp get pods`"
     " whether the controller runs; the proxy goes on, and the machine is back with the next answer",
-)
-CONTROLLER_UNTRUSTED = register(
-    "controller-untrusted",
-    Where.EITHER,
-    "the controller's certificate is not the expected one",
-    "who answers there? `openssl s_client -connect {address} -showcerts`; controller.identity must be its"
-    " name, and controller.trust_anchors its root",
 )
 REGISTRATION_REFUSED = register(
     "registration-refused",
@@ -226,6 +216,37 @@ INBOUND_UNVERIFIED = register(
     "the inbound redirect could not be tested from outside",
     "harmless if peers reach this machine, which a call from a pod shows; `meshexp redirect test{instance}`"
     " tries it again, and says what it lacks",
+    Severity.WARNING,
+    standing=True,
+)
+NO_ADDRESS = register(
+    "no-address",
+    Where.MACHINE,
+    "this machine has no address by which it reaches the cluster",
+    "`ip -brief address` lists the addresses, and `ip route` the routes; it goes on by itself as soon as there is one",
+)
+APPLICATION_ELSEWHERE = register(
+    "application-elsewhere",
+    Where.MACHINE,
+    "the application listens where peers do not reach it, such as on loopback only; peers send nothing here",
+    "have it listen on this machine's address or on all; `ss -ltnp 'sport = :{port}'` shows where it listens. One that must stay"
+    " on loopback needs a program in front of it that listens on this machine's address, such as systemd-socket-proxyd",
+)
+PORT_TAKEN_FOR_SSH = register(
+    "port-taken-for-ssh",
+    Where.MACHINE,
+    "a port is left out of the redirect because it may be SSH's",
+    "`ss -ltnp 'sport = :{port}'` names the program. If it is not SSH's: let systemd start it, or the SSH daemon, as a"
+    " unit of its own, or under a user other than root",
+    Severity.WARNING,
+    standing=True,
+)
+SSH_UNREAD = register(
+    "ssh-configuration-unread",
+    Where.MACHINE,
+    "a file of SSH's configuration cannot be read: a port that only this file names is not left out of the redirect",
+    "`ls -ld {file}` shows whose it is; `chown root {file}` lets the harness read it. Until then see that `meshexp"
+    " plan{instance}` leaves out each of SSH's ports",
     Severity.WARNING,
     standing=True,
 )

@@ -27,7 +27,8 @@ def troubleshooting() -> str:
 
 
 _TROUBLESHOOTING = """\
-Each problem has a code that `meshexp status`, `meshexp check`, the log and the metrics show. On a
+Each problem has a code. `meshexp status`, the log and the metrics show what the daemon meets;
+`meshexp check` also what only it looks at, such as firewalls. On a
 machine `meshexp explain CODE` prints its entry, also without a network and without root.
 
 A message says what was tried and what came back: `GET http://127.0.0.1:8000/ready: connection

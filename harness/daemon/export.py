@@ -9,7 +9,7 @@ from typing import Any
 from harness import freshness, metrics_text, problems
 from harness.clock import Clock
 from harness.config import schema
-from harness.errors import UnavailableError
+from harness.errors import UnavailableError, UnwritableError
 from harness.problems import Found
 from harness.system import files
 from harness.system.metrics_server import MetricsServer
@@ -40,7 +40,10 @@ class Exporter:
             if file is not None:
                 self._file = file
                 files.write(file, metrics_text.render(data), mode=0o644)
-        except UnavailableError as error:
+        except UnwritableError as error:
+            if error.full and not faults:
+                self.fault = problems.of_failure("exporting the metrics", error)
+                return
             faults.append(f"metrics.textfile: {error.message}")
         port = config.listen.port if config.listen is not None else ""
         said = problems.METRICS_NOT_EXPORTED.found("exporting the metrics", "; ".join(faults), port=port)

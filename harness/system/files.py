@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness import reading
-from harness.errors import PermissionError_, TemporaryError, UnavailableError, UnwritableError
+from harness.errors import PermissionError_, TemporaryError, UnavailableError, UnreadableError, UnwritableError
 
 
 def write(path: Path, text: str, *, mode: int) -> None:
@@ -60,19 +60,21 @@ def overwrite(path: Path, text: str) -> None:
 
 
 def text(path: Path) -> str | None:
-    """What is in `path`; None when it is not there or cannot be read."""
+    """What is in `path`; None when it is not there. Raises UnreadableError."""
     try:
-        return reading.content(path).decode("utf-8", "surrogateescape")
-    except OSError:
-        return None
+        return bounded(path).decode("utf-8", "surrogateescape")
+    except UnreadableError as error:
+        if error.absent:
+            return None
+        raise
 
 
 def bounded(path: Path) -> bytes:
-    """As reading.content. Raises UnavailableError, which names the file."""
+    """As reading.content. Raises UnreadableError, also when it is not there."""
     try:
         return reading.content(path)
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {error.strerror}") from None
+        raise UnreadableError(path, error) from None
 
 
 def write_json(path: Path, data: Any, *, mode: int) -> None:
@@ -92,33 +94,55 @@ def _no_number(text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in `path`; empty when it is not there or is none (a broken state file must not keep the daemon down)."""
+    """The mapping in `path`, a file of our own; empty when it is not there, is none, or cannot be read: no state file keeps the
+    daemon down. The last of these is logged."""
+    try:
+        return kept_json(path)
+    except UnreadableError as error:
+        if not error.absent:
+            import structlog  # the commands' parser is built without libraries, and imports this module
+
+            log = structlog.get_logger()
+            log.warning("a file of our own cannot be read; it counts as empty", file=str(path), reason=error.message)
+        return {}
+
+
+def kept_json(path: Path) -> dict[str, Any]:
+    """The mapping in `path`; empty when it is none. Raises UnreadableError, also when it is not there."""
     try:
         data = load_json(path)
-    except (OSError, ValueError):
+    except OSError as error:
+        raise UnreadableError(path, error) from None
+    except ValueError:
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def read_line(path: Path | None) -> str | None:
-    """The text of a file of one line; None when it is not there, cannot be read, or is empty."""
+    """The text of a file of one line; None when it is not there, is no text, or is empty. Raises UnreadableError."""
     try:
-        return (reading.text(path).strip() or None) if path is not None else None
-    except (OSError, ValueError):
+        return (bounded(path).decode("utf-8").strip() or None) if path is not None else None
+    except ValueError:
         return None
+    except UnreadableError as error:
+        if error.absent:
+            return None
+        raise
 
 
 def identity(path: Path) -> str:
-    """What changes when a file is replaced or rewritten; empty when it is not there."""
+    """What changes when a file is replaced or rewritten; empty when it is not there. It is the error where nobody can say."""
     try:
         found = path.stat()
-    except OSError:
+    except reading.ABSENT:
         return ""
+    except OSError as error:
+        return str(error.strerror)
     return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock on `path`."""
+    """Whether a process holds the lock on `path`. Raises UnreadableError where this user may not see whether there is one."""
     try:
         with reading.opened(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -134,10 +158,20 @@ def _in_the_kernels_list(path: Path) -> bool:
     try:
         found = path.stat()
         held = Path("/proc/locks").read_text(encoding="ascii")
+    except PermissionError as error:
+        raise UnreadableError(path, error) from None
     except OSError:
         return False
     name = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     return any(name in line.split() for line in held.splitlines())
+
+
+def holder(path: Path) -> str:
+    """Of a lock, as its file says; empty where it does not, or may not be read."""
+    try:
+        return read_line(path) or ""
+    except UnreadableError:
+        return ""
 
 
 def open_lock(path: Path) -> TextIO:
@@ -161,8 +195,9 @@ def lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = read_line(path)
-            raise TemporaryError(f"another meshexp-harness runs here already (pid {pid})", "`meshexp status` shows it") from None
+            raise TemporaryError(
+                f"another meshexp-harness runs here already (pid {holder(path) or 'unknown'})", "`meshexp status` shows it"
+            ) from None
         with contextlib.suppress(OSError):  # a full disk: the lock counts, and who holds it is only told
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{os.getpid()}\n".encode())

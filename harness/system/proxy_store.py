@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import proxy_release
-from harness.errors import PermissionError_, TemporaryError, UnavailableError, UsageError
+from harness.errors import PermissionError_, TemporaryError, UnavailableError, UnreadableError, UsageError
 from harness.proxy_release import Release
 from harness.system import files
 
@@ -155,9 +155,11 @@ class Store:
     def _target(self, name: str) -> Release | None:
         try:
             release = proxy_release.parse(str((self._root / name).readlink()))
+            return release if self.binary(release).is_file() else None
+        except PermissionError as error:
+            raise UnreadableError(self._root / name, error) from None
         except (OSError, ValueError):
-            return None
-        return release if self.binary(release).is_file() else None
+            return None  # not there, or no link
 
     def _releases(self) -> tuple[Release, ...]:
         found = []

@@ -77,13 +77,12 @@ def told(vm: Mesh, name: str) -> bool:
 
 def standing(vm: Mesh) -> tuple[object, ...]:
     """What membership is made of: proxy, rules, routes, and what the controller has said of the machine since it was ready."""
-    log = [json.loads(line) for line in (vm.folder / "controller.log").read_text().splitlines()]
     return (
         vm.processes["harness"].poll(),
         vm.status()["children"]["proxy"]["pid"],
         ruleset(vm),
         vm.vm.run("ip", "route", "show", "proto", "77"),
-        [entry for entry in log if entry["event"] in ("readiness changed", "workload deleted", "registered")],
+        vm.events("readiness changed", "workload deleted", "registered"),
     )
 
 

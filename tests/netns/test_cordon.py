@@ -28,8 +28,7 @@ def vm() -> Iterator[Mesh]:
 
 def told(vm: Mesh) -> list[str]:
     """The reasons that the controller has written, in their order."""
-    lines = (vm.folder / "controller.log").read_text().splitlines()
-    return [line["reason"] for line in map(json.loads, lines) if line.get("event") == "readiness changed"]
+    return [line["reason"] for line in vm.events("readiness changed")]
 
 
 def test_a_cordon_is_told_outlives_a_restart_and_is_lifted(vm: Mesh) -> None:

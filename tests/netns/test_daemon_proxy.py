@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
@@ -73,10 +72,7 @@ def test_the_proxy_is_restarted_by_hand_and_its_peers_are_told_first(vm: Mesh) -
     result = vm.meshexp("proxy", "restart")
     assert result.returncode == 0, result.stderr
     assert vm.status()["children"]["proxy"]["pid"] != pid
-    reasons = [
-        json.loads(line).get("reason") for line in (vm.folder / "controller.log").read_text().splitlines() if "readiness" in line
-    ]
-    assert reasons == ["Ready", "Restarting", "Ready"]
+    assert [line["reason"] for line in vm.events("readiness changed")] == ["Ready", "Restarting", "Ready"]
     log = (vm.folder / "harness.log").read_text()
     assert log.index("first no new traffic") < log.index("draining for up to")
     assert "table inet meshexp" in ruleset(vm)

@@ -37,7 +37,7 @@ def wait(vm: Mesh, name: str, least: float, **labels: str) -> None:
 def vm() -> Iterator[Mesh]:
     with mesh() as found:
         found.configure(metrics={"textfile": str(found.folder / "textfile" / "meshexp.prom")})
-        found.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 1}])
+        found.group(probes=[{"tcpSocket": {"host": "127.0.0.1", "port": 4191}, "periodSeconds": 1}])
         found.start_controller()
         found.start_daemon()
         found.wait_ready()

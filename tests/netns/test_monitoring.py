@@ -32,7 +32,7 @@ GROUPED = re.compile(r"\b(?:by|on|without|group_left) \(([^)]*)\)")
 def told() -> Iterator[dict[str, set[str]]]:
     """The labels of each metric."""
     with mesh() as found:
-        found.group(probes=[{"tcpSocket": {"port": 4191}, "periodSeconds": 1}])
+        found.group(probes=[{"tcpSocket": {"host": "127.0.0.1", "port": 4191}, "periodSeconds": 1}])
         found.start_controller()
         found.start_daemon()
         found.wait_ready()

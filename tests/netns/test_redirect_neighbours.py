@@ -28,7 +28,10 @@ pytestmark = support.needs_root
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """Another owner of firewall rules: the daemon that it needs, and its commands, run in its own mount namespace."""
+    """Another owner of firewall rules: the daemon that it needs, and its commands, run in its own mount namespace.
+
+    `restarts`: a stop and a start of the daemon bring its rules back as they were, and are tried too.
+    """
 
     program: str
     daemon: str
@@ -36,6 +39,7 @@ class Neighbour:
     start: tuple[str, ...]
     reload: tuple[str, ...]
     stop: tuple[str, ...]
+    restarts: bool = False
 
 
 DOCKER = "docker -H unix:///run/mx.sock"
@@ -48,6 +52,7 @@ NEIGHBOURS = {
         (CREATE,),
         (f"{DOCKER} network rm mx", CREATE),
         (f"{DOCKER} network rm mx",),
+        restarts=True,
     ),
     "firewalld": Neighbour(
         "firewalld",
@@ -85,16 +90,25 @@ done
 
 class Running:
     def __init__(self, neighbour: Neighbour, home: Path, variant: str) -> None:
+        self._neighbour = neighbour
         self._environment = os.environ | {"HOME": str(home), "VARIANT": variant}
-        command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", MOUNTS + neighbour.daemon]
         self._log = (home / "log").open("wb")
+        self._start()
+
+    def _start(self) -> None:
+        command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", MOUNTS + self._neighbour.daemon]
         self._process = subprocess.Popen(
             command, env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True
         )
         deadline = time.monotonic() + 30
-        while not self._try(neighbour.ready):
-            assert self._process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()[-2000:]
+        while not self._try(self._neighbour.ready):
+            assert self._process.poll() is None and time.monotonic() < deadline, Path(self._log.name).read_text()[-2000:]
             time.sleep(0.2)
+
+    def restart(self) -> None:
+        """The daemon's: as after `systemctl restart`, it finds its own state again."""
+        self._end()
+        self._start()
 
     def _enter(self, command: str) -> list[str]:
         return ["nsenter", f"--target={self._process.pid}", "--mount", "--", "sh", "-ec", command]
@@ -113,6 +127,10 @@ class Running:
                 time.sleep(1.0)
 
     def close(self) -> None:
+        self._end()
+        self._log.close()
+
+    def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, 15)
         try:
@@ -120,7 +138,6 @@ class Running:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, 9)
             self._process.wait(10)
-        self._log.close()
 
 
 @pytest.fixture(params=list(NEIGHBOURS))
@@ -191,6 +208,10 @@ def test_beside(neighbour: Neighbour, kind: str, peer: Peer, folder: Path) -> No
                 break
         assert theirs() == before
         await asyncio.to_thread(assert_works)
+        if neighbour.restarts:
+            await asyncio.to_thread(running.restart)
+            assert not redirect.diff(wanted, await redirect.observe()), "nobody repairs them"
+            await asyncio.to_thread(assert_has, before)
         await apply_and_keep(redirect, lambda: running.run(*neighbour.stop))
         await asyncio.to_thread(assert_works)
         await apply_and_keep(redirect, lambda: running.run(*neighbour.start))
@@ -214,6 +235,12 @@ def test_beside(neighbour: Neighbour, kind: str, peer: Peer, folder: Path) -> No
     finally:
         running.close()
         del os.environ["XTABLES_LOCKFILE"]
+
+
+def assert_has(before: str) -> None:
+    """Theirs as before; a restarted daemon may set it in another order."""
+    assert sorted(theirs().splitlines()) == sorted(before.splitlines())
+    assert_works()
 
 
 def _steady(running: Running, neighbour: Neighbour) -> None:

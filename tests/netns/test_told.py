@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from tests.checks import by_description
 from tests.daemon_support import vm_fixture  # noqa: F401
 from tests.mesh import Mesh, mesh
 
@@ -64,9 +65,7 @@ def test_where_there_is_nothing_to_do_nothing_is_claimed(alone: Mesh) -> None:
         assert f"- {name:<13} {message}" in text
         assert alone.condition(name)["applies"] is False and alone.condition(name)["status"] == "True"
     assert alone.condition("Proxy")["applies"] is True
-    done = alone.meshexp("check", "-o", "json")
-    results = [one for category in json.loads(done.stdout)["categories"] for one in category["checks"]]
-    found = {one["description"]: one for one in results}
+    found = by_description(alone.meshexp("check", "-o", "json").stdout)
     assert found["Routes"] == {"description": "Routes", "reason": "no routes configured", "result": "skipped"}
     assert {found[name]["result"] for name in ("Names", "Application")} == {"skipped"}
     assert not [text for text in found if text.startswith(("Routes:", "Names:", "Application:"))]

@@ -13,33 +13,39 @@ from collections.abc import Iterator
 import pytest
 
 from tests.daemon_support import started
-from tests.mesh import NODE, Mesh, mesh
+from tests.mesh import NODE, VM, Mesh, mesh
 
 PORT = 8000
-URL = f"http://127.0.0.1:{PORT}/ready"
+URL = f"http://{VM}:{PORT}/ready"
 SS = f"`ss -ltnp 'sport = :{PORT}'`"
 ERROR_500 = f"""
 import http.server
 class Fails(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_error(500)
-http.server.HTTPServer(("127.0.0.1", {PORT}), Fails).serve_forever()
+http.server.HTTPServer(("", {PORT}), Fails).serve_forever()
 """
 SLOW = f"""
 import socket, time
-listener = socket.create_server(("127.0.0.1", {PORT}))
+listener = socket.create_server(("", {PORT}))
 time.sleep(3600)
 """
 ELSEWHERE = f"""
 import socket, time
-listener = socket.create_server(("127.0.0.1", {PORT + 1}))
+listener = socket.create_server(("", {PORT + 1}))
 time.sleep(3600)
+"""
+LOOPBACK = f"""
+import socket
+listener = socket.create_server(("127.0.0.1", {PORT}))
+while True:
+    listener.accept()[0].close()
 """
 TLS = f"""
 import os, socket, ssl
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(os.environ["CERTS"] + "/controller.crt", os.environ["CERTS"] + "/controller.key")
-listener = socket.create_server(("127.0.0.1", {PORT}))
+listener = socket.create_server(("", {PORT}))
 while True:
     made, _ = listener.accept()
     try:
@@ -124,6 +130,19 @@ def test_when_it_is_well_again_the_log_says_for_how_long_it_was_not(vm: Mesh) ->
     said = [line for line in lines if line["msg"] == "condition Application"]
     assert any(line.get("hint", "").endswith("`meshexp explain probe-failed`") for line in said)
     assert any(re.fullmatch(r"probe-failed for \d+ (s|min)", line.get("before", "")) for line in said)
+
+
+def test_an_application_that_peers_do_not_reach(vm: Mesh) -> None:
+    """Its probe passes, since the group asks it to look where the application is."""
+    check = {"tcpSocket": {"port": PORT, "host": "127.0.0.1"}, "periodSeconds": 1, "failureThreshold": 1}
+    with application(vm, LOOPBACK):
+        vm.group(probes=[check])
+        vm.wait_problem("Application", "application-elsewhere")
+        assert f"port {PORT} listens on 127.0.0.1 only" in vm.condition("Application")["message"]
+        vm.wait(lambda: not vm.status()["ready"])
+        assert "application-elsewhere" in vm.meshexp("check", "-o", "json").stdout
+    vm.group(probes=[])
+    vm.wait_ready()
 
 
 def test_a_controller_that_is_down_and_one_that_packets_do_not_reach(vm: Mesh) -> None:
