@@ -69,11 +69,7 @@ def _join(vm: Mesh) -> tuple[float, dict[str, float]]:
             times.setdefault("redirect", at)
         elif message.startswith("report ready"):
             times["report"] = at
-    end = next(
-        datetime.fromisoformat(event["ts"]).timestamp()
-        for event in map(json.loads, (vm.folder / "controller.log").read_text().splitlines())
-        if event.get("event") == "readiness changed" and event.get("ready")
-    )
+    end = next(datetime.fromisoformat(event["ts"]).timestamp() for event in vm.events("readiness changed") if event["ready"])
     order = [*sorted(times.items(), key=lambda item: item[1]), ("end", end)]
     return end - began, {name: later - at for (name, at), (_, later) in itertools.pairwise(order)}
 

@@ -27,6 +27,7 @@ MESH, CLUSTER, ENGINE = "tests/linkerd/", "tests/kubernetes/", "tests/container/
 LONGEST_FIRST = (
     MESH,
     "tests/package/",
+    "tests/neighbors/",
     CLUSTER,
     ENGINE,
     "tests/netns/test_spire",

@@ -141,6 +141,10 @@ class Mesh:
     def condition(self, name: str) -> dict[str, Any]:
         return next((dict(c) for c in self.status()["conditions"] if c["name"] == name), {})
 
+    def proxy_pid(self) -> int:
+        """0 while it does not run."""
+        return int(self.status()["children"]["proxy"]["pid"] or 0)
+
     def wait(self, what: Callable[[], object], seconds: float = 60.0) -> float:
         return waiting.wait(what, seconds, lambda: f"{json.dumps(self.status(), indent=1)}\n{self.logs()}", every=0.02)
 
@@ -149,6 +153,20 @@ class Mesh:
 
     def wait_problem(self, condition: str, problem: str | None) -> None:
         self.wait(lambda: bool(self.condition(condition)) and self.condition(condition)["problem"] == problem)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """What the controller's log says of these events, in its order."""
+        lines = map(json.loads, (self.folder / "controller.log").read_text().splitlines())
+        return [line for line in lines if line["event"] in names]
+
+    def addresses(self, name: str = "") -> list[str]:
+        """By which the controller has told peers to come, in their order: all, or those of one workload."""
+        return [line["address"] for line in self.events("registered") if line["workload"].endswith(name)]
+
+    def reaches(self, address: str, *words: str) -> bool:
+        """Whether the node gets an answer there from the application. `words`: for curl."""
+        argv = ("curl", "-fsS", "-m", "2", "-o", "/dev/null", "-w", "%{http_code}", *words, f"http://{address}:8000/")
+        return self.node.run(*argv, check=False) == "200"
 
     def logs(self) -> str:
         return "\n".join(f"--- {name}\n{(self.folder / f'{name}.log').read_text()[-3000:]}" for name in self.processes)

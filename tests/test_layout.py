@@ -16,41 +16,14 @@ ALL = [*CODE, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "bench").
 
 # Who may import whom within harness/, by the first part of the module's name; what is not named here is pure.
 PURE = {
-    "errors",
-    "reading",
-    "yaml_text",
-    "values",
-    "decode",
-    "messages",
-    "invitation",
-    "problems",
-    "problem_registry",
-    "identity_problems",
-    "step_problems",
-    "hints",
-    "phrases",
-    "check_problems",
-    "status_fields",
-    "freshness",
-    "metrics_text",
-    "joining",
-    "status",
-    "rules",
-    "desired",
-    "specs",
-    "dns_text",
-    "config",
-    "proxy_environment",
-    "proxy_release",
-    "backoff",
-    "tasks",
-    "paths",
-    "denied",
-    "clock",
-    "spire",
-    "terminal",
-    "times",
-}
+    "errors", "reading", "yaml_text", "values", "decode", "messages", "probe", "listeners", "known",
+    "invitation", "problems", "problem_registry", "identity_problems", "step_problems", "trust",
+    "trust_problems", "hints", "phrases", "check_problems", "status_fields", "freshness",
+    "metrics_text", "joining", "status", "rules", "route_clashes", "route_ways", "network_problems",
+    "copy_problems", "desired", "specs", "dns_text", "config",
+    "proxy_environment", "proxy_release", "backoff", "tasks", "paths", "denied", "clock", "spire",
+    "terminal", "times",
+}  # fmt: skip
 LAYERS = {
     "system": PURE,
     "supervisor": PURE | {"system"},
@@ -60,37 +33,12 @@ LAYERS = {
     "log": PURE,
 }
 TOP = {
-    "cli",
-    "__main__",
-    "status_cli",
-    "redirect_cli",
-    "proxy_cli",
-    "cordon_cli",
-    "check_cli",
-    "join_cli",
-    "join_start",
-    "leave_cli",
-    "logs_cli",
-    "config_cli",
-    "explain_cli",
-    "completion",
-    "completion_cli",
-    "completion_shells",
-    "explained",
-    "steps",
-    "ca",
-    "ca_cli",
-    "container",
-    "container_cli",
-    "container_gate",
-    "container_workload",
-    "reference",
-    "reference_groups",
-    "lean_imports",
-    "missing",
-    "ending",
-    "arguments",
-}
+    "cli", "__main__", "status_cli", "redirect_cli", "proxy_cli", "cordon_cli", "check_cli",
+    "join_cli", "join_start", "leave_cli", "logs_cli", "config_cli", "explain_cli", "completion",
+    "completion_cli", "completion_shells", "explained", "steps", "ca", "ca_cli", "container",
+    "container_cli", "container_gate", "container_workload", "reference", "reference_groups",
+    "lean_imports", "missing", "ending", "arguments",
+}  # fmt: skip
 # Libraries that reach outside, and the only places that may import them.
 OUTSIDE = {
     "pyroute2": ("harness/system/",),
@@ -145,11 +93,25 @@ def test_layers(path: Path) -> None:
 
 def test_controller_takes_only_the_wire_from_harness() -> None:
     """And how a server listens, which has no second place."""
-    allowed = {"messages", "values", "decode", "errors", "clock", "invitation", "ca", "check", "check_problems", "lean_imports"}
+    allowed = {
+        "messages",
+        "probe",
+        "values",
+        "decode",
+        "errors",
+        "clock",
+        "invitation",
+        "ca",
+        "check",
+        "check_problems",
+        "lean_imports",
+    }
     allowed |= {"backoff", "status", "missing", "ending", "reading", "yaml_text"}
-    allowed |= {"arguments", "phrases", "terminal", "times"}
+    allowed |= {"arguments", "phrases", "terminal", "times", "trust"}
+    # What both ends of a connection do with their sockets.
+    sockets = ("harness.system.listening", "harness.system.dead_peer")
     for path in (ROOT / "controller").rglob("*.py"):
-        names = {name for name in imports(path) if not name.startswith("harness.system.listening")}
+        names = {name for name in imports(path) if not name.startswith(sockets)}
         taken = {name.split(".")[1] for name in names if name.startswith("harness.")}
         assert taken <= allowed | {"__version__"}, f"{relative(path)} imports harness.{taken - allowed}"
 
@@ -255,10 +217,11 @@ READ_WHOLE = {
     "harness/system/process.py",
     "harness/system/redirect_exclusions.py",
     "harness/system/tcp_sockets.py",
-    "harness/system/legacy_rules.py",
+    "harness/system/ssh_daemons.py",
+    "harness/system/iptables_save.py",
     "harness/system/xtables.py",
     "harness/system/units.py",
-    "harness/check/firewall.py",
+    "harness/check/firewall_facts.py",
     "harness/reference.py",
     "controller/fleet_page.py",
     "harness/system/files.py",  # /proc/locks

@@ -39,7 +39,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("images") / "images.tar"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playground(programs: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
     if os.geteuid() != 0 or engine.MISSING:
         pytest.skip(engine.WHY if engine.MISSING else "containers need root")
@@ -66,7 +66,7 @@ def _given(real: bool, source: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     return tuple(word for pair in words for word in pair), {}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def faces(playground: Playground) -> Playground:
     """With the page's machine, one of each workload, and nothing else."""
     for name in ("smiley-1", "color-1", "face-1", "gui-1"):

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from harness.decode import decode
 from harness.invitation import Invitation
-from tests.controller_support import TRUST_DOMAIN, _certificate
+from tests.controller_support import TRUST_DOMAIN, make_certificate
 from tests.kubernetes.test_cluster import config_map
 from tests.kubernetes_site import SERVER_NAME, Site
 from tests.kubernetes_support import ROOT, cluster
@@ -74,7 +74,7 @@ def svid(site: Site, made: Invitation, uri: str = FACE) -> ssl.SSLContext:
     issuer = x509.load_pem_x509_certificate(made.local.certificate_pem.encode())
     signer = serialization.load_pem_private_key(made.local.key_pem.encode(), None)
     key = ec.generate_private_key(ec.SECP256R1())
-    leaf = _certificate("vm", issuer.subject, key, signer, -60, 3600, ca=False, uris=(uri,))
+    leaf = make_certificate("vm", issuer.subject, key, signer, -60, 3600, ca=False, uris=(uri,))
     pem = leaf.public_bytes(serialization.Encoding.PEM).decode() + made.local.certificate_pem
     pem += key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
     (site.folder / "vm.pem").write_text(pem)

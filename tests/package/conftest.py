@@ -33,7 +33,7 @@ def debian() -> Path:
 @pytest.fixture(scope="session")
 def installed(debian: Path, debs: Debs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The layers of a machine that has never run, whose image the package was put into; not to be written to."""
-    folder = root.once_a_run(tmp_path_factory, f"installed-{SUITE}", lambda folder: install(debs.present, debian, folder))
+    folder = root.once_a_run(tmp_path_factory, f"installed-{SUITE}", lambda folder: install(debs.present, folder, debian))
     return folder / "upper", debian
 
 

@@ -38,8 +38,8 @@ def _edit(path: Path, pattern: str, by: str) -> None:
     path.write_text(text)
 
 
-def install(deb: Path, debian: Path, folder: Path) -> None:
-    """What is written to `debian` lands in `folder`/upper."""
-    with root.written_to(folder, debian) as tree:
+def install(deb: Path, folder: Path, *layers: Path) -> None:
+    """What is written to the layers lands in `folder`/upper."""
+    with root.written_to(folder, *layers) as tree:
         shutil.copy(deb, tree / "opt/package.deb")
         sh("unshare", "--net", "--mount", "chroot", str(tree), "dpkg", "--force-unsafe-io", "--install", "/opt/package.deb")

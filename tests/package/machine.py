@@ -128,6 +128,10 @@ class Machine:
         self.wait(lambda: self.pid() not in (0, daemon) and self.status().get("version") == version)
         self.wait_ready()
 
+    def wake(self) -> None:
+        """The daemon looks at everything now."""
+        self.run("systemctl", "kill", "--kill-whom=main", "--signal=USR2", UNIT)
+
     def succeeds(self, *argv: str) -> bool:
         return subprocess.run([*self.enter, *argv], capture_output=True, check=False, timeout=60).returncode == 0
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.package.machine import PROXY, UNIT, Machine, machine
+from tests.package.machine import CHECKOUT, PROXY, UNIT, Machine, machine
 from tests.package.root import layered
 
 COLLECTED = "/var/lib/prometheus/node-exporter"  # of Debian's prometheus-node-exporter
@@ -38,9 +38,25 @@ def make_ready(vm: Machine) -> None:
         vm.serve()
 
 
+def repairs(vm: Machine) -> int:
+    """How often the daemon has repaired the redirect."""
+    return int(vm.status()["counters"]["repairs"].get("redirect", 0))
+
+
 def drop_in(vm: Machine, text: str) -> None:
     """Empty: there is none."""
     path = vm.file(DROP_IN)
     path.parent.mkdir(exist_ok=True)
     path.write_text(text) if text else path.unlink(missing_ok=True)
     vm.run("systemctl", "daemon-reload")
+
+
+def faulty(vm: Machine, name: str, more: str = "") -> Path:
+    """The daemon becomes one in which a step fails as long as the file is there. `more`: of its unit."""
+    fault = vm.file(f"/opt/faults/{name}")
+    fault.parent.mkdir(exist_ok=True)
+    command = "/usr/bin/python3 -s -m tests.faulty /opt/faults run"
+    drop_in(vm, f"[Service]\nEnvironment=PYTHONPATH={CHECKOUT}\nExecStart=\nExecStart={command}\n{more}")
+    vm.run("systemctl", "restart", UNIT)
+    vm.wait_ready()
+    return fault

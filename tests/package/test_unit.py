@@ -11,13 +11,12 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 from tests import exposition
 from tests.mesh import VM
 from tests.package.instance import API, API_PROXY, API_USER, add_api, api_phase
-from tests.package.machine import CHECKOUT, PODS, PROXY, UNIT, Machine, uid_of
-from tests.package.member import COLLECTED, drop_in
+from tests.package.machine import PODS, PROXY, UNIT, Machine, uid_of
+from tests.package.member import COLLECTED, drop_in, faulty
 
 CAPABILITIES = {"kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_admin": 12, "net_raw": 13}  # linux/capability.h
 
@@ -95,24 +94,13 @@ def test_a_restart_on_a_machine_without_a_d_bus_daemon_is_not_noticed(vm: Machin
         vm.run("mv", "/run/dbus/moved", "/run/dbus/system_bus_socket")
 
 
-def faulty(vm: Machine, name: str) -> Path:
-    """The daemon becomes one in which a step fails as long as the file is there."""
-    fault = vm.file(f"/opt/faults/{name}")
-    fault.parent.mkdir(exist_ok=True)
-    command = "/usr/bin/python3 -s -m tests.faulty /opt/faults run"
-    drop_in(vm, f"[Service]\nEnvironment=PYTHONPATH={CHECKOUT}\nExecStart=\nExecStart={command}\n")
-    vm.run("systemctl", "restart", UNIT)
-    vm.wait_ready()
-    return fault
-
-
 def test_a_bug_is_not_noticed(vm: Machine) -> None:
     """The daemon ends by it and touches nothing; the next one takes all over, and goes on when it meets the bug too."""
     fault = faulty(vm, "routes-diff")
     proxy, rules, routes = vm.pid(PROXY), vm.run("nft", "list", "ruleset"), vm.run("ip", "route")
     with vm.traffic():
         fault.touch()
-        vm.run("systemctl", "kill", "--kill-whom=main", "--signal=USR2", UNIT)
+        vm.wake()
         vm.wait(lambda: vm.show("NRestarts")["NRestarts"] == "1" and vm.show("ActiveState")["ActiveState"] == "active")
         vm.wait(lambda: "routes failed" in vm.condition("Program").get("message", "") and vm.status().get("ready"))
         assert (vm.pid(PROXY), vm.run("nft", "list", "ruleset"), vm.run("ip", "route")) == (proxy, rules, routes)

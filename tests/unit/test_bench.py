@@ -39,7 +39,7 @@ def test_help_names_all_and_measures_nothing(flag: str) -> None:
     ("words", "said"),
     [
         (("contoller",), 'there is no benchmark "contoller". Did you mean controller?'),
-        (("check", "xyzzy"), 'there is no benchmark "xyzzy". There are check, '),
+        (("check", "xyzzy"), 'there is no benchmark "xyzzy". There are address, check, '),
         (("record",), 'there is no benchmark "record".'),
         (("--only", "check"), "unrecognized arguments: --only"),
     ],

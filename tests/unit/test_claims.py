@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import load
+from harness.config import load, neighbours
 from harness.errors import ConfigError, UsageError
 from harness.paths import Paths, configured
 from harness.rules import Inbound, RedirectSpec, rules_for
@@ -114,7 +114,7 @@ def test_who_there_is(tmp_path: Path) -> None:
     assert where.of("api").run == tmp_path / "run-api", "systemd removes the first's when that stops"
     assert where.of("api").of("zz") == where.of("zz")
     assert where.of("api").proxy_versions == where.proxy_versions
-    assert len(load.stamp(where)) == 2
+    assert len(neighbours.stamp(where)) == 2
     for name in ("", "x" * 12, "-a", "A", "a/b", "..", "a_b"):
         if name:
             with pytest.raises(UsageError):

@@ -160,3 +160,26 @@ def test_each_package_has_every_page(file: str) -> None:
     """They link to one another."""
     pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
     assert pages <= set((ROOT / file).read_text().split())
+
+
+FOLDERS_OF = {"booted": ("neighbors", "package"), "kernel": ("netns", "check")}
+"""Of the tests that docs/compatibility.md names."""
+
+
+def test_each_line_about_another_program_names_its_tests_or_is_deduced() -> None:
+    """And each is where its kind says: those that booted a machine, and those with its kernel alone."""
+    lines = (ROOT / "docs/compatibility.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    tried = {name: how for name, _, how, _ in rows if name not in ("program or setting", "---")}
+    assert len(tried) > 20
+    for name, how in tried.items():
+        tests = re.findall(r"`(test_\w+)`", how)
+        assert bool(tests) is not (how == "deduced"), name
+        placed = [
+            (kind, test)
+            for kind, text in re.findall(r"(booted|kernel)(.*?)(?=booted|kernel|$)", how)
+            for test in re.findall(r"`(test_\w+)`", text)
+        ]
+        assert [test for _, test in placed] == tests, f"{name}: a test without its kind"
+        for kind, test in placed:
+            assert any((ROOT / "tests" / folder / f"{test}.py").exists() for folder in FOLDERS_OF[kind]), f"{name}: {kind} {test}"
