@@ -46,7 +46,7 @@ class Credentials:
 
     @property
     def anchors(self) -> Anchors:
-        """Those in force. Whoever asks has a connection of `context`."""
+        """Those in force. Only a connection of `context` asks for them: then there are some. Raises InternalError."""
         if self._anchors is None:
             raise InternalError("no trust anchors are in force yet")
         return self._anchors

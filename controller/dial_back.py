@@ -114,7 +114,10 @@ class DialBack:
     a time, and its result stands for PAUSE_SECONDS. `own`: the networks of the controller's cluster, None where it has none."""
 
     def __init__(self, registry: Registry, dial: Dial = connect, own: Callable[[], OwnNetworks] | None = None) -> None:
-        self._registry, self._fleet, self._dial, self._own = registry, registry.fleet, dial, own
+        self._registry = registry
+        self._fleet = registry.fleet
+        self._dial = dial
+        self._own = own
         self._tests: dict[Key, _Test] = {}
 
     async def reach(self, caller: Caller, key: Key) -> Reach:

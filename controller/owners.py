@@ -30,7 +30,7 @@ class Owners:
         self._leases, self._clock, self._name, self._namespace = leases, clock, name, namespace
         self._stored: dict[Key, Lease] = {}
         self._wanted: dict[Key, bool | None] = {}
-        """Whether a Lease is to be this replica's, or to be deleted; None: it stays with whoever has it."""
+        """Whether a Lease is to be this replica's, or to be deleted; None: it stays with the replica that has it."""
         self._said: dict[Key, dict[str, str]] = {}
         self._want = asyncio.Event()
 
@@ -67,7 +67,7 @@ class Owners:
         return not ours
 
     def say(self, machine: Key, said: Mapping[str, str]) -> None:
-        """Annotations for its Lease, whoever hears it; an empty one says nothing."""
+        """Annotations for its Lease, also where another replica has it. An empty one says nothing."""
         if self._note(machine, said):
             self._wish(machine, self._wanted.get(machine))
 

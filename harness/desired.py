@@ -206,11 +206,13 @@ def may_redirect(config: schema.Config, progress: Progress) -> bool:
 
 def _application(config: schema.Config, machine: Machine, known: Registration) -> ApplicationSpec | None:
     """None while this machine has no address: then nobody can say where peers call it."""
-    allowed, user, addresses = config.probes.commands, machine.probe_user, machine.addresses
+    addresses = machine.addresses
     if not addresses:
         return None
     placed = [probe.at(addresses[0]) for probe in known.probes]
-    checks = tuple(Check(probe, allowed.get(probe.exec_.name), user) if probe.exec_ else Check(probe) for probe in placed)
+    commands = config.probes.commands
+    user = machine.probe_user
+    checks = tuple(Check(probe, commands.get(probe.exec_.name), user) if probe.exec_ else Check(probe) for probe in placed)
     return ApplicationSpec(checks, tuple(sorted(_tcp_ports(known))), addresses)
 
 

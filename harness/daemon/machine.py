@@ -247,7 +247,7 @@ async def _way(config: schema.Config, before: Machine | None) -> _Way:
             known = await _targets(config.controller.address, AT_ONCE_SECONDS if known else addresses.LOOKUP_SECONDS)
         except TemporaryError as error:
             unknown = [] if known else [error.message]
-        targets.extend(known)
+        targets = list(dict.fromkeys((*targets, *known)))  # the node is often the controller's, too
     source, failures = _source(targets, own)
     if source is not None:
         return _Way((source,), "", known)

@@ -45,7 +45,9 @@ class Answers:
         """When nobody is to be asked."""
         if self._task is not None:
             self._task.cancel()
-        self._task, self._subject, self.fault = None, None, None
+        self._task = None
+        self._subject = None
+        self.fault = None
 
     async def _keep(self, subject: Subject) -> None:
         while True:

@@ -157,3 +157,21 @@ def test_a_former_address_is_asked_for_until_the_kernel_tells() -> None:
     argv = (sys.executable, "-s", "-c", NO_DESCRIPTORS)
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT, env=ENVIRONMENT)
     assert done.stdout.splitlines() == ["192.0.2.99", "the proxy connects again from the new address {'ended': 0}", ""]
+
+
+NO_WAY = """
+import asyncio
+from harness.daemon import machine
+from tests import builders
+
+workload = {"group": "face", "namespace": "faces"}
+config = builders.config(workload=workload, network={"node": "192.0.2.7"}, controller={"address": "192.0.2.7:9997"})
+print(asyncio.run(machine.look_at_network(config, builders.machine())).unaddressed)
+"""
+
+
+def test_a_node_that_is_the_controllers_too_is_named_once() -> None:
+    """In a network namespace without any way."""
+    argv = ("unshare", "--net", sys.executable, "-s", "-c", NO_WAY)
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT, env=ENVIRONMENT)
+    assert done.stdout.count("the way to 192.0.2.7") == 1
