@@ -1,15 +1,14 @@
-"""What a machine may ask for: to join, to be told of changes, to report its state, to leave."""
+"""What a registered machine may ask for: to be told of changes, to report its state, to leave. How it joins is in joins.py."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from dataclasses import dataclass
 
 import structlog
 
-from controller import admission, holders, naming, rendering, tickets
+from controller import admission, rendering
 from controller.admission import EndedError, RefusedError
 from controller.answers import Answers
 from controller.arrivals import Arrivals
@@ -17,13 +16,10 @@ from controller.fleet import Fleet, Record
 from controller.holders import Holders
 from controller.manifest import ExternalGroup
 from controller.model import Event, ExternalWorkload, Key
-from controller.owners import VERSIONS
-from controller.rendering import Membership
 from controller.replicas import Replicas
 from controller.store import ConflictError, NotFoundError, Store
-from harness import phrases
 from harness.errors import TemporaryError
-from harness.messages import Reason, Registration, RegistrationRequest, StateReport
+from harness.messages import Reason, Registration, StateReport
 from harness.values import SpiffeId
 
 log = structlog.get_logger()
@@ -48,39 +44,8 @@ class Registry:
         self.unsettled: set[Key] = set()
         self.arrivals = Arrivals(store, fleet, self.remove)
         self._answers = Answers()
-        self._holders = Holders(fleet, replicas)
+        self.holders = Holders(fleet, replicas)
         self._warned: dict[tuple[Key, str], float] = {}
-
-    async def register(self, identity: SpiffeId, request: RegistrationRequest) -> tuple[Registration, bool]:
-        """The registration with its secret, and whether it is new."""
-        group = self._group(Key(request.namespace, request.group))
-        try:
-            admission.check_identity(group, identity, self.trust_domain)
-            admission.check_request(group, request)
-            digest = naming.instance_digest(request.group, request.instance_id)
-            async with self.fleet.lock(group.key, digest):
-                await self._invited(group, digest, identity, request)
-                return await self._join(group, digest, identity, request)
-        except RefusedError as refusal:
-            if refusal.code != "malformed":
-                await self.warn(group.key, refusal.reason, refusal.message)
-            raise
-
-    async def _invited(self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest) -> None:
-        """An invitation is its first user's, for good, and grants nothing beyond what the group admits."""
-        known = self.fleet.instance(group.key, digest) is not None
-        if request.invitation is None:
-            if group.spec.admission.require_invitation and not known:
-                raise RefusedError("invitation-invalid", f"{group.key} takes new machines by invitation only")
-            return
-        if known:
-            return
-        ticket, wall = tickets.find(group, request.invitation, identity), self.fleet.clock.wall()
-        name = f"{group.key.namespace}.{group.key.name}.{ticket.id}"
-        if ticket.expires <= wall and await self.replicas.user(name) != digest:
-            raise RefusedError("invitation-invalid", f"invitation {ticket.id} has expired", "ask for a new one")
-        if not await self.replicas.use(name, digest, wall + tickets.REMEMBERED_SECONDS):
-            raise RefusedError("invitation-invalid", f"invitation {ticket.id} was used by another machine", "ask for a new one")
 
     async def hold(self, caller: Caller, key: Key, after: str, seconds: float) -> Registration:
         """The registration, at once when its version is not `after`, else as soon as it changes or `seconds` have passed.
@@ -90,12 +55,12 @@ class Registry:
         record = self.authenticate(caller, key)
         record.spoke()
         lapsed = self.fleet.lapsed(record)
-        self._renew(record)
+        self.renew(record)
         if lapsed:
             async with self.fleet.lock(record.member.group_key, record.member.instance):
                 await self.settle(record)
         seconds = min(seconds, self.fleet.times_of(record.member.group_key).report)
-        current = self._registration(record)
+        current = self.registration(record)
         if current.version != after:
             return current
         record.wake()
@@ -105,7 +70,7 @@ class Registry:
                 await waiter
         if key not in self.fleet.records:
             raise EndedError("not-registered", f"the registration {key} has ended", "register again")
-        return self._registration(self.authenticate(caller, key))
+        return self.registration(self.authenticate(caller, key))
 
     async def report(self, caller: Caller, key: Key, report: StateReport) -> None:
         """Renews the lease; returns when the store has what follows from the report."""
@@ -120,7 +85,7 @@ class Registry:
                 hint = "it is asked again until another is ready"
                 raise RefusedError("last-ready", f"{key} is the only ready workload of {member.group_key}", hint)
             record.sequence, record.report = report.sequence, report
-            self._renew(record)
+            self.renew(record)
             await self.settle(record)
 
     def _may_pause(self, record: Record) -> bool:
@@ -198,64 +163,6 @@ class Registry:
             self._warned[group, reason] = now
             await self.note(group, reason, message, warning=True)
 
-    async def _join(
-        self, group: ExternalGroup, digest: str, identity: SpiffeId, request: RegistrationRequest
-    ) -> tuple[Registration, bool]:
-        old = self.fleet.instance(group.key, digest)
-        holder = holders.shown_by(request, self.fleet.clock.wall())
-        if old is not None and admission.is_secret(request.secret, old.member.secret_hash):
-            secret = request.secret or ""
-            holder = await self._holders.admit(old, request)
-        elif old is None or self.fleet.lapsed(old):
-            secret = admission.new_secret(request.secret)
-        else:
-            hint = "another machine has the same instance id, or this one lost its state; a name is free once its lease has ended"
-            raise RefusedError("name-taken", f"{old.key} is live, and the request has not its secret", hint)
-        member = Membership(
-            request.namespace, request.group, digest, old.member.generation if old else 1,
-            identity, request.addresses[:1], request.hostname, admission.hash_secret(secret), request.inbound_port,
-        )  # fmt: skip
-        wanted = self._render(group, member)
-        if old is not None and rendering.is_another(wanted, old.workload):
-            wanted = self._render(group, dataclasses.replace(member, generation=member.generation + 1))
-        while obstacle := self._obstacle(group, wanted, old):
-            await self.remove(obstacle)
-        if old is not None and old.key == wanted.metadata.key:
-            await self.rewrite(old, wanted)
-            record = old
-        else:
-            if old is not None:
-                await self.remove(old)
-            limited = group.spec.admission.maximum is not None
-            record = await (self.arrivals.create_counted(wanted) if limited else self.arrivals.create(wanted))
-            await self.note(group.key, "Joined", f"{record.key.name} joined from {member.addresses[0]} as {identity}")
-        record.sequence, record.report = -1, None
-        self._renew(record)
-        said = {VERSIONS: admission.versions_text(request.versions), **self._holders.text(record, holder)}
-        self.replicas.claim(record.key, said)
-        log.info(
-            "registered", workload=str(record.key), identity=str(identity), address=str(member.addresses[0]), new=old is None
-        )
-        return self._registration(record, secret), old is None
-
-    def _obstacle(self, group: ExternalGroup, wanted: ExternalWorkload, old: Record | None) -> Record | None:
-        """A silent workload that has to go before `wanted` can be written; raises RefusedError when a live one is in the way."""
-        for key in sorted(self.fleet.holders(wanted) - ({old.key} if old else set())):
-            holder = self.fleet.records.get(key)
-            if holder is None or not self.fleet.lapsed(holder):
-                raise RefusedError("address-taken", f"{key} holds {wanted.spec.workload_ips[0].ip} and one of the same ports")
-            return holder
-        maximum = group.spec.admission.maximum
-        if old is None and maximum is not None:
-            members = self.fleet.members(group.key)
-            if len(self.fleet.live(group.key)) >= maximum:
-                raise RefusedError(
-                    "quota-exceeded", f"{group.key} has {phrases.counted(maximum, 'workload')}, and admits no more"
-                )
-            if len(members) >= maximum:
-                return next(record for record in members if self.fleet.lapsed(record))
-        return None
-
     def authenticate(self, caller: Caller, key: Key) -> Record:
         """The caller's record. Admission is checked again each time: a group may have been edited.
 
@@ -268,13 +175,13 @@ class Registry:
             raise RefusedError("identity-not-allowed", f"{key} was not registered by {caller.identity}")
         if not admission.is_secret(caller.secret, record.member.secret_hash):
             raise RefusedError("secret-mismatch", f"the secret is not that of {key}")
-        self._holders.check(record, caller.mark)
+        self.holders.check(record, caller.mark)
         group = self.fleet.group(record.member.group_key)
         if group is None or group.is_usable:
-            admission.check_identity(self._group(record.member.group_key), caller.identity, self.trust_domain)
+            admission.check_identity(self.group(record.member.group_key), caller.identity, self.trust_domain)
         return record
 
-    def _group(self, key: Key) -> ExternalGroup:
+    def group(self, key: Key) -> ExternalGroup:
         group = self.fleet.group(key)
         if group is None:
             raise RefusedError("group-not-found", f"there is no ExternalGroup {key}", "create the group first")
@@ -282,16 +189,13 @@ class Registry:
             raise TemporaryError(f"{key} cannot be used: {group.fault}", "correct the group")
         return group
 
-    def _renew(self, record: Record) -> None:
+    def renew(self, record: Record) -> None:
         times = self.fleet.times_of(record.member.group_key)
         self.fleet.leases.renew(record.key, times.lease, times.expiry, self.fleet.clock.now())
         self.replicas.claim(record.key)
 
-    def _render(self, group: ExternalGroup, member: Membership) -> ExternalWorkload:
-        return rendering.workload(group, member, self.fleet.facts.cluster_domain)
-
-    def _registration(self, record: Record, secret: str | None = None) -> Registration:
-        group = self._group(record.member.group_key)
+    def registration(self, record: Record, secret: str | None = None) -> Registration:
+        group = self.group(record.member.group_key)
         times = self.fleet.times.of(group)
-        copied_by = self._holders.copied_by(record)
+        copied_by = self.holders.copied_by(record)
         return self._answers.registration(group, record.workload, self.fleet.facts, times, secret, copied_by)

@@ -17,6 +17,7 @@ from controller.admission import EndedError, RefusedError
 from controller.anchors import Anchors
 from controller.connection import ANSWER_SECONDS, Connection, error_response
 from controller.dial_back import DialBack
+from controller.joins import Joins
 from controller.metrics import Metrics
 from controller.model import Key
 from controller.peer import Peer
@@ -39,6 +40,7 @@ class Api:
         self, registry: Registry, metrics: Metrics, hold_seconds: float, anchors: Callable[[], Anchors], dial_back: DialBack
     ) -> None:
         self._registry, self._metrics, self._hold_seconds, self._anchors = registry, metrics, hold_seconds, anchors
+        self._joins = Joins(registry)
         self._dial_back = dial_back
         self._calls: tuple[tuple[str, str, re.Pattern[str], _Call], ...] = (
             ("look", "GET", re.compile("/v1"), self._look),
@@ -102,7 +104,7 @@ class Api:
 
     async def _register(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         message = await _body(request, RegistrationRequest)
-        registration, new = await self._registry.register(peer.identity, message)
+        registration, new = await self._joins.register(peer.identity, message)
         return self._told(registration, 201 if new else 200)
 
     async def _hold(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:

@@ -5,6 +5,49 @@ from __future__ import annotations
 from harness import phrases
 from harness.problem_registry import Severity, Where, register
 
+ROUTE_CONFLICT = register(
+    "route-conflict",
+    Where.MACHINE,
+    "a route that is not ours already leads to a cluster network, or to a part of one, or is in our routing table",
+    "`ip route show table all` shows it; remove it, or take the network out of network.pod_cidrs or network.service_cidrs",
+    Severity.WARNING,
+)
+ROUTE_REFUSED = register(
+    "route-refused",
+    Where.EITHER,
+    "the route to a cluster network would hide this machine's own subnet, its gateway, a node or the controller; it is not set",
+    "`ip route` shows this machine's own networks; give the cluster others, or correct network.pod_cidrs"
+    " and network.service_cidrs",
+)
+ROUTE_NODE_SILENT = register(
+    "route-node-silent",
+    Where.CLUSTER,
+    "a node that service networks are reached through does not answer on its link",
+    "`ip neigh` shows who answers here, `kubectl get nodes -o wide` how the cluster sees its nodes; traffic"
+    " goes through another node as long as one answers",
+    Severity.WARNING,
+    standing=True,
+)
+FIRST_WORKLOAD_STOPPED = register(
+    "first-workload-stopped",
+    Where.MACHINE,
+    "routes and DNS are set by the machine's first workload, which does not run",
+    "`meshexp status` says why, `systemctl start meshexp-harness` starts it; a machine with several"
+    " workloads has one without a name",
+)
+ROUTE_GATEWAY_UNREACHABLE = register(
+    "route-gateway-unreachable",
+    Where.EITHER,
+    "the node's address is not on any directly connected network",
+    "`ip route get {host}` shows the way that there is; set network.node (NODE_IP) to an address of the"
+    " node that this machine reaches without a router",
+)
+ROUTE_FAILED = register(
+    "route-failed",
+    Where.MACHINE,
+    "the kernel refused a route",
+    "`ip route show proto 77` shows what is set, `meshexp diff` what is missing, `meshexp logs` the kernel's reason",
+)
 ROUTE_ELSEWHERE = register(
     "route-elsewhere",
     Where.MACHINE,

@@ -19,13 +19,26 @@ from harness.identity_problems import SPIRE_FAILING as SPIRE_FAILING
 from harness.identity_problems import SPIRE_NOT_ATTESTED as SPIRE_NOT_ATTESTED
 from harness.network_problems import DNS_FAILED as DNS_FAILED
 from harness.network_problems import DNS_UNANSWERED as DNS_UNANSWERED
+from harness.network_problems import FIRST_WORKLOAD_STOPPED as FIRST_WORKLOAD_STOPPED
+from harness.network_problems import ROUTE_CONFLICT as ROUTE_CONFLICT
 from harness.network_problems import ROUTE_ELSEWHERE as ROUTE_ELSEWHERE
+from harness.network_problems import ROUTE_FAILED as ROUTE_FAILED
+from harness.network_problems import ROUTE_GATEWAY_UNREACHABLE as ROUTE_GATEWAY_UNREACHABLE
+from harness.network_problems import ROUTE_NODE_SILENT as ROUTE_NODE_SILENT
+from harness.network_problems import ROUTE_REFUSED as ROUTE_REFUSED
 from harness.problem_registry import REGISTRY as REGISTRY
 from harness.problem_registry import Found as Found
 from harness.problem_registry import Problem as Problem
 from harness.problem_registry import Severity as Severity
 from harness.problem_registry import Where as Where
 from harness.problem_registry import register as register
+from harness.proxy_problems import PROXY_BAD_RELEASE as PROXY_BAD_RELEASE
+from harness.proxy_problems import PROXY_CRASH_LOOP as PROXY_CRASH_LOOP
+from harness.proxy_problems import PROXY_ENV_OVERRIDDEN as PROXY_ENV_OVERRIDDEN
+from harness.proxy_problems import PROXY_MISSING as PROXY_MISSING
+from harness.proxy_problems import PROXY_NOT_CERTIFIED as PROXY_NOT_CERTIFIED
+from harness.proxy_problems import PROXY_PORT_TAKEN as PROXY_PORT_TAKEN
+from harness.proxy_problems import PROXY_REPLACED as PROXY_REPLACED
 from harness.step_problems import DISK_FULL as DISK_FULL
 from harness.step_problems import INTERNAL_ERROR as INTERNAL_ERROR
 from harness.step_problems import STATE_UNREADABLE as STATE_UNREADABLE
@@ -47,49 +60,6 @@ CONFIG_RELOAD_FAILED = register(
     "the new configuration is wrong; the old one stays in force",
     "correct what the message names; `meshexp config check{instance}` looks again, then `systemctl reload {unit}`",
     Severity.WARNING,
-)
-ROUTE_CONFLICT = register(
-    "route-conflict",
-    Where.MACHINE,
-    "a route that is not ours already leads to a cluster network, or to a part of one, or is in our routing table",
-    "`ip route show table all` shows it; remove it, or take the network out of network.pod_cidrs or network.service_cidrs",
-    Severity.WARNING,
-)
-ROUTE_REFUSED = register(
-    "route-refused",
-    Where.EITHER,
-    "the route to a cluster network would hide this machine's own subnet, its gateway, a node or the controller; it is not set",
-    "`ip route` shows this machine's own networks; give the cluster others, or correct network.pod_cidrs"
-    " and network.service_cidrs",
-)
-ROUTE_NODE_SILENT = register(
-    "route-node-silent",
-    Where.CLUSTER,
-    "a node that service networks are reached through does not answer on its link",
-    "`ip neigh` shows who answers here, `kubectl get nodes -o wide` how the cluster sees its nodes; traffic"
-    " goes through another node as long as one answers",
-    Severity.WARNING,
-    standing=True,
-)
-FIRST_WORKLOAD_STOPPED = register(
-    "first-workload-stopped",
-    Where.MACHINE,
-    "routes and DNS are set by the machine's first workload, which does not run",
-    "`meshexp status` says why, `systemctl start meshexp-harness` starts it; a machine with several"
-    " workloads has one without a name",
-)
-ROUTE_GATEWAY_UNREACHABLE = register(
-    "route-gateway-unreachable",
-    Where.EITHER,
-    "the node's address is not on any directly connected network",
-    "`ip route get {host}` shows the way that there is; set network.node (NODE_IP) to an address of the"
-    " node that this machine reaches without a router",
-)
-ROUTE_FAILED = register(
-    "route-failed",
-    Where.MACHINE,
-    "the kernel refused a route",
-    "`ip route show proto 77` shows what is set, `meshexp diff` what is missing, `meshexp logs` the kernel's reason",
 )
 ANCHORS_BEHIND = register(
     "anchors-behind",
@@ -134,62 +104,6 @@ REGISTRATION_REFUSED = register(
         phrases.NO_GROUP: "`kubectl -n {namespace} get externalgroups.workload.meshexp.io` lists the groups that are there;"
         " create {group}, or correct workload.group and workload.namespace here, then `systemctl reload {unit}`",
     },
-)
-_GET_PROXY = (
-    "`meshexp proxy install --from cr.l5d.io/linkerd/proxy:VERSION`, with the VERSION that `linkerd"
-    " version` prints on the admin's machine, or --from FILE"
-)
-PROXY_MISSING = register(
-    "proxy-missing",
-    Where.MACHINE,
-    "there is no linkerd2-proxy on this machine",
-    f"{_GET_PROXY}; while joining the same is `meshexp join INVITATION --proxy"
-    " cr.l5d.io/linkerd/proxy:VERSION`; `meshexp proxy list` shows what is installed, and proxy.path names"
-    " one elsewhere",
-)
-PROXY_NOT_CERTIFIED = register(
-    "proxy-not-certified",
-    Where.IDENTITY,
-    "the proxy runs but has no certificate",
-    "`meshexp logs{instance}` has the proxy's lines; does the Workload API listen? `ss -xlp src {socket}`;"
-    " the identity that it issues to uid {uid} must be identity.spiffe_id",
-)
-PROXY_ENV_OVERRIDDEN = register(
-    "proxy-env-overridden",
-    Where.MACHINE,
-    "variables of the proxy are set by hand",
-    "`meshexp config show{instance}` says in which file; nothing that proxy.env changes is tested with the"
-    " harness, so leave it empty unless you need it",
-    Severity.WARNING,
-    standing=True,
-)
-PROXY_REPLACED = register(
-    "proxy-replaced",
-    Where.MACHINE,
-    "the proxy runs from another binary than the one that its next start takes",
-    "`meshexp proxy restart{instance}` tells its peers first; until then the old one goes on; `meshexp"
-    " proxy list` shows the versions",
-    Severity.WARNING,
-    standing=True,
-)
-PROXY_CRASH_LOOP = register(
-    "proxy-crash-loop",
-    Where.MACHINE,
-    "the proxy keeps exiting",
-    "`meshexp logs{instance}` has its last lines; `meshexp proxy list` shows other versions",
-)
-PROXY_PORT_TAKEN = register(
-    "proxy-port-taken",
-    Where.MACHINE,
-    "another process listens on a port that the proxy needs",
-    "`ss -ltnp 'sport = :{port}'` names it; end it, or set proxy.inbound_port, proxy.outbound_port or proxy.admin_port",
-)
-PROXY_BAD_RELEASE = register(
-    "proxy-bad-release",
-    Where.MACHINE,
-    "this linkerd2-proxy release cannot work with SPIRE",
-    "use 2.331.0 or newer, which Linkerd edge-25.11.3 and newer have: `meshexp proxy list` shows what is"
-    f" installed; {_GET_PROXY}",
 )
 REDIRECT_FAILED = register(
     "redirect-failed",

@@ -19,7 +19,7 @@ PURE = {
     "errors", "reading", "yaml_text", "values", "decode", "messages", "probe", "listeners", "known",
     "invitation", "problems", "problem_registry", "identity_problems", "step_problems", "trust",
     "trust_problems", "hints", "phrases", "check_problems", "status_fields", "freshness",
-    "metrics_text", "joining", "status", "rules", "route_clashes", "route_ways", "network_problems",
+    "metrics_text", "joining", "status", "rules", "packets", "proxy_problems", "route_clashes", "route_ways", "network_problems",
     "copy_problems", "desired", "specs", "dns_text", "config",
     "proxy_environment", "proxy_release", "backoff", "tasks", "paths", "denied", "clock", "spire",
     "terminal", "times",

@@ -11,7 +11,7 @@ from functools import partial
 
 import structlog
 
-from harness import decode, tasks
+from harness import tasks
 from harness.clock import Clock
 from harness.config import schema
 from harness.daemon import adoption, bugs, in_force, machine, needs, own_conditions, shutdown, surroundings
@@ -21,16 +21,17 @@ from harness.daemon.compose import Part
 from harness.daemon.export import Exporter
 from harness.daemon.head_start import HeadStart
 from harness.daemon.in_force import InForce
+from harness.daemon.progress import Finder
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
 from harness.daemon.surroundings import Surroundings
 from harness.desired import Desired, desired, readiness
 from harness.errors import HarnessError, InternalError
 from harness.known import Progress
-from harness.messages import Reason, Registration
+from harness.messages import Reason
 from harness.paths import Paths
 from harness.status import Condition, Truth
-from harness.system import early_signals, files, kernel_events, systemd
+from harness.system import early_signals, kernel_events, systemd
 from harness.values import IPAddress
 
 TIMER_SECONDS, RESTART_RETRY_SECONDS, NEIGHBOURS_SECONDS = 15.0, 2.0, 0.1
@@ -44,10 +45,8 @@ class Daemon:
         self._in_force = begun.in_force
         self._reload_fault = begun.in_force.fault if begun.in_force else ""
         self._progress = Progress()
-        self._kept = begun.registration
         self._want = Desired()
         self._conditions: tuple[Condition, ...] = ()
-        self._proxy_seen = clock.now()
         self._restart_after = 0.0
         self._neighbours: asyncio.TimerHandle | None = None
         self._former: frozenset[IPAddress] = frozenset()
@@ -57,6 +56,7 @@ class Daemon:
         self._counters = Counters()
         self._bugs = Bugs(paths, clock, self.wake, self._log, begun.unit)
         self._bringer = Bringer(self._counters, self._log)
+        self._finder = Finder(paths, clock, self._bugs, self._bringer, begun.registration)
         self._publisher = Publisher(paths, clock, self._log, self._exporter, self._bringer, begun.began)
 
     async def run(self) -> int:
@@ -214,41 +214,7 @@ class Daemon:
         machine.wake_others(self._paths)
 
     async def _look(self) -> None:
-        """Finds out how far things are; where that fails, they count as they were."""
-        found = await self._bugs.attempt("the look at how far things are", self._find_progress())
-        if found is None and self._progress.proxy_certified:
-            self._proxy_seen = self._clock.now()  # nothing says that it is lost
-
-    async def _find_progress(self) -> bool:
-        look = self._bringer.look
-        identity = await look(self._parts.identity)
-        registration = await look(self._parts.registration)
-        probes = await look(self._parts.probes)
-        proxy = await look(self._parts.proxy)
-        now = self._clock.now()
-        if proxy.certified:
-            self._proxy_seen = now
-        valid = identity.svid is not None and identity.svid.expires_at > identity.wall
-        known = registration.registration or self._progress.registration
-        if known is not None and known != self._kept:
-            await self._bugs.attempt("keeping what the controller told", self._keep(known))
-        self._progress = replace(
-            self._progress,
-            svid=identity.svid if valid else None,
-            identity_served=valid and identity.error is None,
-            left_alone=proxy.pid is not None or machine.left_alone(self._paths, self._machine.user.uid),
-            registration=known,
-            probe_failure=probes.failing,
-            probes_decided=probes.decided,
-            proxy_certified=proxy.certified,
-            proxy_lost_seconds=now - self._proxy_seen,
-            cordon=machine.read_cordon(self._paths),
-        )
-        return True
-
-    async def _keep(self, known: Registration) -> None:
-        files.write_json(self._paths.known_registration, decode.encode(known), mode=0o644)
-        self._kept = known
+        self._progress = await self._finder.look(self._parts, self._machine, self._progress)
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
         wanted = part.want(want)

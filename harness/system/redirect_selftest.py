@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from harness.rules import PROXY_USER, Family, Hook, Packet, Rule, Rules, for_family, target
+from harness.packets import Packet, target
+from harness.rules import PROXY_USER, Family, Hook, Rule, Rules, for_family
 from harness.system import nfnetlink, probe_packet
 from harness.values import IPAddress, IPNetwork
 

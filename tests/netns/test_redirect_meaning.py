@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from harness.rules import Family, Hook, Packet, RedirectSpec, Rules, rules_for, target
+from harness.packets import Packet, target
+from harness.rules import Family, Hook, RedirectSpec, Rules, rules_for
 from harness.system import nfnetlink, probe_packet
 from harness.system.iptables import Iptables
 from harness.system.nftables import Nftables

@@ -13,6 +13,7 @@ import pytest
 from controller.admission import RefusedError
 from controller.embedded_store import EmbeddedCollection, EmbeddedStore
 from controller.fleet import Fleet
+from controller.joins import Joins
 from controller.manifest import ExternalGroup
 from controller.model import ExternalWorkload, Key
 from controller.registry import Caller, Registry
@@ -60,6 +61,7 @@ class World:
         self.replicas = Replicas(self.store.leases, self.clock, name, "meshexp")
         self.fleet = Fleet(self.clock, Times(lease=30, expiry=900), ClusterFacts(), self.replicas.holds)
         self.registry = Registry(self.store, self.fleet, TRUST_DOMAIN, self.replicas)
+        self.joins = Joins(self.registry)
         self.answering: set[IPAddress] = set()
         self.proxies: dict[IPAddress, int] = {}
         self.upkeep = Upkeep(self.registry, self._dial)
@@ -70,7 +72,7 @@ class World:
     async def join(self, instance: str = "one", ip: str = "192.0.2.1", identity: SpiffeId = FACE, **request: Any) -> Registration:
         fields = {"group": "face", "namespace": "faces", "hostname": "face-1", **request}
         message = RegistrationRequest(instance_id=instance, addresses=(parse_address(ip),), **fields)
-        return (await self.registry.register(identity, message))[0]
+        return (await self.joins.register(identity, message))[0]
 
     async def say(
         self, made: Registration, sequence: int, ready: bool = True, reason: Reason = Reason.READY, mark: str = ""

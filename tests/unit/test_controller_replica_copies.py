@@ -55,7 +55,7 @@ def test_every_replica_tells_a_machine_of_its_copy() -> None:
         await s.kill("two")
         assert (await third.registry.hold(caller, key, "", 60)).copied_by == SECOND
         await s.clock.advance(TOLD_SECONDS, step=TOLD_SECONDS)
-        assert third.registry._holders.copied_by(third.fleet.records[key]) == ""
+        assert third.registry.holders.copied_by(third.fleet.records[key]) == ""
 
     replica_site.run(body, "one", "two")
 

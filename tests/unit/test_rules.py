@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.packets import Packet, target
 from harness.rules import (
     Family,
     Hook,
     Inbound,
     Outbound,
-    Packet,
     RedirectSpec,
     Rule,
     Rules,
@@ -23,7 +23,6 @@ from harness.rules import (
     for_family,
     merge_ports,
     rules_for,
-    target,
 )
 from harness.values import PortRange
 from tests import redirect_support as support
