@@ -63,7 +63,7 @@ async def _apply(options: argparse.Namespace) -> int:
 
     from harness.config import load
     from harness.daemon import head_start, machine
-    from harness.daemon.surroundings import with_subnets
+    from harness.daemon.surroundings import with_networks
     from harness.desired import desired
     from harness.known import Progress
     from harness.reconcilers.redirect import Redirect
@@ -78,7 +78,7 @@ async def _apply(options: argparse.Namespace) -> int:
             "this machine is not registered, so nobody has told it which ports and networks the redirect is for",
             f"{_next_step(where)}; `meshexp plan` shows what is known already",
         )
-    found = await with_subnets(await machine.look(config, where))
+    found = await with_networks(await machine.look(config, where), where)
     wanted = desired(config, found, Progress(registration=registration, proxy_certified=True)).redirect
     choice = redirect_backend.Choice(config.redirect.backend.value)
     detected = await asyncio.to_thread(redirect_backend.detect, choice, marks=Marks(where.instance))

@@ -75,6 +75,8 @@ class RedirectSpec:
     """Outbound only: whose are not, which are those of this machine's other workloads, and of their proxies."""
     neighbours: tuple[int, ...] = ()
     """Users of this machine's other proxies: to `inbound_ports` of one of its own addresses they come as peers do."""
+    hold: bool = False
+    """No proxy serves yet, or any more: what would go through it to the mesh is refused, and nothing else is redirected."""
 
     def __post_init__(self) -> None:
         if self.proxy_uid == 0:
@@ -121,13 +123,15 @@ class Rule:
             words.append(f"{'from' if inbound else 'to'} {', '.join(map(str, self.networks))}")
         if self.ports:
             words.append(f"to port {', '.join(map(str, self.ports))}")
-        words.append(f"→ {self.redirect_to}" if self.redirect_to is not None else "→ left alone")
+        words.append("→ refused" if self.redirect_to == HOLD_PORT else f"→ {self.redirect_to or 'left alone'}")
         return " ".join(words)
 
 
 Rules = tuple[Rule, ...]
 PROXY_USER = "proxy-user"
 """The name of the rule that leaves the proxy's own connections alone."""
+HOLD_PORT = 1
+"""Of this machine, where nobody listens: a connection that is held is sent there and refused. Chains for NAT have no reject."""
 
 
 def merge_ports(ports: Iterable[PortRange]) -> tuple[PortRange, ...]:
@@ -148,7 +152,31 @@ def merge_networks(networks: Iterable[IPNetwork], family: Family) -> tuple[IPNet
 
 def rules_for(spec: RedirectSpec) -> Rules:
     """The records for `spec`, in the order in which they are tried; a direction without a redirect has none."""
+    if spec.hold:
+        outbound = Outbound.OFF if spec.outbound is Outbound.OFF else Outbound.MESH
+        only = dataclasses.replace(spec, hold=False, outbound=outbound, outbound_port=HOLD_PORT, inbound=Inbound.OFF)
+        return tuple(_outbound(only))
     return tuple(_inbound(spec)) + tuple(_outbound(spec))
+
+
+def held(rules: Rules) -> Rules:
+    """The same outbound connections, refused: what redirect rules that are in force become when their proxy is to end."""
+    return tuple(
+        rule if rule.redirect_to is None else dataclasses.replace(rule, redirect_to=HOLD_PORT)
+        for rule in rules
+        if rule.hook is Hook.OUTBOUND and not (rule.redirect_to is not None and rule.interface == "lo")
+    )
+
+
+def is_hold(rules: Rules) -> bool:
+    targets = {rule.redirect_to for rule in rules} - {None}
+    return targets == {HOLD_PORT}
+
+
+def networks_of(rules: Rules) -> tuple[IPNetwork, ...]:
+    """Where outbound connections are redirected or held."""
+    outbound = [rule for rule in rules if rule.hook is Hook.OUTBOUND and rule.redirect_to is not None]
+    return tuple(dict.fromkeys(network for rule in outbound for network in rule.networks))
 
 
 def _families(spec: RedirectSpec) -> tuple[Family, ...]:

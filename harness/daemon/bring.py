@@ -8,11 +8,13 @@ from typing import Any
 
 from harness import phrases, problems, tasks
 from harness.config import schema
-from harness.daemon.compose import Part
+from harness.daemon.compose import Part, Parts
 from harness.daemon.snapshot import Counters
-from harness.desired import may_redirect
+from harness.desired import Desired, may_redirect
 from harness.errors import HarnessError, InternalError, UnwritableError
 from harness.known import Progress
+from harness.route_clashes import is_within
+from harness.rules import rules_for
 from harness.status import Condition, Truth, made_worse, wrong
 
 SHARED_WITH_OTHERS = ("routes", "dns", "redirect")
@@ -28,6 +30,33 @@ def is_left(config: schema.Config, progress: Progress) -> bool:
     return progress.registration is None and progress.redirected and may_redirect(config, progress)
 
 
+def order(parts: Parts, want: Desired, progress: Progress) -> tuple[Part, ...]:
+    """Up; but on a member its rules first, so that no route leads to the mesh before them."""
+    if progress.member is None or want.redirect is None:
+        return parts.up
+    return parts.redirect, *(part for part in parts.up if part is not parts.redirect)
+
+
+def guarded(parts: Parts, want: Desired, progress: Progress) -> bool:
+    """Whether the routes may change: on a member only while rules that cover their networks are in force. Other rules than those
+    that are wanted will do, such as the ones before a change that failed its self-test."""
+    if progress.member is None or want.redirect is None or not rules_for(want.redirect):
+        return True
+    if parts.redirect_in_force() == want.redirect:
+        return True
+    covered = parts.redirect_covers()
+    return all(any(is_within(route.network, one) for one in covered) for route in want.routes or ())
+
+
+def with_routed(want: Desired, routes: Any, progress: Progress) -> Desired:
+    """On a member a network keeps its rule until its route is gone. `routes`: what was observed of them."""
+    if progress.member is None or want.redirect is None:
+        return want
+    routed = sorted((route.network for route in getattr(routes, "ours", ())), key=str)
+    networks = tuple(dict.fromkeys((*want.redirect.outbound_networks, *routed)))
+    return replace(want, redirect=replace(want.redirect, outbound_networks=networks))
+
+
 class Bringer:
     def __init__(self, counters: Counters, log: Any) -> None:
         self._counters, self._log = counters, log
@@ -36,6 +65,10 @@ class Bringer:
         self._right: dict[str, object] = {}
         self._seen: dict[str, Any] = {}
         self._said: dict[str, Condition] = {}
+
+    async def last(self, part: Part) -> Any:
+        """What the part observed last. Raises HarnessError when there is no look and none succeeds."""
+        return self._seen[part.name] if part.name in self._seen else await self.look(part)
 
     async def look(self, part: Part) -> Any:
         """What the part observes; where that fails, what it observed last. Raises HarnessError when there is no earlier look."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import terminal
 from harness.clock import SystemClock
-from harness.daemon import in_force, names
+from harness.daemon import in_force, membership, names
 from harness.errors import HarnessError, TemporaryError
 from harness.paths import Paths, configured, is_name, with_run_directory
 from harness.reconcilers.base import Reconciler
@@ -109,10 +109,18 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> i
     redirect = Redirect(await asyncio.to_thread(redirect_backend.detect, marks=Marks(paths.instance)), paths.redirect_lock)
     if not after_exit:
         await _warn(redirect, proxy is not None, paths)
-    # The redirect first: from then on the proxy holds no traffic. What follows is the machine's.
-    reconcilers: tuple[Reconciler[Any, Any, Any], ...] = (redirect,)
+    reconcilers: tuple[Reconciler[Any, Any, Any], ...] = ()
     if not paths.instance:
-        reconcilers += _dns(paths), Routes(Netlink(), SystemClock(), lambda reason: None)
+        reconcilers = _dns(paths), Routes(Netlink(), SystemClock(), lambda reason: None)
+    # The redirect first: from then on the proxy has no traffic. A member's becomes the hold, which goes after the routes: while
+    # they are there nothing goes to the mesh in plaintext. While the whole machine goes down, the hold does not.
+    member = membership.kept(paths) is not None
+    if member:
+        failed += await _try("refuse new connections to the mesh", redirect.hold, dry, answer)
+        failed += await _end_proxy(paths, proxy, dry, answer)
+        reconcilers += () if after_exit and await membership.lasts() else (redirect,)
+    else:
+        reconcilers = (redirect, *reconcilers)
     for reconciler in reconcilers:
         try:
             for action in reconciler.diff(None, await reconciler.observe()):
@@ -121,11 +129,8 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> i
                 )
         except HarnessError as error:
             failed += _failed(error, reconciler.name)
-        if reconciler is redirect and proxy is not None:
-            failed += await _try(f"stop {PROXY}", partial(proxy.stop, PROXY_GRACE), dry, answer)
-        if reconciler is redirect:
-            for orphan in process.orphans(paths.children):
-                failed += await _try(str(orphan), partial(process.end, orphan, PROXY_GRACE), dry, answer)
+        if reconciler is redirect and not member:
+            failed += await _end_proxy(paths, proxy, dry, answer)
     if dry:
         return 1 if failed else 0
     for name in (PROXY, DNS) if units.booted() else ():
@@ -136,13 +141,23 @@ async def _clean(paths: Paths, after_exit: bool, dry: bool, answer: Answer) -> i
         failed += _removed(paths.status)
     for left in (paths.known_registration, paths.proxy, paths.bug):
         failed += _removed(left)
-    try:
-        await in_force.forget(paths)
-    except HarnessError as error:
-        failed += _failed(error)
+    for forget in (in_force.forget, membership.forget):
+        try:
+            await forget(paths)
+        except HarnessError as error:
+            failed += _failed(error)
     if paths.instance:
         shutil.rmtree(paths.run, ignore_errors=True)
     return 1 if failed else 0
+
+
+async def _end_proxy(paths: Paths, proxy: units.UnitChild | None, dry: bool, answer: Answer) -> int:
+    failed = 0
+    if proxy is not None:
+        failed += await _try(f"stop {PROXY}", partial(proxy.stop, PROXY_GRACE), dry, answer)
+    for orphan in process.orphans(paths.children):
+        failed += await _try(str(orphan), partial(process.end, orphan, PROXY_GRACE), dry, answer)
+    return failed
 
 
 def _dns(paths: Paths) -> Dns:

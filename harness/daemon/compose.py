@@ -28,6 +28,7 @@ from harness.reconcilers.redirect import Redirect
 from harness.reconcilers.registration import RegistrationKeeper
 from harness.reconcilers.routes import Routes
 from harness.reconcilers.shared import Shared
+from harness.rules import RedirectSpec, Rules
 from harness.specs import ProxySpec, RegistrationSpec, Route
 from harness.system import files, proxy_binary, redirect_backend, resolved, tcp_sockets
 from harness.system.control_plane import ControlPlane
@@ -36,6 +37,7 @@ from harness.system.probe_call import Checker
 from harness.system.proxy_admin import LoopbackAdmin
 from harness.system.redirect_table import Marks
 from harness.system.units import Units
+from harness.values import IPNetwork
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -63,6 +65,10 @@ class Parts:
     redirect: Part
     redirect_changes: Callable[[], AsyncIterator[str]]
     redirect_in_place: Callable[[], Awaitable[bool]]
+    redirect_found: Callable[[], Awaitable[Rules]]
+    redirect_in_force: Callable[[], RedirectSpec | None]
+    redirect_covers: Callable[[], tuple[IPNetwork, ...]]
+    """Networks whose connections the rules in the kernel redirect or hold."""
     watch_nodes: Callable[[tuple[Route, ...] | None], Awaitable[None]]
     calls: Mapping[str, Calls]
     tell: Callable[[RegistrationSpec], Awaitable[None]]
@@ -74,7 +80,8 @@ class Parts:
 
     @property
     def up(self) -> tuple[Part, ...]:
-        """The ExternalWorkload must exist before the proxy starts; the redirect is the last thing in."""
+        """The ExternalWorkload must exist before the proxy starts. At a first join the redirect is the last thing in; on a member
+        its rules come first (`bring.order`)."""
         return self.routes, self.dns, self.identity, self.registration, self.probes, self.proxy, self.redirect
 
 
@@ -111,6 +118,9 @@ async def compose(config: schema.Config, paths: Paths, clock: Clock, begun: Head
         redirect=Part(redirect, lambda d: d.redirect),
         redirect_changes=redirect.changes,
         redirect_in_place=redirect.in_place,
+        redirect_found=redirect.found,
+        redirect_in_force=lambda: redirect.in_force,
+        redirect_covers=lambda: redirect.covered,
         watch_nodes=routes.watch,
         calls=counted.calls,
         tell=keeper.tell,

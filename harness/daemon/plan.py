@@ -10,13 +10,13 @@ from typing import Any
 from harness import desired, hints, paths, terminal
 from harness.clock import SystemClock
 from harness.config import load, schema
-from harness.daemon import head_start, machine
+from harness.daemon import head_start, machine, membership
 from harness.daemon.compose import compose
-from harness.daemon.surroundings import with_subnets
+from harness.daemon.surroundings import with_networks
 from harness.known import Machine, Progress
 from harness.problems import Problem, Severity
 from harness.reconcilers import dns, routes
-from harness.reconcilers.redirect import summary
+from harness.reconcilers.redirect_text import summary
 from harness.rules import rules_for
 from harness.system import files, privileges, process
 
@@ -70,12 +70,13 @@ def _record(part: str, action: Any) -> dict[str, Any]:
 async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     """By part, in the order in which they would be applied; before them what is in the way."""
     config = load.of_member(where, os.environ)
-    found = await with_subnets(await machine.look(config, where))
+    found = await with_networks(await machine.look(config, where), where)
     clock = SystemClock()
     begun = head_start.unstarted(found, where, clock)
     parts, registration = await compose(config, where, clock, begun), begun.registration
     # As if every gate were open: what a machine that joins now would get.
-    progress = Progress(registration=registration, identity_served=True, proxy_certified=registration is not None)
+    certified, member = registration is not None, membership.kept(where)
+    progress = Progress(registration=registration, identity_served=True, proxy_certified=certified, member=member)
     want = desired.desired(config, found, progress)
     running = files.is_locked(where.lock)
     if running:
@@ -86,6 +87,8 @@ async def actions(where: paths.Paths) -> list[tuple[str, Any]]:
     said = routes.objections(want.routes or (), there) if isinstance(there, routes.Observed) else ()
     known = hints.general(where, config)
     steps: list[tuple[str, Any]] = [(parts.routes.name, Objection(c.message, met)) for c in said if (met := c.met(known))]
+    if not running and (held := desired.hold(config, found, progress)) is not None and not await parts.redirect_found():
+        steps.append((parts.redirect.name, f"hold first: {summary(held)}"))
     unknown = _unknown(config, found, where, running) if registration is None else {}
     for part in chosen:
         wanted = part.want(want)

@@ -1,4 +1,7 @@
-"""The order down: not ready → drain → redirect off → proxy → leave → identity → dns → routes. Each step ends, whatever fails."""
+"""The order down: not ready → drain → redirect off → proxy → leave → identity → dns → routes. Each step ends, whatever fails.
+
+With `on_proxy_loss: closed` the redirect becomes the hold instead, which is the last to go: what programs send to the mesh
+meanwhile is refused."""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any
 from harness import tasks
 from harness.clock import Clock
 from harness.config import schema
+from harness.daemon import membership
 from harness.daemon.compose import Part, Parts
-from harness.desired import desired
+from harness.desired import desired, hold
 from harness.errors import HarnessError, TemporaryError
 from harness.known import Machine, Progress
 from harness.messages import Reason, Registration
+from harness.rules import RedirectSpec
 from harness.specs import Readiness, RegistrationSpec
 from harness.system import systemd, tcp_sockets, units
 
@@ -27,10 +32,11 @@ async def go_down(
 ) -> None:
     """`keep_redirect`: the rules stay. Without a proxy behind them calls to the mesh are refused: none goes out in plaintext."""
     began = clock.now()
+    held = hold(config, machine, progress)
     await _attempt("the drain", announce(config, machine, parts, progress, Reason.DRAINING, log), log)
     await _attempt("the wait for open connections", _answered(config, clock, log), log)
     if not keep_redirect:
-        await _remove(parts.redirect, log, ROUTINE_SECONDS)
+        await _remove(parts.redirect, log, ROUTINE_SECONDS, held)
     await _remove(parts.probes, log, ROUTINE_SECONDS)
     left = max(0.0, config.drain.deadline - (clock.now() - began))
     await _remove(parts.proxy, log, left)
@@ -38,6 +44,9 @@ async def go_down(
     await _remove(parts.identity, log, ROUTINE_SECONDS)
     await _remove(parts.dns, log, ROUTINE_SECONDS)
     await _remove(parts.routes, log, ROUTINE_SECONDS)
+    # While the whole machine goes down, the hold does not.
+    if held is not None and not keep_redirect and not await membership.lasts():
+        await _remove(parts.redirect, log, ROUTINE_SECONDS)
 
 
 async def comes_back(unit: str | None, log: Any) -> bool:
@@ -108,9 +117,11 @@ async def _told(parts: Parts, spec: RegistrationSpec) -> bool:
     return True
 
 
-async def _remove(part: Part, log: Any, seconds: float) -> None:
+async def _remove(part: Part, log: Any, seconds: float, wanted: RedirectSpec | None = None) -> None:
+    """`wanted`: what takes its place for now."""
+
     async def work() -> bool:
-        for action in part.reconciler.diff(None, await part.reconciler.observe()):
+        for action in part.reconciler.diff(wanted, await part.reconciler.observe()):
             log.info(str(action).partition("\n")[0], part=part.name)
             await part.reconciler.apply(action)
         return True

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import structlog
 
-from harness import phrases, problems
+from harness import problems
 from harness.errors import HarnessError, TemporaryError, UnavailableError, UnwritableError
-from harness.rules import Inbound, Outbound, RedirectSpec, Rules, differences, merge_ports, rules_for
+from harness.reconcilers import excluded_ports
+from harness.reconcilers.redirect_text import summary
+from harness.rules import Inbound, RedirectSpec, Rules, differences, held, is_hold, merge_ports, networks_of, rules_for
 from harness.status import Condition, Truth, wrong
 from harness.system import iptables, redirect_exclusions, redirect_lock, redirect_selftest
 from harness.system.redirect_backend import Detected
 from harness.system.redirect_selftest import Outcome
 from harness.system.redirect_table import Backend, BackendKind, NotRestoredError, TableState
+from harness.values import IPNetwork
 
 log = structlog.get_logger()
 
@@ -53,7 +56,7 @@ class Apply:
         """The first line is what the log tells; all is input for the backend's tool."""
         more = len(self.reasons) - MOST_REASONS
         reasons = "; ".join(self.reasons[:MOST_REASONS]) + (f"; and {more} more" if more > 0 else "")
-        return f"# redirect by {self.why}; {reasons}\n{self.text}"
+        return f"# {'hold' if is_hold(self.rules) else 'redirect'} by {self.why}; {reasons}\n{self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,10 @@ class Redirect:
         self._refused: tuple[Rules, float, SelfTestError] | None = None
         self._before: Rules | None = None
         """Of a trial that failed, where they could not be put back."""
+        self.in_force: RedirectSpec | None = None
+        """The last look found exactly its rules in the kernel."""
+        self.covered: tuple[IPNetwork, ...] = ()
+        """Networks whose connections the rules in the kernel redirect or hold, by the last look."""
 
     @property
     def kind(self) -> BackendKind:
@@ -104,9 +111,21 @@ class Redirect:
         tables = {backend.kind: await backend.observe() for backend in self._backends}
         return Observed(tables, await asyncio.to_thread(redirect_exclusions.ssh))
 
+    async def found(self) -> Rules:
+        """The rules of ours that are in force, also those of an earlier daemon."""
+        states = [await backend.observe() for backend in self._backends]
+        return next((state.rules for state in states if state.rules), ())
+
     async def in_place(self) -> bool:
         """Whether rules of ours are there, also those of an earlier daemon."""
         return any(state.present for state in (await self.observe()).tables.values())
+
+    async def hold(self) -> None:
+        """From now on the rules that are there refuse what they redirected. Needs no configuration. Raises HarnessError."""
+        async with redirect_lock.exclusive(self._lock, 2 * self._confirm_seconds):
+            for backend in self._backends:
+                if rules := (await backend.observe()).rules:
+                    await backend.replace(held(rules))
 
     def diff(self, desired: RedirectSpec | None, observed: Observed) -> tuple[Action, ...]:
         backend, other = self._backends
@@ -130,6 +149,9 @@ class Redirect:
                 await self._take_back(action)
                 if isinstance(action, Remove):
                     await backend.replace(())
+                    self._before = None
+                elif is_hold(action.rules):  # nobody is logged in by what it refuses: no trial, at whose end it would be gone
+                    await backend.replace(action.rules)
                     self._before = None
                 else:
                     await self._on_trial(backend, action)
@@ -178,12 +200,17 @@ class Redirect:
 
     def condition(self, desired: RedirectSpec | None, observed: Observed) -> Condition:
         name = "Redirected"
+        differs = bool(self.diff(desired, observed))
+        self.in_force = None if differs else desired
+        self.covered = networks_of(observed.tables[self.kind].rules)
         if self._failure:
             return wrong(name, Truth.FALSE, self._failure)
-        if self.diff(desired, observed):
+        if differs:
             return Condition(name, Truth.FALSE, "the redirect is not as it should be yet")
         if desired is None:
             return Condition(name, Truth.UNKNOWN, "comes last, when the proxy has its certificate")
+        if desired.hold:
+            return Condition(name, Truth.FALSE, f"{summary(desired)}, by {self._detected.reason}")
         text = f"{summary(desired)}, by {self._detected.reason}{self._verified()}"
         if (doubt := self._doubt(desired) or _taken_for_ssh(desired, observed.ssh)) is not None:
             return wrong(name, Truth.TRUE, doubt, stands=text)
@@ -243,7 +270,7 @@ def _taken_for_ssh(desired: RedirectSpec, ssh: redirect_exclusions.Ssh) -> probl
     if not wanted and ssh.unread is not None and desired.inbound is not Inbound.OFF:
         return problems.SSH_UNREAD.found("the look at which ports are SSH's", ssh.unread.came, file=ssh.unread.path)
     if not wanted:
-        return None
+        return excluded_ports.found(desired, ssh)
     ports = ", ".join(f"port {port}" for port in wanted)
     came = f"not redirected: {ports}, where root's program that listens is in the same cgroup as an SSH daemon"
     return problems.PORT_TAKEN_FOR_SSH.found("the look at which ports are SSH's", came, port=wanted[0])
@@ -260,22 +287,9 @@ def _rules(desired: RedirectSpec | None, observed: Observed) -> Rules:
 def _reasons(rules: Rules, state: TableState) -> tuple[str, ...]:
     if not state.present:
         return ("there are no rules of ours",)
+    if is_hold(state.rules) and not is_hold(rules):
+        return ("the hold becomes the redirect",)
+    if is_hold(rules) and state.rules and not is_hold(state.rules):
+        return ("the redirect becomes the hold",)
     trial = ("a change that nobody confirmed",) if state.on_trial else ()
     return trial + state.strange + differences(rules, state.rules)
-
-
-def summary(spec: RedirectSpec) -> str:
-    if not rules_for(spec):
-        return "nothing to redirect"
-    count = len(spec.outbound_networks)
-    outbound = {
-        Outbound.MESH: f"outbound to {phrases.counted(count, 'network')} → {spec.outbound_port}",
-        Outbound.ALL: f"all outbound → {spec.outbound_port}",
-        Outbound.OFF: "outbound not redirected",
-    }
-    inbound = {
-        Inbound.PORTS: f"inbound ports {', '.join(map(str, spec.inbound_ports)) or 'none'} → {spec.inbound_port}",
-        Inbound.ALL: f"all inbound → {spec.inbound_port}",
-        Inbound.OFF: "inbound not redirected",
-    }
-    return f"{outbound[spec.outbound]}, {inbound[spec.inbound]}"

@@ -135,7 +135,10 @@ class Iptables:
         for family in families:
             found = answers[str(family.value)]
             _raise(found)
-            records, oddities = iptables_text.parse(found["chains"], family, self._marks)
+            try:
+                records, oddities = iptables_text.parse(found["chains"], family, self._marks)
+            except ValueError as error:
+                raise TemporaryError(f"iptables: {error}", "`iptables-legacy-save` shows the rules") from None
             rules += records
             strange += oddities
             chains += [(family, chain) for chain in found["chains"]]

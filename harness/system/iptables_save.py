@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 
-from harness.errors import PermissionError_, TemporaryError, UnavailableError
+from harness.errors import PermissionError_, UnavailableError
 from harness.rules import Family
+from harness.system import commands
 
 SECONDS = 2.0
 _FOLDERS = "/usr/sbin:/sbin:/usr/bin:/bin"
@@ -34,23 +34,10 @@ async def nft(family: Family) -> str:
 
 
 async def _output(program: str, *words: str) -> str:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            program, *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-    except OSError as error:
-        raise UnavailableError(f"{program} cannot be started: {error.strerror}") from None
-    try:
-        async with asyncio.timeout(SECONDS):
-            output, said = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise TemporaryError(f"{program} gives no answer within {SECONDS:g} s") from None
-    if process.returncode:
-        reason = said.decode(errors="replace").strip()[-300:] or f"status {process.returncode}"
-        raise UnavailableError(f"{' '.join((program, *words))}: {reason}")
-    return output.decode(errors="replace")
+    done = await commands.run(program, *words, seconds=SECONDS)
+    if done.code:
+        raise UnavailableError(f"{' '.join((program, *words))}: {done.reason[-300:]}")
+    return done.text
 
 
 def _names(file: Path) -> list[str]:

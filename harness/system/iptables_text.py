@@ -81,7 +81,15 @@ def _slots(ports: Iterable[PortRange]) -> Iterator[str]:
 
 
 def parse(chains: Chains, family: Family, marks: Marks = FIRST) -> tuple[Rules, tuple[str, ...]]:
-    """The records that our chains say, and a sentence for every rule that no record can say."""
+    """The records that our chains say, and a sentence for every rule that no record can say. Raises ValueError for what is no
+    list of entries."""
+    try:
+        return _parsed(chains, family, marks)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"a listing of another form: {error}") from None
+
+
+def _parsed(chains: Chains, family: Family, marks: Marks) -> tuple[Rules, tuple[str, ...]]:
     rules: list[Rule] = []
     strange: list[str] = []
     for name, found in chains.items():
@@ -127,7 +135,7 @@ def _record(found: list[Entry], hook: Hook, family: Family) -> Rule | None:
             networks=merge_networks(networks, family),
             ports=merge_ports(ports),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return rule if list(_entries(rule)) == found else None
 

@@ -7,7 +7,9 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.system import files
 from harness.values import IPAddress
 
 _NETLINK_NETFILTER = 12
@@ -15,6 +17,7 @@ _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _GROUP_CONNTRACK_NEW, _GROUP_NFTABLES = 1, 7
 _SUBSYS_CONNTRACK, _SUBSYS_NFTABLES = 1, 10
 _NEWGEN = 15
+_EVENTS = Path("/proc/sys/net/netfilter/nf_conntrack_events")
 _HEADER = struct.Struct("=IHHII")
 _GENMSG = 4
 _ATTRIBUTE = struct.Struct("=HH")
@@ -52,6 +55,11 @@ def nftables_events() -> socket.socket:
 
 def connection_events() -> socket.socket:
     return _listen(_GROUP_CONNTRACK_NEW)
+
+
+def announces_connections() -> bool:
+    """False where an administrator has turned that off, in the calling thread's network namespace."""
+    return files.read_line(_EVENTS) != "0"
 
 
 def open_socket() -> socket.socket:
@@ -129,5 +137,7 @@ def _tuple(data: bytes) -> tuple[IPAddress, int, IPAddress, int] | None:
     source, destination = addresses.get(1, addresses.get(3)), addresses.get(2, addresses.get(4))
     if source is None or destination is None or protocol.get(1) != bytes([socket.IPPROTO_TCP]):
         return None
+    if {len(source), len(destination)} - {4, 16}:
+        return None  # of no version of IP
     ports = [int.from_bytes(protocol.get(number, b""), "big") for number in (2, 3)]
     return ipaddress.ip_address(source), ports[0], ipaddress.ip_address(destination), ports[1]

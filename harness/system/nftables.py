@@ -32,6 +32,10 @@ table inet meshexp-check {
     type nat hook prerouting priority -100;
     fib daddr type local tcp dport 9 redirect to :9
   }
+  chain g {
+    type filter hook output priority 0;
+    ct status dnat return
+  }
 }
 """
 
@@ -157,7 +161,10 @@ class Nftables:
             listing = await self.run(f"list table inet {self._marks.table}", as_json=True)
         except (_NotThereError, UnavailableError):
             return TableState()
-        return nftables_text.parse_listing(json.loads(listing), self._marks)
+        try:
+            return nftables_text.parse_listing(json.loads(listing), self._marks)
+        except ValueError as error:
+            raise TemporaryError(f"nftables: {error}", "`nft list ruleset` shows the rules") from None
 
     @contextlib.asynccontextmanager
     async def trial(self, new: Rules, old: Rules, seconds: float, record: Path | None = None) -> AsyncIterator[NftablesTrial]:

@@ -5,8 +5,10 @@ The text is what `plan` prints and, unchanged, what the adapter hands to libnfta
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby, product
 from typing import Any
 
 from harness.rules import Family, Hook, Rule, Rules, merge_networks, merge_ports
@@ -18,22 +20,32 @@ PRIORITY = -110
 TRIAL_SET = "trial"
 _SYN = ("fin", "syn", "rst", "ack")
 _BASE = {Hook.INBOUND: "prerouting", Hook.OUTBOUND: "output"}
+GUARD = "guard"
+"""The chain after NAT that drops what NAT has passed over. Connection tracking keeps the decision "no NAT" of an attempt that
+began before our rules: without this chain its next SYN would still go out in plaintext."""
+_GUARD_BASE = ("filter", "output", 0, "accept")
+_GUARD_HEAD = {
+    "guard-tcp": "meta l4proto != tcp return",
+    "guard-begun": f"tcp flags & ({'|'.join(_SYN)}) != syn return",
+    "guard-redirected": "ct status dnat return",
+}
 
 
 def replace_text(rules: Rules, marks: Marks = FIRST) -> str:
     """One transaction: our table exactly as `rules` say, or no table."""
-    return _table([_chain(hook, _lines(rules, hook), marks) for hook in Hook if any(r.hook is hook for r in rules)], marks)
+    return _table([_chain(name, lines, marks) for name, lines in _chains(rules).items()], marks)
 
 
 def trial_text(new: Rules, old: Rules, seconds: float, marks: Marks = FIRST) -> str:
     """`new` as long as an element of a set lives, which the kernel ends after `seconds`; then `old`."""
-    hooks = [hook for hook in Hook if any(r.hook is hook for r in new + old)]
+    after, before = _chains(new), _chains(old)
+    names = [name for name in _CHAINS if name in after or name in before]
     lines = [f"\tset {TRIAL_SET} {{", "\t\ttype inet_proto", "\t\tflags timeout",
              f"\t\telements = {{ tcp timeout {round(seconds * 1000)}ms }}", "\t}"]  # fmt: skip
     blocks = ["\n".join(lines)]
-    blocks += [_block(_trial_chain(hook), _lines(new, hook)) for hook in hooks]
+    blocks += [_block(_trial_chain(name), after.get(name, [])) for name in names]
     gate = f"meta l4proto @{TRIAL_SET} goto "
-    blocks += [_chain(hook, [gate + _trial_chain(hook), *_lines(old, hook)], marks) for hook in hooks]
+    blocks += [_chain(name, [gate + _trial_chain(name), *before.get(name, [])], marks) for name in names]
     return _table(blocks, marks)
 
 
@@ -47,8 +59,11 @@ def _priority(marks: Marks) -> int:
     return PRIORITY - bool(marks.instance)
 
 
-def _trial_chain(hook: Hook) -> str:
-    return f"{hook.value}_{TRIAL_SET}"
+_CHAINS = (*(hook.value for hook in Hook), GUARD)
+
+
+def _trial_chain(name: str) -> str:
+    return f"{name}_{TRIAL_SET}"
 
 
 def _table(blocks: list[str], marks: Marks) -> str:
@@ -56,19 +71,46 @@ def _table(blocks: list[str], marks: Marks) -> str:
     return clean + (f"table inet {marks.table} {{\n" + "\n".join(blocks) + "\n}\n" if blocks else "")
 
 
-def _chain(hook: Hook, lines: Iterable[str], marks: Marks) -> str:
-    return _block(hook.value, [f"type nat hook {_BASE[hook]} priority {_priority(marks)}; policy accept;", *lines])
+def _base(name: str, marks: Marks) -> tuple[str, str, int, str]:
+    """Type, hook, priority and policy of one of our chains."""
+    return _GUARD_BASE if name == GUARD else ("nat", _BASE[Hook(name)], _priority(marks), "accept")
+
+
+def _chain(name: str, lines: Iterable[str], marks: Marks) -> str:
+    kind, hook, priority, policy = _base(name, marks)
+    return _block(name, [f"type {kind} hook {hook} priority {priority}; policy {policy};", *lines])
 
 
 def _block(name: str, lines: Iterable[str]) -> str:
     return "\n".join([f"\tchain {name} {{", *(f"\t\t{line}" for line in lines), "\t}"])
 
 
-def _lines(rules: Rules, hook: Hook) -> list[str]:
-    return [_line(rule) for rule in rules if rule.hook is hook]
+def _chains(rules: Rules) -> dict[str, list[str]]:
+    """The lines of each chain that is needed."""
+    chains = {hook.value: [_line(one) for rule in rules if rule.hook is hook for one in _single(rule)] for hook in Hook}
+    if guarded := _guarded(rules):
+        head = [f'{line} comment "{name}"' for name, line in _GUARD_HEAD.items()]
+        chains[GUARD] = head + [_line(one, guards=True) for rule in guarded for one in _single(rule)]
+    return {name: lines for name, lines in chains.items() if lines}
 
 
-def _line(rule: Rule) -> str:
+def _guarded(rules: Rules) -> list[Rule]:
+    """What the guard says of connections to other machines; nothing where none are redirected."""
+    outbound = [rule for rule in rules if rule.hook is Hook.OUTBOUND]
+    far = [rule for rule in outbound if rule.redirect_to is None or rule.interface != "lo"]
+    return far if any(rule.redirect_to is not None for rule in far) else []
+
+
+def _single(rule: Rule) -> Iterator[Rule]:
+    """One rule for each network and range of ports. A set of intervals would be one rule, but the kernel fills some of them only
+    after the rules are in force: for that moment packets would pass them."""
+    networks: list[tuple[IPNetwork, ...]] = [(network,) for network in rule.networks] or [()]
+    ports: list[tuple[PortRange, ...]] = [(one,) for one in rule.ports] or [()]
+    for network, port in product(networks, ports):
+        yield dataclasses.replace(rule, networks=network, ports=port)
+
+
+def _line(rule: Rule, guards: bool = False) -> str:
     inbound = rule.hook is Hook.INBOUND
     words: list[str] = []
     if rule.family is not None and not rule.networks:
@@ -81,22 +123,33 @@ def _line(rule: Rule) -> str:
         words.append(f'{"iifname" if inbound else "oifname"} "{rule.interface}"')
     if rule.networks:
         protocol = "ip6" if rule.family is Family.IPV6 else "ip"
-        words.append(f"{protocol} {'saddr' if inbound else 'daddr'} {{ {', '.join(map(str, rule.networks))} }}")
+        words.append(f"{protocol} {'saddr' if inbound else 'daddr'} {', '.join(map(str, rule.networks))}")
     if rule.ports:
-        words.append(f"tcp dport {{ {', '.join(map(str, rule.ports))} }}")
+        words.append(f"tcp dport {', '.join(map(str, rule.ports))}")
     if rule.redirect_to is None:
         words.append("return")
+    elif guards:
+        words.append("drop")
     else:
         words.append(f"tcp flags & ({'|'.join(_SYN)}) == syn redirect to :{rule.redirect_to}")
     return " ".join([*words, f'comment "{rule.name}"'])
 
 
 def parse_listing(listing: dict[str, Any], marks: Marks = FIRST) -> TableState:
-    """Our table from `nft -j list table inet meshexp`."""
+    """Our table from `nft -j list table inet meshexp`. Raises ValueError for a listing of another form."""
+    try:
+        return _table_state(listing, marks)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"a listing of another form: {type(error).__name__} {error}") from None
+
+
+def _table_state(listing: dict[str, Any], marks: Marks) -> TableState:
     rules: list[Rule] = []
     strange: list[str] = []
     on_trial = False
-    trial_chains = {_trial_chain(hook) for hook in Hook}
+    guard: list[Rule | None] = []
+    head: list[str] = []
+    trial_chains = {_trial_chain(name) for name in _CHAINS}
     for item in listing["nftables"]:
         ((kind, body),) = item.items()
         if kind == "set" and body["name"] == TRIAL_SET:
@@ -107,6 +160,12 @@ def parse_listing(listing: dict[str, Any], marks: Marks = FIRST) -> TableState:
         elif kind == "rule":
             if body["chain"] in trial_chains or _is_gate(body):
                 continue
+            if body["chain"] == GUARD:
+                if body.get("comment") in _GUARD_HEAD:
+                    head.append(body["comment"])
+                else:
+                    guard.append(_parse_rule(body))
+                continue
             rule = _parse_rule(body)
             if rule is None:
                 strange.append(f"not ours: a rule in chain {body['chain']}, handle {body['handle']}: {body['expr']}")
@@ -114,13 +173,31 @@ def parse_listing(listing: dict[str, Any], marks: Marks = FIRST) -> TableState:
                 rules.append(rule)
         elif kind not in ("table", "metainfo"):
             strange.append(f"not ours: {kind} {body.get('name', '')}".rstrip())
-    return TableState(present=True, rules=tuple(rules), strange=tuple(strange), on_trial=on_trial)
+    if not _is_guard(head, guard, rules):
+        strange.append(f"the chain {GUARD} is not as it was set")
+    return TableState(present=True, rules=_joined(rules), strange=tuple(strange), on_trial=on_trial)
+
+
+def _is_guard(head: list[str], found: list[Rule | None], rules: list[Rule]) -> bool:
+    wanted = [rule if rule.redirect_to is None else dataclasses.replace(rule, redirect_to=0) for rule in _guarded(tuple(rules))]
+    return found == wanted and head == (list(_GUARD_HEAD) if wanted else [])
+
+
+def _joined(rules: list[Rule]) -> Rules:
+    """Rules of the kernel as records: those that differ only in network and ports are one, if one record makes just these."""
+    joined: list[Rule] = []
+    for _, group in groupby(rules, key=lambda rule: dataclasses.replace(rule, networks=(), ports=())):
+        found = list(group)
+        networks = tuple(dict.fromkeys(network for rule in found for network in rule.networks))
+        ports = tuple(dict.fromkeys(port for rule in found for port in rule.ports))
+        whole = dataclasses.replace(found[0], networks=networks, ports=ports)
+        joined += [whole] if list(_single(whole)) == found else found
+    return tuple(joined)
 
 
 def _is_base(chain: dict[str, Any], marks: Marks) -> bool:
-    expected = {hook.value: ("nat", base, _priority(marks), "accept") for hook, base in _BASE.items()}
     found = tuple(chain.get(key) for key in ("type", "hook", "prio", "policy"))
-    return expected.get(chain["name"]) == found
+    return chain["name"] in _CHAINS and _base(chain["name"], marks) == found
 
 
 def _is_gate(rule: dict[str, Any]) -> bool:
@@ -130,7 +207,8 @@ def _is_gate(rule: dict[str, Any]) -> bool:
 def _parse_rule(body: dict[str, Any]) -> Rule | None:
     """The record that this rule says, or None when no record can say it."""
     try:
-        hook = Hook(body["chain"])
+        guards = body["chain"] == GUARD
+        hook = Hook.OUTBOUND if guards else Hook(body["chain"])
         found: dict[str, Any] = {}
         *conditions, verdict = body["expr"]
         for condition in conditions:
@@ -138,12 +216,14 @@ def _parse_rule(body: dict[str, Any]) -> Rule | None:
             if fields.keys() & found.keys():
                 return None
             found |= fields
+        if guards and set(verdict) == {"drop"}:
+            return Rule(body.get("comment", ""), hook, redirect_to=0, **found)
         is_redirect = found.pop("syn", False)
         target = verdict["redirect"]["port"] if is_redirect else None
         if not is_redirect and set(verdict) != {"return"}:
             return None
         return Rule(body.get("comment", ""), hook, redirect_to=target, **found)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

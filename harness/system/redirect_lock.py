@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -38,7 +37,7 @@ async def _acquire(descriptor: int, seconds: float) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.take(descriptor)
             return
         except BlockingIOError:
             if asyncio.get_running_loop().time() > deadline:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from harness.errors import HarnessError
 from harness.packets import Packet, target
 from harness.rules import PROXY_USER, Family, Hook, Rule, Rules, for_family
 from harness.system import nfnetlink, probe_packet
@@ -107,6 +108,15 @@ def self_test(rules: Rules, wait_seconds: float = WAIT_SECONDS) -> Report:
         listener = nfnetlink.connection_events()
     except OSError as error:
         return Report((_unverified("redirect", f"the kernel announces no connections: {error}"),))
+    try:
+        announces = nfnetlink.announces_connections()
+    except HarnessError as error:
+        listener.close()
+        return Report((_unverified("redirect", error.message),))
+    if not announces:
+        listener.close()
+        why = "the kernel announces no connections: net.netfilter.nf_conntrack_events is 0 (`sysctl -w` sets it to 1)"
+        return Report((_unverified("redirect", why),))
     with listener:
         heard = _Announcements(listener, wait_seconds)
         checks = [check for family in Family for check in _outbound(rules, family, heard)]

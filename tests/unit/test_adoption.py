@@ -13,6 +13,7 @@ from harness.clock import SystemClock
 from harness.daemon import adoption
 from harness.daemon.compose import Part, Parts
 from harness.daemon.head_start import Wakes
+from harness.rules import Rules
 from harness.supervisor import State, Supervised
 from harness.system import process
 
@@ -30,6 +31,9 @@ def parts(child: Supervised[process.Child], processes: process.Processes, fails:
             raise error
         return True
 
+    async def found() -> Rules:
+        return ()
+
     async def nothing(_: object) -> None: ...
 
     async def changes() -> AsyncIterator[str]:
@@ -46,6 +50,9 @@ def parts(child: Supervised[process.Child], processes: process.Processes, fails:
         redirect=part,
         redirect_changes=changes,
         redirect_in_place=in_place,
+        redirect_found=found,
+        redirect_in_force=lambda: None,
+        redirect_covers=tuple,
         watch_nodes=nothing,
         calls={},
         tell=nothing,

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.reconcilers import excluded_ports
+from harness.rules import Inbound
 from harness.system import redirect_exclusions
-from tests.redirect_support import ports
+from harness.system.redirect_exclusions import Ssh
+from tests.redirect_support import ports, spec
 
 
 @pytest.fixture
@@ -66,3 +69,18 @@ def test_what_is_included_and_cannot_be_followed_is_told(root: Path, text: str, 
     (root / "etc/ssh/sshd_config").write_text(text)
     unread = redirect_exclusions.configured_ssh_ports(root)[1]
     assert unread is not None and says in unread.message
+
+
+@pytest.mark.parametrize(
+    ("inbound", "group", "said"),
+    [
+        (Inbound.PORTS, ("8000", "2220-2230"), "not redirected: port 2222, port 8000,"),
+        (Inbound.PORTS, ("8080",), None),
+        (Inbound.ALL, (), None),
+        (Inbound.OFF, ("8000",), None),
+    ],
+)
+def test_a_group_port_by_which_ssh_comes_is_a_problem(inbound: Inbound, group: tuple[str, ...], said: str | None) -> None:
+    found = excluded_ports.found(spec(inbound=inbound, inbound_ports=ports(*group)), Ssh(ports("22", "2222", "8000")))
+    assert (found.came if found else None) == (said and f"{said} by which SSH comes to this machine")
+    assert found is None or found.problem.code == "group-port-excluded"

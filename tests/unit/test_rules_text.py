@@ -19,16 +19,29 @@ table inet meshexp {
 		type nat hook prerouting priority -110; policy accept;
 		fib daddr type != local return comment "forwarded"
 		iifname "veth*" return comment "interface-veth*"
-		tcp dport { 22, 4190-4191, 4567-4568 } return comment "ports"
-		tcp dport { 8080 } tcp flags & (fin|syn|rst|ack) == syn redirect to :4143 comment "redirect"
+		tcp dport 22 return comment "ports"
+		tcp dport 4190-4191 return comment "ports"
+		tcp dport 4567-4568 return comment "ports"
+		tcp dport 8080 tcp flags & (fin|syn|rst|ack) == syn redirect to :4143 comment "redirect"
 	}
 	chain outbound {
 		type nat hook output priority -110; policy accept;
 		meta skuid 2102 return comment "proxy-user"
 		oifname "lo" return comment "loopback"
 		oifname "veth*" return comment "interface-veth*"
-		ip daddr { 10.42.0.0/16 } tcp flags & (fin|syn|rst|ack) == syn redirect to :4140 comment "redirect-ipv4"
-		ip6 daddr { fd42::/16 } tcp flags & (fin|syn|rst|ack) == syn redirect to :4140 comment "redirect-ipv6"
+		ip daddr 10.42.0.0/16 tcp flags & (fin|syn|rst|ack) == syn redirect to :4140 comment "redirect-ipv4"
+		ip6 daddr fd42::/16 tcp flags & (fin|syn|rst|ack) == syn redirect to :4140 comment "redirect-ipv6"
+	}
+	chain guard {
+		type filter hook output priority 0; policy accept;
+		meta l4proto != tcp return comment "guard-tcp"
+		tcp flags & (fin|syn|rst|ack) != syn return comment "guard-begun"
+		ct status dnat return comment "guard-redirected"
+		meta skuid 2102 return comment "proxy-user"
+		oifname "lo" return comment "loopback"
+		oifname "veth*" return comment "interface-veth*"
+		ip daddr 10.42.0.0/16 drop comment "redirect-ipv4"
+		ip6 daddr fd42::/16 drop comment "redirect-ipv6"
 	}
 }
 """
@@ -47,6 +60,7 @@ def test_a_trial_keeps_the_old_rules_behind_the_gate() -> None:
     text = nftables_text.trial_text(new, old, 10.0)
     assert "elements = { tcp timeout 10000ms }" in text
     base = text[text.index("chain outbound {") :]
+    assert base.index("@trial goto guard_trial") < base.index("drop")
     assert base.index("@trial goto outbound_trial") < base.index("meta skuid 2102")
     assert "meta skuid 7" not in base
 
