@@ -1,15 +1,16 @@
 """What should be, as a pure function of the configuration and of what is known so far. No I/O.
 
 The gates of starting are all here: registration needs an identity, the proxy needs a registration (its ExternalWorkload must
-exist first), the redirect needs a proxy with a certificate. Once up, a lost control plane takes nothing away.
+exist first), the redirect needs a proxy with a certificate. Once up, a lost control plane takes nothing away. A machine that was
+a member holds what is meant for the mesh until the redirect is in force, and while it is not.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness import __version__, proxy_environment, route_clashes, rules
+from harness import __version__, anchors, proxy_environment, route_clashes, rules
 from harness.config import schema
 from harness.known import Machine, Progress
 from harness.messages import ClusterFacts, Reason, Registration, RegistrationRequest
@@ -28,7 +29,7 @@ from harness.specs import (
     SpireServer,
     Target,
 )
-from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId, canonical_pem
+from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId
 
 OPEN_AFTER_SECONDS = 30.0
 DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"  # of Linkerd's guide and the playground
@@ -56,7 +57,9 @@ def desired(config: schema.Config, machine: Machine, progress: Progress) -> Desi
         registration=_registration(config, machine, progress),
         application=_application(config, machine, known) if known else None,
         proxy=_proxy(config, machine, known, progress) if known else None,
-        redirect=redirect(config, machine, known) if known and may_redirect(config, progress) else None,
+        redirect=redirect(config, machine, known)
+        if known and may_redirect(config, progress)
+        else hold(config, machine, progress),
     )
 
 
@@ -66,7 +69,7 @@ def identity(config: schema.Config, machine: Machine, known: Registration | None
         section = config.identity.embedded
         embedded = EmbeddedServer(section.ca_cert, section.ca_key, section.svid_ttl)
     server, agent = _spire_server(config, machine), _spire_agent(config, machine)
-    in_use = anchors(machine, known) if agent else ""
+    in_use = anchors.for_spire(machine.anchors_pem, machine.adopted) if agent else ""
     return IdentitySpec(spiffe_id(config), machine.workload_api, machine.user, embedded, server, agent, in_use)
 
 
@@ -80,16 +83,6 @@ def workload_api(config: schema.Config, paths: Paths) -> str:
     if config.identity.mode is schema.IdentityMode.EXTERNAL:
         return config.identity.socket.removeprefix("unix:").replace("///", "/")
     return str(paths.workload_api)
-
-
-def anchors_behind(machine: Machine, known: Registration | None) -> bool:
-    """Whether the file has other trust anchors than the controller tells."""
-    return anchors(machine, known) != canonical_pem(machine.anchors_pem)
-
-
-def anchors(machine: Machine, known: Registration | None) -> str:
-    """The mesh's trust anchors: the controller's word wins over the file, which need not follow a rotation at once."""
-    return canonical_pem((known.facts.trust_anchors_pem if known else "") or machine.anchors_pem)
 
 
 def _spire_server(config: schema.Config, machine: Machine) -> SpireServer | None:
@@ -175,14 +168,15 @@ def _registration(config: schema.Config, machine: Machine, progress: Progress) -
         inbound_port=config.proxy.inbound_port,
     )
     off = config.redirect.outbound is rules.Outbound.OFF and config.redirect.inbound is rules.Inbound.OFF
-    in_use = anchors(machine, progress.registration)
-    target = Target(config.controller.address, config.controller.identity, in_use)
+    trusted = anchors.with_file(machine.anchors_pem, machine.adopted)
+    target = Target(config.controller.address, config.controller.identity, trusted)
     return RegistrationSpec(target, request, progress.svid, readiness(progress, not off))
 
 
 def _proxy(config: schema.Config, machine: Machine, known: Registration, progress: Progress) -> ProxySpec:
     others = "" if progress.left_alone else "the rules of this machine's other workloads leave it alone"
-    environment = proxy_environment.build(config, known, anchors(machine, known), machine.workload_api, machine)
+    in_force = anchors.in_force(machine.anchors_pem, machine.adopted)
+    environment = proxy_environment.build(config, known, in_force, machine.workload_api, machine)
     section = config.proxy
     return ProxySpec(
         path=config.proxy.path,
@@ -202,6 +196,24 @@ def may_redirect(config: schema.Config, progress: Progress) -> bool:
         return True
     stays = config.redirect.on_proxy_loss is schema.OnProxyLoss.CLOSED or progress.proxy_lost_seconds < OPEN_AFTER_SECONDS
     return progress.redirected and stays
+
+
+def hold(config: schema.Config, machine: Machine, progress: Progress) -> rules.RedirectSpec | None:
+    """None for a machine that was no member yet (a first join cuts nothing that works), and with `on_proxy_loss: open`."""
+    if progress.member is None or config.redirect.on_proxy_loss is schema.OnProxyLoss.OPEN:
+        return None
+    known = progress.registration
+    spec = redirect(config, machine, known)
+    before = () if known else progress.member  # what the controller told may be lost
+    servers = (*config.dns.servers, *(known.facts.dns_addresses if known else ()))
+    reached = {*machine.controller_at, *(server.ip for server in servers if server.ip is not None)}
+    apart = (ipaddress.ip_network(address) for address in sorted(reached, key=str))
+    return replace(
+        spec,
+        hold=True,
+        outbound_networks=tuple(dict.fromkeys((*spec.outbound_networks, *before))),
+        ignore_destinations=(*spec.ignore_destinations, *apart),
+    )
 
 
 def _application(config: schema.Config, machine: Machine, known: Registration) -> ApplicationSpec | None:

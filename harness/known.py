@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness.anchors import Adopted
 from harness.errors import UnreadableError, UnwritableError
 from harness.messages import Registration
 from harness.specs import Route, User
-from harness.values import HostPort, IPAddress, PortRange
+from harness.values import HostPort, IPAddress, IPNetwork, PortRange
 
 if TYPE_CHECKING:
     from harness.system.workload_api import Svid
@@ -70,14 +71,36 @@ class Machine:
     unread: tuple[UnreadableError, ...] = field(default=(), compare=False)
     """Files and folders of the other workloads: what those have for themselves may be more than `others`."""
     subnets: tuple[Route, ...] = ()  # of its own links
+    gateways: tuple[IPAddress, ...] = ()  # of its default routes
+    resolvers: tuple[IPAddress, ...] = ()  # the DNS servers that it asked before this harness ran
+    ssh_peers: tuple[IPAddress, ...] = field(default=(), compare=False)  # of the SSH sessions that stand
     unaddressed: str = ""  # why it has no address at present
     controller_at: tuple[IPAddress, ...] = field(default=(), compare=False)
     """What its name led to the last time. Not compared: a name server may tell its addresses in another order each time."""
-    unkept: UnwritableError | None = field(default=None, compare=False)  # why a restart could not go on with instance_id
+    # Why a restart could not go on with instance_id.
+    unkept: UnwritableError | UnreadableError | None = field(default=None, compare=False)
+    adopted: Adopted | None = None  # of the trust anchors that the controller told; None where only the file counts
 
     @property
     def spire_addresses(self) -> tuple[IPAddress, ...]:
         return tuple(address for address, _ in self.spire_told.last) if self.spire_told else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the controller told and this machine does not take.
+
+    `path`: its place in the message. `why`: the rest of a sentence that begins with the value. `key`: of the configuration, which
+    sets the limit.
+    """
+
+    path: str
+    value: str
+    why: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.value} {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +113,15 @@ class Progress:
     left_alone: bool = True
     """By the rules of this machine's other workloads, for which the proxy's own connections are a program's like any."""
     registration: Registration | None = None
+    """Without what was refused."""
+    refused: tuple[Refusal, ...] = ()
     probe_failure: str | None = None
     probes_decided: bool = True
     proxy_certified: bool = False
     proxy_lost_seconds: float = 0.0
     redirected: bool = False
+    member: tuple[IPNetwork, ...] | None = None
+    """The mesh's networks, as far as they were known while this machine was a member that must send them no plaintext. Kept over
+    restarts and boots; None when it never was such a member."""
     cordon: str | None = None
     """The operator's reason, while traffic is to be kept away."""

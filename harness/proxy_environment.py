@@ -17,6 +17,7 @@ SOCKET = f"{_PREFIX}IDENTITY_SPIRE_WORKLOAD_API_ADDRESS"
 DESTINATION = HostPort("linkerd-dst-headless.linkerd.svc.cluster.local.", 8086)
 POLICY = HostPort("linkerd-policy.linkerd.svc.cluster.local.", 8090)
 DESTINATION_IDENTITY = "linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local"
+_OF_LINKERD = ".serviceaccount.identity."
 
 
 class Sockets(Protocol):
@@ -103,16 +104,22 @@ _CHART_VALUES = {
 
 def destination(config: schema.Config, facts: ClusterFacts) -> tuple[HostPort, str]:
     """Address and TLS name of Linkerd's destination service."""
-    linkerd = facts.linkerd
-    address = config.proxy.destination_address or linkerd.destination_address or DESTINATION
-    return address, linkerd.destination_identity or DESTINATION_IDENTITY
+    address = config.proxy.destination_address or facts.linkerd.destination_address or DESTINATION
+    return address, linkerd_identity(config)
 
 
 def policy(config: schema.Config, facts: ClusterFacts) -> tuple[HostPort, str]:
     """The same of its policy service, which is the destination service's pod."""
-    linkerd = facts.linkerd
-    address = config.proxy.policy_address or linkerd.policy_address or POLICY
-    return address, linkerd.policy_identity or linkerd.destination_identity or DESTINATION_IDENTITY
+    address = config.proxy.policy_address or facts.linkerd.policy_address or POLICY
+    return address, linkerd_identity(config)
+
+
+def linkerd_identity(config: schema.Config) -> str:
+    """The name of Linkerd's destination and policy services, from this machine's own configuration: the controller's name has the
+    rest of it. What the controller tells cannot prove itself by a name of its own."""
+    _, found, rest = config.controller.identity.partition(_OF_LINKERD)
+    namespace = rest.partition(".")[0]
+    return f"linkerd-destination.{namespace}{_OF_LINKERD}{rest}" if found and namespace else DESTINATION_IDENTITY
 
 
 def cluster_networks(config: schema.Config, facts: ClusterFacts) -> tuple[IPNetwork, ...]:

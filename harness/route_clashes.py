@@ -119,4 +119,8 @@ def _hides(route: Route, address: IPAddress, others: Iterable[Route]) -> bool:
 
 
 def within(inner: Route, outer: Route) -> bool:
-    return inner.network.version == outer.network.version and inner.network.subnet_of(outer.network)  # type: ignore[arg-type]
+    return is_within(inner.network, outer.network)
+
+
+def is_within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    return inner.version == outer.version and bool(inner.subnet_of(outer))  # type: ignore[arg-type]

@@ -37,6 +37,11 @@ class Workload:
     )
 
 
+class AnchorsMode(enum.Enum):
+    FOLLOW = "follow"  # what the controller tells is taken when the cluster's servers prove it
+    PINNED = "pinned"  # the file alone
+
+
 @dataclass(frozen=True, slots=True)
 class Controller:
     address: Endpoint = key(
@@ -48,6 +53,10 @@ class Controller:
     )
     trust_anchors: str = key(
         "File with Linkerd's trust anchors (PEM), which the controller is checked against.", "/etc/meshexp/trust-anchors.pem"
+    )
+    anchors: AnchorsMode = key(
+        "Whether other anchors that the controller tells are taken once they are proven (follow), or only by hand (pinned).",
+        AnchorsMode.FOLLOW,
     )
 
 
@@ -134,6 +143,11 @@ class Network_:
     pod_cidrs: tuple[Network, ...] = key("Pod networks, besides those that the controller tells.", ())
     service_cidrs: tuple[Network, ...] = key("Service networks, besides those that the controller tells.", ())
     mesh_cidrs: tuple[Network, ...] = key("Networks of other mesh machines, to be reached through the proxy too.", ())
+    allow: tuple[Network, ...] = key(
+        "What the controller may tell: only networks within these, also large ones. If empty: none larger than /8 (IPv4) or /32"
+        " (IPv6), and none with this machine's gateway or DNS server.",
+        (),
+    )
     source_address: Address | None = key(
         "Source address of this machine's own packets to these networks, if not the kernel's choice.", None
     )
@@ -163,6 +177,9 @@ class Dns:
     )
     servers: tuple[Endpoint, ...] = key("Addresses of the cluster's DNS servers, if not what the controller tells.", ())
     domain: Domain | None = key("The domain that is asked of them; the cluster's own if unset.", None)
+    allowed_domains: tuple[Domain, ...] = key(
+        "The controller may tell one of these as the cluster's domain, or one below; cluster.local if empty.", ()
+    )
     search: tuple[str, ...] = key("Search domains, besides those of the machine.", ())
     ndots: int | None = key("Option ndots of resolv.conf; systemd-resolved has none.", None)
     user: str = key("System user (name or number) of dnsmasq.", "meshexp-dns")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness import problems
-from harness.desired import anchors_behind
 from harness.errors import UnreadableError
 from harness.known import Machine, Progress
 from harness.problems import Found
 from harness.status import Condition, Truth, wrong
+
+MOST_NAMED = 4
 
 
 def added(
@@ -19,6 +20,7 @@ def added(
     *,
     reload_fault: str,
     metrics_fault: Found | None,
+    anchors: Condition | None,
     bugs: tuple[Condition, ...],
 ) -> tuple[Condition, ...]:
     """`parts`, with a wrong configuration before them, and the rest behind."""
@@ -29,12 +31,18 @@ def added(
     if machine.unaddressed:
         found = problems.NO_ADDRESS.found("looking for this machine's address", machine.unaddressed)
         before.append(wrong("Address", Truth.FALSE, found))
+    if progress.refused:
+        came = "; ".join(str(refusal) for refusal in progress.refused[:MOST_NAMED])
+        more = len(progress.refused) - MOST_NAMED
+        keys = tuple(dict.fromkeys(refusal.key for refusal in progress.refused))
+        told = f"{came}; and {more} more" if more > 0 else came
+        limits = " and ".join(keys)
+        found = problems.TOLD_REFUSED.found("comparing what the controller tells with this machine's limits", told, key=limits)
+        behind.append(wrong("Limits", Truth.FALSE, found))
     if progress.cordon is not None:
         behind.append(wrong("Cordoned", Truth.TRUE, problems.CORDONED.found("by `meshexp cordon`", progress.cordon)))
-    if anchors_behind(machine, progress.registration):
-        came = "the controller tells other certificates, which are in use"
-        found = problems.ANCHORS_BEHIND.found("reading controller.trust_anchors", came)
-        behind.append(wrong("Anchors", Truth.TRUE, found))
+    if anchors is not None:
+        behind.append(anchors)
     if machine.unkept is not None:
         behind.append(wrong("State", Truth.TRUE, problems.of_failure("keeping what a restart needs", machine.unkept)))
     if machine.unread:

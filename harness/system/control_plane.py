@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from harness import decode, reading, tasks, trust
+from harness import decode, json_text, phrases, reading, tasks, trust
 from harness.errors import ConfigError, Fault, HarnessError, PermissionError_, TemporaryError, UnavailableError
 from harness.messages import HOLDER_HEADER, SECRET_HEADER, ErrorBody, Reach, Registration, RegistrationRequest, StateReport
 from harness.specs import Target
-from harness.system import came_back, dead_peer
+from harness.system import bodies, came_back, dead_peer
 from harness.system.workload_api import Svid
 from harness.trust import Distrust
 from harness.values import IPAddress
@@ -143,7 +143,7 @@ class _Connection:
         """
         client = await self._connected(target, svid)
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=read_seconds)
-        headers = {"Accept-Encoding": "identity", **(proof or {})}
+        headers = {**bodies.AS_IT_IS, **(proof or {})}
         extensions = {"trace": _watch_new}
         request = client.build_request(method, path, headers=headers, json=body, timeout=timeout, extensions=extensions)
         most = most_seconds or CONNECT_SECONDS + read_seconds + ANSWER_SECONDS
@@ -192,11 +192,7 @@ async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Re
     """With its content, as it came. Raises UnavailableError when it is larger than any of the controller's."""
     response = await client.send(request, stream=True)
     try:
-        content = b""
-        async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > MOST_ANSWER_BYTES:
-                raise UnavailableError(f"the controller's answer has more than {MOST_ANSWER_BYTES} bytes")
+        content = await bodies.whole(response, MOST_ANSWER_BYTES, "the controller's answer")
     finally:
         await response.aclose()
     return httpx.Response(response.status_code, content=content)
@@ -211,16 +207,13 @@ def _body(cls: type[T], response: httpx.Response) -> T:
         return decode.decode(cls, _json(response), source="the controller's answer", lenient=True)
     except (ValueError, ConfigError) as error:
         raise UnavailableError(
-            f"the controller's answer is not understood: {error}", "controller and harness may be too far apart"
+            f"the controller's {phrases.NOT_UNDERSTOOD}: {error}", "controller and harness may be too far apart"
         ) from None
 
 
 def _json(response: httpx.Response) -> Any:
     """Raises ValueError."""
-    try:
-        return response.json()
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return json_text.loads(response.content)
 
 
 def _refusal(response: httpx.Response, tried: str) -> HarnessError:
@@ -250,17 +243,25 @@ def server_context(anchors_pem: str, server_name: str) -> ssl.SSLContext:
     context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.server_name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # An anchor need not be a root (RFC 5280, 6.1.1). Linkerd's proxies and the controller do not ask that it be one.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cadata=anchors_pem)
-    except (ssl.SSLError, ValueError) as error:
+    except (ssl.SSLError, ValueError, TypeError) as error:  # TypeError: it is not ASCII
         fault = Fault("controller.trust_anchors", f"holds no usable PEM certificate: {error}")
         raise ConfigError((fault,)) from None
     return context
 
 
 def client_context(svid: Svid, anchors_pem: str, server_name: str) -> ssl.SSLContext:
-    """TLS 1.3 with the SVID; the key reaches OpenSSL through a memfd, never a disk."""
+    """TLS 1.3 with the SVID."""
     context = server_context(anchors_pem, server_name)
+    load_svid(context, svid)
+    return context
+
+
+def load_svid(context: ssl.SSLContext, svid: Svid) -> None:
+    """The key reaches OpenSSL through a memfd, never a disk. Raises PermissionError_."""
     pem = "".join(ssl.DER_cert_to_PEM_cert(der) for der in svid.chain_der) + _key_pem(svid.key_der)
     descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
     try:
@@ -270,7 +271,6 @@ def client_context(svid: Svid, anchors_pem: str, server_name: str) -> ssl.SSLCon
         raise PermissionError_(f"the SVID cannot be used: {error}") from None
     finally:
         os.close(descriptor)
-    return context
 
 
 def _key_pem(der: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hashlib
 import re
 import ssl
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from harness import phrases, trust
 from harness.errors import UnavailableError
-from harness.system import files
+from harness.system import commands, files
 from harness.system import workload_api_der as der
 
 _BASIC_CONSTRAINTS, _KEY_USAGE = bytes.fromhex("551d13"), bytes.fromhex("551d0f")  # 2.5.29.19 and 2.5.29.15
@@ -57,6 +58,26 @@ def read_pem(text: bytes) -> tuple[Certificate, ...]:
 
 def to_pem(certificates: Iterable[Certificate]) -> str:
     return "".join(ssl.DER_cert_to_PEM_cert(certificate.data) for certificate in certificates)
+
+
+def fingerprints(pem: str) -> tuple[str, ...]:
+    """SHA-256 of each, in hexadecimal, in their order; none where they cannot be read."""
+    try:
+        return tuple(hashlib.sha256(one.data).hexdigest() for one in read_pem(pem.encode()))
+    except ValueError:
+        return ()
+
+
+_ATTRIBUTES = {b"\x55\x04\x03": "CN", b"\x55\x04\x06": "C", b"\x55\x04\x0a": "O", b"\x55\x04\x0b": "OU"}
+
+
+def name_text(name: bytes) -> str:
+    """A DER name for people, such as `CN=root.linkerd.cluster.local`; attributes that are seldom met have no name in it."""
+    try:
+        pairs = [_items(pair) for _, several in _items(_value(name)) for _, pair in _items(several)]
+        return ", ".join(f"{_ATTRIBUTES.get(kind, '?')}={value.decode(errors='replace')}" for (_, kind), (_, value) in pairs)
+    except ValueError:
+        return "a name that cannot be read"
 
 
 def parse(data: bytes) -> Certificate:
@@ -131,9 +152,19 @@ def check_signing(chain: tuple[Certificate, ...], anchors: tuple[Certificate, ..
 
 async def verify(chain: Path, anchors: Path, key: Path, public_key: bytes) -> None:
     """Raises UnavailableError unless the chain (signing certificate first) leads to an anchor and the key is its own."""
-    words = ("verify", "-no-CApath", "-no-CAstore", "-CAfile", str(anchors), "-untrusted", str(chain), str(chain))
+    words = (
+        "verify",
+        "-partial_chain",
+        "-no-CApath",
+        "-no-CAstore",
+        "-CAfile",
+        str(anchors),
+        "-untrusted",
+        str(chain),
+    )
     (code, _, problem), (key_code, found, _) = await asyncio.gather(
-        _openssl(*words), _openssl("pkey", "-in", str(key), "-pubout", "-outform", "DER", "-passin", "pass:")
+        _openssl(*words, foreign=(str(chain),)),
+        _openssl("pkey", "-in", str(key), "-pubout", "-outform", "DER", "-passin", "pass:"),
     )
     if code:
         reason = re.search(r"error \d+ at \d+ depth lookup: *(.+)", problem)
@@ -160,15 +191,9 @@ async def make_node_pair(certificate: Path, key: Path) -> None:
         raise UnavailableError(f"no key pair for node attestation: {problem.strip()}")
 
 
-async def _openssl(*words: str) -> tuple[int, bytes, str]:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "openssl", *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-    except OSError as error:
-        raise UnavailableError(f"openssl cannot be started: {error.strerror}", "install openssl") from None
-    out, problem = await process.communicate()
-    return process.returncode or 0, out, problem.decode(errors="replace")
+async def _openssl(*words: str, foreign: tuple[str, ...] = ()) -> tuple[int, bytes, str]:
+    done = await commands.run("openssl", *words, foreign=foreign)
+    return done.code, done.output, done.said
 
 
 def read_file(path: str, what: str) -> bytes:

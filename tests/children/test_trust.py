@@ -46,7 +46,7 @@ THEIRS: dict[str, tuple[str, str, str]] = {
         "what answers is not controller: Hostname mismatch",
         "controller.identity must be",
     ),
-    "of another root": ("controller-untrusted", "what answers is not controller: ", "controller.trust_anchors must have"),
+    "of another root": ("controller-untrusted", "what answers is not controller: ", "kubectl meshexp invite"),
 }
 """The controller's certificate: the problem, and what its message and its hint have."""
 OURS = {

@@ -7,8 +7,9 @@ import ipaddress
 
 import pytest
 
-from harness import rules
-from harness.desired import OPEN_AFTER_SECONDS, anchors_behind, desired, readiness
+from harness import anchors, rules
+from harness.anchors import Adopted
+from harness.desired import OPEN_AFTER_SECONDS, desired, readiness
 from harness.known import Others, Progress
 from harness.messages import ClusterFacts, PodRoute, Reason
 from harness.probe import Exec, Probe, TcpSocket
@@ -135,18 +136,23 @@ def test_beside_other_workloads() -> None:
     assert (want.registration.request.inbound_port, want.redirect.inbound_port) == (4243, 4243)
 
 
-def test_the_controllers_anchors_stand_over_the_files() -> None:
-    """For the proxy, for SPIRE and for the connection to the controller itself; once told, until the machine leaves."""
+def test_anchors_that_are_only_told_are_given_to_nobody() -> None:
+    """Neither to the proxy, nor to SPIRE, nor to the connection to the controller, which has the file's always."""
     config = builders.config(identity={"mode": "local"})
     told = builders.registration(facts=ClusterFacts(trust_anchors_pem="TOLD"))
     user = builders.machine().user
-    for known, anchors in ((builders.registration(), "ANCHORS"), (told, "TOLD")):
-        machine = builders.machine(spire_server=user, spire_agent=user)
-        want = desired(config, machine, builders.progress(registration=known))
+    proven = Adopted("PROVEN", anchors.digest("ANCHORS"))
+    cases = {None: ("ANCHORS",) * 3, proven: ("PROVEN", "PROVEN", "PROVEN\nANCHORS")}
+    for adopted, (proxy, spire, controller) in cases.items():
+        machine = builders.machine(spire_server=user, spire_agent=user, adopted=adopted)
+        want = desired(config, machine, builders.progress(registration=told))
         assert want.identity is not None and want.registration is not None and want.proxy is not None
-        assert want.identity.anchors_pem == want.registration.target.anchors_pem == anchors
-        assert dict(want.proxy.env)["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == anchors
-        assert anchors_behind(machine, known) is (anchors == "TOLD")
+        assert (want.identity.anchors_pem, want.registration.target.anchors_pem) == (spire, controller)
+        assert dict(want.proxy.env)["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == proxy
+    replaced = desired(config, dataclasses.replace(machine, anchors_pem="NEW"), builders.progress(registration=told))
+    assert replaced.identity is not None and replaced.proxy is not None
+    assert replaced.identity.anchors_pem == "PROVEN\nNEW", "a new invitation brings them with a certificate below them"
+    assert dict(replaced.proxy.env)["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == "PROVEN"
 
 
 def test_a_probe_of_kind_exec_runs_what_the_machine_allows_under_its_name() -> None:
