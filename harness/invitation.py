@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from harness.messages import PodRoute
-from harness.values import Domain, Endpoint, Label, Network, Spiffe
+from harness.texts import Pem, Token
+from harness.values import Domain, Endpoint, Label, Most, Network, Spiffe
 
 VERSION = 1
 
@@ -14,14 +16,14 @@ VERSION = 1
 class LocalIdentity:
     """PEM: the machine's intermediate, the chain above it without the root, its key."""
 
-    certificate_pem: str
-    key_pem: str
+    certificate_pem: Pem
+    key_pem: Pem
 
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
     server_address: Endpoint
-    join_token: str
+    join_token: Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +31,24 @@ class Invitation:
     """`token`: shown once, at the first registration (RegistrationRequest.invitation). `expires`: seconds since the epoch.
 
     Exactly one of `local` and `agent` is set. The routes are those of the moment: the machine has to reach the controller
-    before the controller can tell it more.
+    before the controller can tell it more. `allow`: the networks within which all that the controller tells must be, if any.
     """
 
     version: int
-    token: str
+    token: Token
     expires: float
     controller_address: Endpoint
-    controller_identity: str
-    trust_anchors_pem: str
+    controller_identity: Domain
+    trust_anchors_pem: Pem
     group: Label
     namespace: Label
     spiffe_id: Spiffe
-    pod_routes: tuple[PodRoute, ...] = ()
-    service_cidrs: tuple[Network, ...] = ()
+    pod_routes: Annotated[tuple[PodRoute, ...], Most(20_000)] = ()
+    service_cidrs: Annotated[tuple[Network, ...], Most(256)] = ()
     cluster_domain: Domain = "cluster.local"
     local: LocalIdentity | None = None
     agent: AgentIdentity | None = None
+    allow: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version != VERSION:

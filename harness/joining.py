@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from harness import decode
+from harness import decode, json_text
 from harness.errors import ConfigError, HarnessError
 from harness.invitation import Invitation
 from harness.paths import Paths
@@ -29,7 +28,7 @@ class Placed:
 def parse(text: str, source: str) -> Invitation:
     """Raises HarnessError, which never quotes the text: it holds keys."""
     try:
-        return decode.decode(Invitation, json.loads(text), source=source)
+        return decode.decode(Invitation, json_text.loads(text), source=source)
     except ConfigError as error:
         where = ", ".join(fault.path or "version or identity" for fault in error.faults[:3])
         raise HarnessError(f"{source} is no invitation that this program understands ({where})", _ASK) from None
@@ -89,13 +88,19 @@ def settings(invitation: Invitation, paths: Paths) -> dict[str, Any]:
         },
         "identity": identity,
     }
+    network: dict[str, Any] = {}
     if invitation.pod_routes:
         node = invitation.pod_routes[0].via
-        data["network"] = {
+        network = {
             "node": str(node),
             "pod_cidrs": [str(route.pod_cidr) for route in invitation.pod_routes if route.via == node],
             "service_cidrs": [str(network) for network in invitation.service_cidrs if network.version == node.version],
         }
+    if invitation.allow:
+        network["allow"] = [str(one) for one in invitation.allow]
+    if network:
+        data["network"] = network
+    data["dns"] = {"allowed_domains": [invitation.cluster_domain]}
     return data
 
 

@@ -19,17 +19,31 @@ Fields that a side does not know are passed over, so that both sides can be upgr
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from harness.probe import Probe
-from harness.values import Address, Domain, Duration, Endpoint, Label, Network, Port, Spiffe
+from harness.texts import (
+    Code,
+    LabelKey,
+    LabelValue,
+    Mark,
+    Name,
+    ObjectName,
+    Pem,
+    PortName,
+    Protocol,
+    Shown,
+    Token,
+    Version,
+    visible,
+    whole,
+)
+from harness.values import Address, Domain, Duration, Endpoint, Label, Most, Network, Port, Spiffe
 
 SECRET_HEADER = "Meshexp-Secret"  # noqa: S105 — the header's name
 HOLDER_HEADER = "Meshexp-Holder"
 MAX_BODY_BYTES = 64 * 1024
-_PATH_PART, _VISIBLE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}"), re.compile(r"[!-~]{0,256}")
-_MARK = re.compile(r"[A-Za-z0-9.-]{0,80}")
 PROXY_PORT, PROXY_PORT_NAME = 4143, "linkerd-proxy"
 """Linkerd's: where peers dial a workload's proxy, and the port of an ExternalWorkload that says otherwise."""
 
@@ -39,16 +53,16 @@ class WorkloadPort:
     """A port of the ExternalWorkload, as Linkerd's v1beta1 spells it."""
 
     port: Port
-    name: str = ""
-    protocol: str = "TCP"
+    name: PortName = ""
+    protocol: Protocol = "TCP"
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """What the group gives each of its workloads; this is what the VM needs to know of it."""
 
-    ports: tuple[WorkloadPort, ...] = ()
-    labels: dict[str, str] = field(default_factory=dict)
+    ports: Annotated[tuple[WorkloadPort, ...], Most(1000)] = ()
+    labels: Annotated[dict[LabelKey, LabelValue], Most(1000)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +78,20 @@ class LinkerdFacts:
     """Where the control plane is and what it is called (proxy.md, part 2)."""
 
     destination_address: Endpoint | None = None
-    destination_identity: str = ""
+    destination_identity: Name = ""
     policy_address: Endpoint | None = None
-    policy_identity: str = ""
+    policy_identity: Name = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    pod_routes: tuple[PodRoute, ...] = ()
-    service_cidrs: tuple[Network, ...] = ()
-    mesh_cidrs: tuple[Network, ...] = ()
+    pod_routes: Annotated[tuple[PodRoute, ...], Most(20_000)] = ()
+    service_cidrs: Annotated[tuple[Network, ...], Most(256)] = ()
+    mesh_cidrs: Annotated[tuple[Network, ...], Most(1024)] = ()
     """Networks of other mesh machines, redirected outbound too."""
     cluster_domain: Domain = "cluster.local"
-    dns_addresses: tuple[Endpoint, ...] = ()
-    trust_anchors_pem: str = ""
+    dns_addresses: Annotated[tuple[Endpoint, ...], Most(64)] = ()
+    trust_anchors_pem: Pem = ""
     linkerd: LinkerdFacts = LinkerdFacts()
 
 
@@ -94,23 +108,21 @@ class RegistrationRequest:
 
     group: Label
     namespace: Label
-    instance_id: str
-    hostname: str
-    addresses: tuple[Address, ...]
-    versions: dict[str, str] = field(default_factory=dict)
-    secret: str | None = None
-    invitation: str | None = None
+    instance_id: Annotated[str, visible(256, 1)]
+    hostname: Shown
+    addresses: Annotated[tuple[Address, ...], Most(2)]
+    versions: Annotated[dict[Version, Version], Most(32)] = field(default_factory=dict)
+    secret: Token | None = None
+    invitation: Token | None = None
     inbound_port: Port = PROXY_PORT
-    holder: str = ""
-    before: str = ""
+    holder: Mark = ""
+    before: Mark = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.addresses) <= 2 or len({a.version for a in self.addresses}) != len(self.addresses):
             raise ValueError("addresses must be one, or one of each family")
         if not 1 <= len(self.instance_id) <= 256 or not 1 <= len(self.hostname) <= 253:
             raise ValueError("instance_id and hostname must be 1 to 256 and 1 to 253 characters")
-        if not all(_MARK.fullmatch(mark) for mark in (self.holder, self.before)):
-            raise ValueError("holder and before must be at most 80 letters, digits, dots and hyphens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +134,19 @@ class Registration:
     `identity` and `server_name` are what peers will expect (ExternalWorkload meshTLS).
     """
 
-    name: str
-    namespace: str
-    version: str
+    name: ObjectName
+    namespace: ObjectName
+    version: Token
     identity: Spiffe
-    server_name: str
+    server_name: Domain
     template: Template
-    probes: tuple[Probe, ...]
+    probes: Annotated[tuple[Probe, ...], Most(100)]
     facts: ClusterFacts
     lease_seconds: Duration = 30.0
     report_seconds: Duration = 10.0
     drain_seconds: Duration = 2.0
-    secret: str | None = None
-    copied_by: str = ""
-
-    def __post_init__(self) -> None:
-        """They become parts of a path and of a header."""
-        if not all(_PATH_PART.fullmatch(part) for part in (self.name, self.namespace)):
-            raise ValueError("name and namespace must be those of a Kubernetes object")
-        if not all(_VISIBLE.fullmatch(text) for text in (self.version, self.secret or "", self.copied_by)):
-            raise ValueError("version, secret and copied_by must be at most 256 visible ASCII characters")
+    secret: Token | None = None
+    copied_by: Token = ""
 
 
 class Reason(enum.Enum):
@@ -163,10 +168,10 @@ class Reason(enum.Enum):
 class StateReport:
     """`sequence` increases with each report of a registration; an older one never overwrites a newer."""
 
-    sequence: int
+    sequence: Annotated[int, whole(0, 2**63 - 1)]
     ready: bool
     reason: Reason
-    message: str = ""
+    message: Shown = ""
 
 
 class Reached(enum.Enum):
@@ -192,7 +197,7 @@ class Reach:
     address: Address
     port: Port
     outcome: Reached
-    message: str = ""
+    message: Shown = ""
     source: Address | None = None
     took: Duration = 0.0
     ago: Duration = 0.0
@@ -202,9 +207,9 @@ class Reach:
 class ErrorBody:
     """`code` is stable and for programs (see CODES); `message` and `hint` are for people."""
 
-    code: str
-    message: str
-    hint: str = ""
+    code: Code
+    message: Shown
+    hint: Shown = ""
 
 
 # code → HTTP status

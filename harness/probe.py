@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
-from harness.values import HostPort, IPAddress, Label, Port
+from harness.texts import HeaderName, HeaderValue, Host, UrlPath, matching, visible, whole
+from harness.values import HostPort, IPAddress, Label, Most, Port
+
+_MOST_NUMBER = 2**31 - 1  # of Kubernetes' own numbers
+_Count = Annotated[int, whole(1, _MOST_NUMBER)]
 
 
 def _place(host: str | None, port: int) -> HostPort:
@@ -17,14 +22,10 @@ class HttpGet:
     """Passes on a status from 200 to 399. `host`: without one it is the machine's own address, as for the kubelet the pod's."""
 
     port: Port
-    host: str | None = None
-    path: str = "/"
-    scheme: str = "HTTP"
-    http_headers: tuple[Header, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.scheme not in ("HTTP", "HTTPS"):
-            raise ValueError(f"scheme {self.scheme!r} is not HTTP or HTTPS")
+    host: Host | None = None
+    path: UrlPath = "/"
+    scheme: Annotated[str, matching("HTTPS?", "HTTP or HTTPS")] = "HTTP"
+    http_headers: Annotated[tuple[Header, ...], Most(100)] = ()
 
     @property
     def place(self) -> HostPort:
@@ -37,8 +38,8 @@ class HttpGet:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    name: str
-    value: str
+    name: HeaderName
+    value: HeaderValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class TcpSocket:
     """Passes when a connection is accepted."""
 
     port: Port
-    host: str | None = None
+    host: Host | None = None
 
     @property
     def place(self) -> HostPort:
@@ -58,8 +59,8 @@ class Grpc:
     """grpc.health.v1 Check; passes on SERVING."""
 
     port: Port
-    host: str | None = None
-    service: str = ""
+    host: Host | None = None
+    service: Annotated[str, visible(253)] = ""
 
     @property
     def place(self) -> HostPort:
@@ -84,8 +85,8 @@ class Probe:
     initial_delay_seconds: float = 0.0
     period_seconds: float = 10.0
     timeout_seconds: float = 1.0
-    failure_threshold: int = 3
-    success_threshold: int = 1
+    failure_threshold: _Count = 3
+    success_threshold: _Count = 1
 
     def __post_init__(self) -> None:
         kinds = [k for k in (self.http_get, self.tcp_socket, self.grpc, self.exec_) if k is not None]
@@ -93,8 +94,8 @@ class Probe:
             raise ValueError("a probe needs exactly one of httpGet, tcpSocket, grpc, exec")
         if not (self.period_seconds >= 0.1 and self.timeout_seconds > 0 and self.initial_delay_seconds >= 0):
             raise ValueError("periodSeconds must be at least 0.1, timeoutSeconds above 0, initialDelaySeconds not negative")
-        if self.failure_threshold < 1 or self.success_threshold < 1:
-            raise ValueError("failureThreshold and successThreshold must be at least 1")
+        if max(self.period_seconds, self.timeout_seconds, self.initial_delay_seconds) > _MOST_NUMBER:
+            raise ValueError(f"periodSeconds, timeoutSeconds and initialDelaySeconds must be at most {_MOST_NUMBER}")
 
     def at(self, address: IPAddress) -> Probe:
         """With the machine's own address where it names no host."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -19,6 +19,26 @@ class Codec:
 
     parse: Callable[[object], Any]
     render: Callable[[Any], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """How many items an annotated list or mapping may have."""
+
+    items: int
+
+
+def quoted(value: object) -> str:
+    """What a fault quotes of a value, however large that is."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 60 else f"{value[:57]!r}..."
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if abs(value) < 10**20 else "a number that is too large"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else type(value).__name__
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -36,10 +56,10 @@ def parse_duration(value: object) -> float:
     else:
         text = value.strip()
         if not _DURATION.fullmatch(text):
-            raise ValueError(f"{value!r:.60} is not a duration such as 500ms, 10s or 2m")
+            raise ValueError(f"{quoted(value)} is not a duration such as 500ms, 10s or 2m")
         seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in _DURATION_PART.findall(text))
     if not 0 <= seconds < _MOST_SECONDS:
-        raise ValueError(f"{value!r:.60} is not between 0 and 10 years")
+        raise ValueError(f"{quoted(value)} is not between 0 and 10 years")
     return seconds
 
 
@@ -52,20 +72,25 @@ Duration = Annotated[float, Codec(parse_duration, render_duration)]
 
 def parse_address(value: object) -> IPAddress:
     try:
-        return ipaddress.ip_address(value if isinstance(value, str) else "")
+        found = ipaddress.ip_address(value if isinstance(value, str) else "")
     except ValueError:
-        raise ValueError(f"{value!r} is not an IP address") from None
+        raise ValueError(f"{quoted(value)} is not an IP address") from None
+    # Python takes every character after the `%` of an IPv6 address.
+    if found.version == 6 and found.scope_id is not None and not is_interface(found.scope_id):
+        raise ValueError(f"{quoted(value)} does not name a network interface after the %")
+    return found
 
 
 def parse_network(value: object) -> IPNetwork:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a CIDR such as 10.42.0.0/16")
+    if not isinstance(value, str) or "%" in value:
+        raise ValueError(f"{quoted(value)} is not a CIDR such as 10.42.0.0/16")
     try:
         return ipaddress.ip_network(value)
     except ValueError as error:
         if "host bits" in str(error):
-            raise ValueError(f"{value!r} has host bits set; the network is {ipaddress.ip_network(value, strict=False)}") from None
-        raise ValueError(f"{value!r} is not a CIDR such as 10.42.0.0/16") from None
+            network = ipaddress.ip_network(value, strict=False)
+            raise ValueError(f"{quoted(value)} has host bits set; the network is {network}") from None
+        raise ValueError(f"{quoted(value)} is not a CIDR such as 10.42.0.0/16") from None
 
 
 def unmapped(address: IPAddress) -> IPAddress:
@@ -86,11 +111,10 @@ Network = Annotated[IPNetwork, Codec(parse_network, str)]
 
 
 def parse_port(value: object) -> int:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise ValueError(f"{value!r} is not a port between 1 and 65535")
-    return value
+    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) <= 5 else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
+        raise ValueError(f"{quoted(value)} is not a port between 1 and 65535")
+    return number
 
 
 Port = Annotated[int, Codec(parse_port, int)]
@@ -112,10 +136,12 @@ class PortRange:
 
 def parse_ports(value: object) -> PortRange:
     """One port (`8080`) or an inclusive range (`8000-8010`)."""
-    first, dash, last = str(value).partition("-")
+    if not isinstance(value, str | int):
+        raise ValueError(f"{quoted(value)} is neither a port nor a range of ports")
+    first, dash, last = (value if isinstance(value, str) else quoted(value)).partition("-")
     low, high = parse_port(first.strip()), parse_port(last.strip() if dash else first.strip())
     if low > high:
-        raise ValueError(f"{value!r} ends before it begins")
+        raise ValueError(f"{quoted(value)} ends before it begins")
     return PortRange(low, high)
 
 
@@ -151,9 +177,14 @@ _DOMAIN = re.compile(rf"(?!.{{255}}){_LABEL_OF_DOMAIN}(\.{_LABEL_OF_DOMAIN})*\.?
 
 def parse_domain(value: object) -> str:
     """A name that the DNS can have (RFC 1035, and underscores). It becomes part of other programs' configuration."""
-    if not isinstance(value, str) or not _DOMAIN.fullmatch(value):
-        raise ValueError(f"{value!r:.60} is not a domain name such as cluster.local")
+    if not isinstance(value, str) or not is_name(value):
+        raise ValueError(f"{quoted(value)} is not a domain name such as cluster.local")
     return value
+
+
+def is_name(text: str) -> bool:
+    """Whether the DNS can have it as a name."""
+    return _DOMAIN.fullmatch(text) is not None
 
 
 Domain = Annotated[str, Codec(parse_domain, str)]
@@ -162,7 +193,7 @@ Domain = Annotated[str, Codec(parse_domain, str)]
 def parse_host_port(value: object) -> HostPort:
     match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]:(\d+)|([^\s:/\[\]]+):(\d+)", value if isinstance(value, str) else "")
     if match is None or not (_is_ipv6(match[1]) if match[1] else _is_host(match[3])):
-        raise ValueError(f"{value!r:.300} is not host:port or [v6-address]:port")
+        raise ValueError(f"{quoted(value)} is not host:port or [v6-address]:port")
     return HostPort(match[1] or match[3], parse_port(match[2] or match[4]))
 
 
@@ -173,7 +204,7 @@ def _is_ipv6(text: str) -> bool:
 def _is_host(text: str) -> bool:
     """Whether a resolver can be asked for it. Of another name Python raises UnicodeError when a connection is opened."""
     if text.isascii():
-        return _DOMAIN.fullmatch(text) is not None
+        return is_name(text)
     try:
         return text.encode("idna") != b""
     except UnicodeError:
@@ -188,7 +219,7 @@ _PATH_SEGMENT = re.compile(r"[a-zA-Z0-9._-]+")
 
 def parse_trust_domain(value: object) -> str:
     if not isinstance(value, str) or not _TRUST_DOMAIN.fullmatch(value):
-        raise ValueError(f"{value!r:.60} is not a trust domain (a-z, 0-9, dot, dash and underscore, at most 255 characters)")
+        raise ValueError(f"{quoted(value)} is not a trust domain (a-z, 0-9, dot, dash and underscore, at most 255 characters)")
     return value
 
 
@@ -210,13 +241,13 @@ def parse_spiffe_id(value: object) -> SpiffeId:
     """The SPIFFE ID in `value`; stricter than URL parsing: no port, query, fragment, dot segment or trailing slash."""
     text = value if isinstance(value, str) else ""
     if not text.startswith("spiffe://") or len(text) > 2048:
-        raise ValueError(f"{value!r} is not a SPIFFE ID such as spiffe://root.linkerd.cluster.local/face")
+        raise ValueError(f"{quoted(value)} is not a SPIFFE ID such as spiffe://root.linkerd.cluster.local/face")
     domain, _, path = text.removeprefix("spiffe://").partition("/")
     segments = path.split("/") if path else []
     if not _TRUST_DOMAIN.fullmatch(domain) or urlsplit(text).netloc != domain:
-        raise ValueError(f"{value!r}: the trust domain may hold only a-z, 0-9, dot, dash and underscore")
+        raise ValueError(f"{quoted(value)}: the trust domain may hold only a-z, 0-9, dot, dash and underscore")
     if (not segments and text.endswith("/")) or any(not _PATH_SEGMENT.fullmatch(s) or s in (".", "..") for s in segments):
-        raise ValueError(f"{value!r}: a path segment may hold only letters, digits, dot, dash and underscore")
+        raise ValueError(f"{quoted(value)}: a path segment may hold only letters, digits, dot, dash and underscore")
     return SpiffeId(domain, "/" + path if path else "")
 
 
@@ -235,7 +266,7 @@ Spiffe = Annotated[SpiffeId, Codec(parse_spiffe_id, str)]
 def parse_label(value: object) -> str:
     """A DNS label (RFC 1123): what Kubernetes accepts as a namespace or group name."""
     if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
-        raise ValueError(f"{value!r} is not a DNS label (a-z, 0-9 and dash, at most 63 characters)")
+        raise ValueError(f"{quoted(value)} is not a DNS label (a-z, 0-9 and dash, at most 63 characters)")
     return value
 
 
@@ -248,7 +279,7 @@ _INTERFACE = re.compile(r"(?!.{16})[A-Za-z0-9_.:@-]+\*?")
 def parse_interface(value: object) -> str:
     """The name of a network interface, at most 15 characters; a trailing `*` stands for any ending."""
     if not isinstance(value, str) or not _INTERFACE.fullmatch(value):
-        raise ValueError(f"{value!r} is not the name of a network interface")
+        raise ValueError(f"{quoted(value)} is not the name of a network interface")
     return value
 
 

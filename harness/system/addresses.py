@@ -38,6 +38,8 @@ async def resolved(endpoint: HostPort, seconds: float = LOOKUP_SECONDS) -> tuple
         found = pending.pop(endpoint).result()
     except OSError as error:
         raise TemporaryError(str(error.strerror), tried=tried) from None
+    except UnicodeError:
+        raise TemporaryError("no name that the DNS can have", tried=tried) from None
     return tuple(_address(str(name)) for *_, (name, *_) in found)
 
 
@@ -46,16 +48,16 @@ def _look_up(endpoint: HostPort) -> _Answer:
     loop = asyncio.get_running_loop()
     answer: _Answer = loop.create_future()
 
-    def give(found: list[Any] | OSError) -> None:
+    def give(found: list[Any] | OSError | UnicodeError) -> None:
         if not answer.done():
-            answer.set_exception(found) if isinstance(found, OSError) else answer.set_result(found)
+            answer.set_exception(found) if isinstance(found, Exception) else answer.set_result(found)
             answer.exception()  # has been seen, if nobody asks any more
 
     def ask() -> None:
-        found: list[Any] | OSError
+        found: list[Any] | OSError | UnicodeError
         try:
             found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             found = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(give, found)

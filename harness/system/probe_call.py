@@ -10,7 +10,12 @@ import httpx
 from harness import phrases, tasks
 from harness.probe import Grpc, HttpGet, TcpSocket
 from harness.specs import Check
-from harness.system import came_back, probe_exec, probe_grpc
+from harness.system import bodies, came_back, probe_exec, probe_grpc
+
+MOST_BYTES = 10 << 10
+"""Of an answer, as the kubelet: the status decides, and what follows in the body is left."""
+
+MOST_REASON = 200  # characters
 
 
 class Checker:
@@ -21,13 +26,16 @@ class Checker:
             trust_env=False,
             follow_redirects=False,
             limits=httpx.Limits(max_keepalive_connections=0),
-            headers={"user-agent": "meshexp-probe"},
+            headers={"user-agent": "meshexp-probe", **bodies.AS_IT_IS},
         )
 
     async def check(self, wanted: Check) -> str | None:
         """What came back, unless it passes. Never raises. Ends within the probe's timeout."""
         seconds = wanted.probe.timeout_seconds
-        found = await tasks.within(seconds, self._once(wanted))
+        try:
+            found = await tasks.within(seconds, self._once(wanted))
+        except ValueError as error:  # a name, a header or a path that cannot be sent; UnicodeError is one
+            return f"{phrases.NOT_SENT}: {error}"[:MOST_REASON]
         return f"{phrases.NO_ANSWER} within {seconds:g} s" if found is None else found or None
 
     async def _once(self, wanted: Check) -> str:
@@ -44,7 +52,8 @@ class Checker:
     async def _http_get(self, http_get: HttpGet) -> str:
         headers = {h.name: h.value for h in http_get.http_headers}
         try:
-            response = await self._client.get(http_get.url, headers=headers, timeout=None)
+            async with self._client.stream("GET", http_get.url, headers=headers, timeout=None) as response:
+                await bodies.beginning(response, MOST_BYTES)
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:  # Debian's httpx lets the last one through
             return came_back.words(error)
         return "" if 200 <= response.status_code < 400 else f"HTTP {response.status_code}"

@@ -31,7 +31,7 @@ async def check(target: Grpc) -> str:
                 return f"it {phrases.DISCONNECTED} without an answer"
             call.feed(data)
     except (h2.exceptions.ProtocolError, ValueError) as error:
-        return f"the answer is not gRPC: {error}"
+        return f"the answer is not gRPC: {error}"[:200]
     finally:
         writer.close()
     return call.result

@@ -29,6 +29,8 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE = 0x01, 0x04, 0x400
 _NOBODY = 2**32 - 1
 """No uid: setfsuid changes nothing and says what it is."""
 _SYN, _RST = 0x02, 0x04
+_RTNETLINK = struct.Struct("=IHHIIi")
+"""A message's header, and the code that one of kind _NLMSG_ERROR begins with."""
 
 OUTSIDE_NAME = "meshexp-test0"
 OUTSIDE = {4: ipaddress.ip_address("192.0.2.2"), 6: ipaddress.ip_address("2001:db8::2")}
@@ -114,7 +116,9 @@ def _add_ipv6_address(index: int) -> None:
 
 def _ends_the_wait(message: bytes, address: bytes) -> bool:
     """The route to the address itself, or a refusal. The kernel sends one message at a time here."""
-    _, kind, _, _, _, code = struct.unpack_from("=IHHIIi", message)
+    if len(message) < _RTNETLINK.size:
+        return False
+    _, kind, _, _, _, code = _RTNETLINK.unpack_from(message)
     return (kind == _RTM_NEWROUTE and address in message) or (kind == _NLMSG_ERROR and code != 0)
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
-import json
 import socket
 from pathlib import Path
 from typing import Any
 
-from harness import dns_text
+from harness import dns_text, json_text
 from harness.errors import TemporaryError, UnavailableError, UnreadableError
-from harness.system import files, units
+from harness.system import commands, files
 from harness.system.netlink import Netlink
 
 LINK = "meshexp-dns"
@@ -91,7 +90,10 @@ async def _manager(method: str, *words: str) -> None:
 
 
 async def _busctl(*words: str) -> dict[str, Any]:
-    code, text = await units.run("busctl", "--json=short", *words)
-    if code:
-        raise UnavailableError(f"systemd-resolved: {text.strip()}")
-    return dict(json.loads(text)) if text.strip() else {}
+    done = await commands.run("busctl", "--json=short", foreign=words)
+    if done.code:
+        raise UnavailableError(f"systemd-resolved: {done.reason}")
+    try:
+        return dict(json_text.loads(done.output)) if done.output.strip() else {}
+    except (ValueError, TypeError) as error:
+        raise UnavailableError(f"systemd-resolved answers in another form: {error}") from None

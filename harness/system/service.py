@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 
-from harness.errors import UnavailableError
-from harness.system import units
+from harness.errors import HarnessError, UnavailableError
+from harness.system import commands, units
 
 STOP_SECONDS = 150.0  # longer than the unit's own TimeoutStopSec
 
@@ -27,12 +26,12 @@ def unit_of(instance: str) -> str:
 
 def managed(unit: str) -> bool:
     """Whether systemd runs this machine and has the unit. Raises UnavailableError when systemd does not say."""
-    return units.booted() and _run("show", "--property=LoadState", "--value", unit).strip() == "loaded"
+    return units.booted() and _run(unit, "show", "--property=LoadState", "--value").strip() == "loaded"
 
 
 def state(unit: str) -> State:
     """Raises UnavailableError when systemd does not say."""
-    text = _run("show", "--property=ActiveState,UnitFileState", unit)
+    text = _run(unit, "show", "--property=ActiveState,UnitFileState")
     found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     active = found.get("ActiveState", "")
     return State(
@@ -44,16 +43,14 @@ def state(unit: str) -> State:
 
 def control(verb: str, unit: str) -> None:
     """`enable`, `disable`, `start`, `stop`; returns when it is done. Raises UnavailableError with systemd's reason."""
-    _run(verb, unit)
+    _run(unit, verb)
 
 
-def _run(*words: str) -> str:
+def _run(unit: str, *words: str) -> str:
     try:
-        done = subprocess.run(
-            ("systemctl", *words), capture_output=True, text=True, check=False, timeout=STOP_SECONDS, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(f"systemctl {words[0]}: {error}") from None
-    if done.returncode:
-        raise UnavailableError(f"systemctl {' '.join(words)}: {done.stderr.strip()}", f"see `journalctl -u {words[-1]}`")
-    return done.stdout
+        done = commands.run_blocking("systemctl", *words, foreign=(unit,), seconds=STOP_SECONDS)
+    except HarnessError as error:
+        raise UnavailableError(f"systemctl {words[0]}: {error.message}") from None
+    if done.code:
+        raise UnavailableError(f"systemctl {' '.join(words)} {unit}: {done.reason}", f"see `journalctl -u {unit}`")
+    return done.text

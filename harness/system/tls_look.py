@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import email.utils
-import json
 import os
 import re
 import socket
@@ -14,7 +13,7 @@ import ssl
 import time
 from dataclasses import dataclass, replace
 
-from harness import decode, phrases, trust
+from harness import decode, json_text, phrases, trust
 from harness.errors import ConfigError, HarnessError, PermissionError_
 from harness.messages import ErrorBody
 from harness.system import came_back
@@ -154,8 +153,8 @@ def _unwelcome(head: bytes, body: bytes) -> str:
     if head.split(b" ")[1:2] != [b"401"]:
         return ""
     try:
-        return decode.decode(ErrorBody, json.loads(body), source="the answer", lenient=True).message
-    except (ValueError, RecursionError, ConfigError):
+        return decode.decode(ErrorBody, json_text.loads(body), source="the answer", lenient=True).message
+    except (ValueError, ConfigError):
         return "HTTP 401"
 
 
@@ -165,7 +164,7 @@ def _skew(head: bytes, began: float, ended: float) -> float | None:
         return None
     try:
         told = email.utils.parsedate_to_datetime(found[1].decode("ascii")).timestamp()
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, OverflowError):
         return None
     # The header has whole seconds, cut off: it may be up to one second behind the peer's clock.
     if told > ended:

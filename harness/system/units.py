@@ -12,11 +12,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.errors import TemporaryError, UnavailableError
-from harness.system import files
+from harness.errors import TemporaryError, UnavailableError, UnwritableError
+from harness.system import commands, files
 from harness.system.process import Command
 
-ANSWER_SECONDS = 20.0
 UNKNOWN_STATUS = 256
 """Of a child that has ended, when systemd does not say how. No process can have it."""
 
@@ -49,24 +48,30 @@ async def job(unit: str) -> str:
 
     Raises HarnessError when systemd does not say. By systemctl, which needs no D-Bus daemon: a minimal Debian has none.
     """
-    code, text = await run("systemctl", "list-jobs", "--no-legend", "--full", unit)
-    if code:
-        raise TemporaryError(f"systemd does not say which job {unit} has: {text.strip()}")
-    jobs = [line.split() for line in text.splitlines()]  # number, unit, type, state
+    done = await commands.run("systemctl", "list-jobs", "--no-legend", "--full", foreign=(unit,))
+    if done.code:
+        raise TemporaryError(f"systemd does not say which job {unit} has: {done.reason}")
+    jobs = [line.split() for line in done.text.splitlines()]  # number, unit, type, state
     return next((words[2] for words in jobs if len(words) > 2 and words[1] == unit), "")
 
 
 async def going_down() -> bool:
-    """Whether systemd is about to shut this machine down, or to boot it again."""
-    return booted() and (await run("systemctl", "is-system-running"))[1].strip() == "stopping"
+    """Whether systemd is about to shut this machine down, or to boot it again. Raises HarnessError when it does not say."""
+    if not booted():
+        return False
+    done = await commands.run("systemctl", "is-system-running")
+    state = done.text.strip()
+    if state in ("", "unknown"):
+        raise TemporaryError(f"systemd does not say whether this machine shuts down: {done.reason}")
+    return state == "stopping"
 
 
 async def show(unit: str, *properties: str) -> dict[str, str]:
     """Properties of a unit; empty values where it does not exist. Raises TemporaryError when systemd does not say."""
-    code, text = await run("systemctl", "show", unit, "--property", ",".join(properties))
-    if code:
-        raise TemporaryError(f"systemd does not say how {unit} is: {text.strip()}", "`systemctl status` shows whether it answers")
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    done = await commands.run("systemctl", "show", f"--property={','.join(properties)}", foreign=(unit,))
+    if done.code:
+        raise TemporaryError(f"systemd does not say how {unit} is: {done.reason}", "`systemctl status` shows whether it answers")
+    return dict(line.split("=", 1) for line in done.text.splitlines() if "=" in line)
 
 
 _FAMILIES = "AF_INET AF_INET6 AF_UNIX"
@@ -112,7 +117,7 @@ class UnitChild:
 
     async def stop(self, grace: float) -> int:
         """The unit's own TimeoutStopSec kills it after the grace period that it was started with."""
-        await run("systemctl", "stop", self._unit, seconds=grace + ANSWER_SECONDS)
+        await commands.run("systemctl", "stop", foreign=(self._unit,), seconds=grace + commands.ANSWER_SECONDS)
         return await self.wait()
 
 
@@ -138,14 +143,14 @@ class Units:
         found = _properties(command) | await _log_namespace()
         properties = [f"--property={name}={value}" for name, value in found.items()]
         environment = [f"--setenv={name}={value}" for name, value in command.env.items()]
-        start = "systemd-run", "--quiet", f"--unit={unit}", *properties, *environment, "--", *command.argv
-        code, text = await run(*start)
-        if code and await self.find(command.name) is not None:
+        start = "systemd-run", "--quiet", f"--unit={unit}", *properties, *environment
+        done = await commands.run(*start, foreign=command.argv)
+        if done.code and await self.find(command.name) is not None:
             # Of a start after which systemd did not say how it is: nobody watches over it.
-            await run("systemctl", "stop", unit, seconds=command.stop_seconds + ANSWER_SECONDS)
-            code, text = await run(*start)
-        if code:
-            raise UnavailableError(f"systemd does not start {unit}: {text.strip()}")
+            await commands.run("systemctl", "stop", foreign=(unit,), seconds=command.stop_seconds + commands.ANSWER_SECONDS)
+            done = await commands.run(*start, foreign=command.argv)
+        if done.code:
+            raise UnavailableError(f"systemd does not start {unit}: {done.reason}")
         child = await self.find(command.name)
         if child is None:
             raise UnavailableError(f"{unit} ended at once", f"see `journalctl -u {unit}`")
@@ -154,7 +159,7 @@ class Units:
     async def forget(self, name: str) -> None:
         """A unit that ended badly stays known to systemd, and listed, until then."""
         with contextlib.suppress(TemporaryError):
-            await run("systemctl", "reset-failed", self._unit(name))
+            await commands.run("systemctl", "reset-failed", foreign=(self._unit(name),))
 
     async def find(self, name: str) -> UnitChild | None:
         """The child of that name, if it runs. Raises HarnessError when systemd does not say: it may run."""
@@ -168,15 +173,19 @@ async def overwrite(path: Path, text: str, scratch: Path) -> None:
     """As files.overwrite. Where the unit's own mounts forbid it, systemd has it done outside. A program that renames another file
     onto `path`, as dhclient does, takes it out of ReadWritePaths= of every running unit."""
     if os.access(path, os.W_OK) or own_unit() is None:
-        files.overwrite(path, text)
+        await asyncio.to_thread(files.overwrite, path, text)
         return
     files.write(scratch, text, mode=0o644)
     outside = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--setenv=LC_ALL=C")
-    code, output = await run(*outside, "cp", "--no-preserve=all", str(scratch), str(path))
+    done = await commands.run(*outside, foreign=("cp", "--no-preserve=all", "--", str(scratch), str(path)))
     scratch.unlink(missing_ok=True)
-    if code:
-        reason = output.strip().rpartition(": ")[2] or f"cp ended with exit status {code}"
+    if done.code:
+        reason = done.said.strip().rpartition(": ")[2] or f"cp ended with exit status {done.code}"
         raise UnavailableError(f"{path} cannot be written: {reason}")
+    try:
+        await asyncio.to_thread(files.sync, path)
+    except OSError as error:
+        raise UnwritableError(path, error) from None
 
 
 async def _log_namespace() -> dict[str, str]:
@@ -223,27 +232,3 @@ def _properties(command: Command) -> dict[str, str]:
         "SystemCallErrorNumber": "EPERM",
         "OOMScoreAdjust": "-500",
     }
-
-
-async def run(*argv: str, seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
-    """Exit status and output of one of systemd's own tools; UnavailableError when it is not installed."""
-    # systemd-run would report to our own service manager, which takes no word but the daemon's and logs a line about it.
-    environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-    except FileNotFoundError:
-        raise UnavailableError(f"{argv[0]} is not installed") from None
-    try:
-        async with asyncio.timeout(seconds):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise TemporaryError(f"{' '.join(argv[:3])} gives no answer within {seconds:g} s") from None
-    return process.returncode or 0, output.decode(errors="replace")

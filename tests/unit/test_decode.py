@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from harness import decode, messages
 from harness.errors import ConfigError
 from harness.probe import Probe
+from harness.texts import shown
 from harness.values import Address, Duration, Ports, parse_address
 
 
@@ -86,7 +87,7 @@ def test_true_is_no_number() -> None:
         sequence=st.integers(0, 2**62),
         ready=st.booleans(),
         reason=st.sampled_from(messages.Reason),
-        message=st.text(max_size=50),
+        message=st.text(max_size=50).map(shown),
     )
 )
 def test_a_message_survives_the_wire(report: messages.StateReport) -> None:
