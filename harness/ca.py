@@ -19,6 +19,10 @@ from harness import reading
 from harness.errors import ConfigError, Fault
 
 PATH_LENGTH = 1
+ORGANIZATION = "meshexp"
+PINNED = x509.ObjectIdentifier("2.25.109101115.104")
+"""A private extension of a machine's CA: the one SPIFFE ID that it may sign for, as a UTF8String. Peers pass it over."""
+_UTF8_STRING = 0x0C
 BACKDATE = datetime.timedelta(minutes=5)  # for the machine's clock
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -61,13 +65,20 @@ def load_anchor(certificate: Path, key: Path) -> Anchor:
     return Anchor(found, signer)
 
 
-def issue(anchor: Anchor, name: str, public_key: PublicKey, days: float, now: datetime.datetime) -> x509.Certificate:
-    """An intermediate for the machine `name`, which ends no later than its anchor; ConfigError if that has ended already."""
+def issue(
+    anchor: Anchor, name: str, public_key: PublicKey, days: float, now: datetime.datetime, pinned: str = ""
+) -> x509.Certificate:
+    """An intermediate for the machine `name`, which ends no later than its anchor; ConfigError if that has ended already.
+
+    `pinned`: the only SPIFFE ID that the controller takes from it; any where it is empty.
+    """
     last = min(now + datetime.timedelta(days=days), ends(anchor.certificate))
     if last <= now:
         raise _fault(Path("the trust anchor"), "has expired")
-    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "meshexp"), x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    return (
+    subject = x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANIZATION), x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    )
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(anchor.certificate.subject)
@@ -79,8 +90,31 @@ def issue(anchor: Anchor, name: str, public_key: PublicKey, days: float, now: da
         .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(_authority_key_identifier(anchor.certificate), critical=False)
-        .sign(anchor.key, hashes.SHA256())
     )
+    if pinned:
+        builder = builder.add_extension(x509.UnrecognizedExtension(PINNED, _utf8_string(pinned)), critical=False)
+    return builder.sign(anchor.key, hashes.SHA256())
+
+
+def pinned_to(certificate: x509.Certificate) -> str | None:
+    """The SPIFFE ID that it is pinned to, as text; None where it is not, empty where the pin is no text.
+
+    Raises ValueError, DuplicateExtension or UnsupportedGeneralNameType for extensions that no CA of ours has.
+    """
+    found = [e.value.value for e in certificate.extensions if isinstance(e.value, x509.UnrecognizedExtension) and e.oid == PINNED]
+    if not found:
+        return None
+    der = found[0]
+    more = der[1] & 0x7F if len(der) > 1 and der[1] & 0x80 else 0
+    text = der[2 + more :].decode(errors="replace")
+    return text if _utf8_string(text) == der else ""
+
+
+def _utf8_string(text: str) -> bytes:
+    """DER. A SPIFFE ID has at most 2,048 bytes, so two bytes hold each length."""
+    data = text.encode()
+    length = len(data).to_bytes(1 if len(data) < 256 else 2, "big")
+    return bytes([_UTF8_STRING, *([] if len(data) < 128 else [0x80 | len(length)]), *length]) + data
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -136,7 +170,7 @@ def _load_certificates(path: Path) -> tuple[x509.Certificate, ...]:
         found = tuple(x509.load_pem_x509_certificate(part[part.index(b"-----BEGIN") :] + end) for part in parts)
     except OSError as error:
         raise _fault(path, f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise _fault(path, f"holds a damaged certificate: {error}") from None
     if not found:
         raise _fault(path, "holds no certificate")

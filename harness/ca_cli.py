@@ -11,6 +11,7 @@ from harness import reading, times
 from harness.arguments import output
 from harness.errors import UnavailableError, UsageError
 from harness.terminal import Answer
+from harness.values import parse_spiffe_id
 
 DAYS = 90.0
 
@@ -24,7 +25,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     what = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
     issue = what.add_parser("issue", help="a new key and a certificate for it")
     issue.add_argument("--name", required=True, metavar="NAME", help="of the machine; it stands in the certificate")
-    renew = what.add_parser("renew", help="a new certificate for the same name and key; of the folder only ca.crt is needed")
+    issue.add_argument(
+        "--spiffe-id", default="", metavar="ID", help="the only one that the controller takes from this CA; any if unset"
+    )
+    renew = what.add_parser(
+        "renew", help="a new certificate for the same name, key and SPIFFE ID; of the folder only ca.crt is needed"
+    )
     for command in (issue, renew):
         command.add_argument("--trust-anchor", required=True, type=Path, metavar="FILE", help="Linkerd's trust anchor, PEM")
         command.add_argument("--key", required=True, type=Path, metavar="FILE", help="its key")
@@ -47,18 +53,20 @@ def run(options: argparse.Namespace) -> int:
     anchor = ca.load_anchor(options.trust_anchor, options.key)
     certificate, key = options.out / "ca.crt", options.out / "ca.key"
     if options.what == "renew":
-        name, public_key, _ = ca.read_intermediate(certificate, anchor)
+        name, public_key, before = ca.read_intermediate(certificate, anchor)
+        pinned = ca.pinned_to(before) or ""
     else:
         name = _name(options.name)
+        pinned = _spiffe_id(options.spiffe_id)
         for path in (certificate, key):
             if path.exists():
                 raise UsageError(f"{path} is there already", "`meshexp ca renew` keeps its key; or give another folder")
         private = ca.new_key()
         public_key = private.public_key()
-        files.write(key, ca.key_pem(private), mode=0o600)
-    made = ca.issue(anchor, name, public_key, options.days, now)
-    files.write(certificate, ca.certificate_pem(made), mode=0o644)
-    files.write(options.out / "trust-anchors.pem", reading.text(options.trust_anchor), mode=0o644)
+        files.write(key, ca.key_pem(private), mode=0o600, durable=True)
+    made = ca.issue(anchor, name, public_key, options.days, now, pinned)
+    files.write(certificate, ca.certificate_pem(made), mode=0o644, durable=True)
+    files.write(options.out / "trust-anchors.pem", reading.text(options.trust_anchor), mode=0o644, durable=True)
     answer = Answer(options.output)
     issued = options.what == "issue"
     sooner = ", when the trust anchor ends too" if ca.ends(made) < now + datetime.timedelta(days=options.days) else ""
@@ -70,6 +78,13 @@ def run(options: argparse.Namespace) -> int:
         answer.say(f"copy ca.crt over /etc/meshexp/spire/ca.crt on {name}; it is read again without a restart")
     facts = {"name": name, "certificate": str(certificate), "key": str(key) if issued else None}
     return answer.end(0, **facts, until=ca.ends(made).isoformat())
+
+
+def _spiffe_id(text: str) -> str:
+    try:
+        return str(parse_spiffe_id(text)) if text else ""
+    except ValueError as error:
+        raise UsageError(f"--spiffe-id: {error}") from None
 
 
 def _name(text: str) -> str:

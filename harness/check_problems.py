@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from harness import phrases
 from harness.problems import REGISTRY as REGISTRY
-from harness.problems import TRUST_ROOTS, Severity, Where, register
 from harness.problems import Problem as Problem
+from harness.problems import Severity, Where, register
+from harness.trust_problems import TRUST_ROOTS
 
 _ASK_THE_CLUSTER = (
     "`cat /etc/resolv.conf` shows who is asked: have the cluster's DNS asked for the cluster domain, or"

@@ -20,6 +20,7 @@ _GROUPS = {
     "leave": ("harness.leave_cli", "leave the mesh in good order: drain, stop, disable, deregister"),
     "check": ("harness.check_cli", "what is wrong with this machine and how to fix it; exit code 1 when a check fails"),
     "explain": ("harness.explain_cli", "what a problem's code means, and what to do; without a code the list of all"),
+    "anchors": ("harness.anchors_cli", "the trust anchors in force, those of the file, and those that the controller tells"),
     "config": ("harness.config_cli", "check, show or import the configuration"),
     "redirect": ("harness.redirect_cli", "show, apply, remove or test the redirect rules"),
     "ca": ("harness.ca_cli", "make or renew a machine's intermediate CA, on the admin's machine"),

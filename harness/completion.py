@@ -25,6 +25,8 @@ BY_METAVAR = {
     "SECONDS": NOTHING,
     "N": NOTHING,
     "TEXT": NOTHING,
+    "FINGERPRINT": NOTHING,
+    "ID": NOTHING,
     "sha256:…": NOTHING,
 }
 """What an argument can be, by the word that stands for it in the help: one of the above, or words."""

@@ -144,7 +144,7 @@ def _import(where: paths.Paths, options: argparse.Namespace) -> int:
     answer = Answer(options.output)
     target = where.drop_ins / "20-imported.yaml"
     if options.write:
-        files.write(target, f"# From {options.file}\n{text}", mode=0o644)
+        files.write(target, f"# From {options.file}\n{text}", mode=0o644, durable=True)
         answer.say(f"{target} is written; `meshexp config check`, then `systemctl reload meshexp-harness`")
     else:
         answer.raw(text)

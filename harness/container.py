@@ -22,6 +22,9 @@ from harness.system import spire_certificate as certificates
 if TYPE_CHECKING:
     from harness.invitation import Invitation
 
+TRUST_DOMAIN = "root.linkerd.cluster.local"  # of the playground
+_OTHERS = frozenset(("external", "agent"))
+"""Modes in which somebody else has decided which SPIFFE ID there is."""
 CERTS, OWN = Path("/opt/spire/certs"), Path("/etc/meshexp")
 ROOT_KEY = (
     "warning: ca.key is the key of the mesh's own trust anchor, and an attacker in this container can be anybody in the mesh;"
@@ -48,7 +51,12 @@ def set_up(environ: Mapping[str, str], certs: Path, folder: Path) -> Setup:
     for name in ("WORKLOAD_NAME", "WORKLOAD_NAMESPACE"):
         if not environ.get(name):
             raise HarnessError(f"{name} must be set")
-    return Setup({}) if "MESHEXP_IDENTITY_MODE" in environ else _mounted(certs)
+    mode = environ.get("MESHEXP_IDENTITY_MODE")
+    if mode in _OTHERS:
+        return Setup({})
+    # Groups of one name in two namespaces are two. Variables and files may give another ID.
+    own = f"spiffe://{TRUST_DOMAIN}/{environ['WORKLOAD_NAMESPACE']}/{environ['WORKLOAD_NAME']}"
+    return Setup({"identity": {"spiffe_id": own}}) if mode is not None else _mounted(certs, own)
 
 
 def write(setup: Setup, where: Paths, own: Path = OWN) -> None:
@@ -63,7 +71,7 @@ def write(setup: Setup, where: Paths, own: Path = OWN) -> None:
         link.symlink_to(source)
 
 
-def _mounted(certs: Path) -> Setup:
+def _mounted(certs: Path, spiffe_id: str) -> Setup:
     certificate, key, anchors = certs / "ca.crt", certs / "ca.key", certs / "trust-anchors.pem"
     for path in (certificate, key):
         if not path.is_file():
@@ -80,17 +88,18 @@ def _mounted(certs: Path) -> Setup:
         raise HarnessError(f"{anchors} is missing: {certificate} is an intermediate, and the mesh's root must be known")
     local = {"ca_cert": str(certificate), "ca_key": str(key), "allow_root_key": root}
     trusted = anchors if anchors.is_file() else certificate
-    config = {"identity": {"mode": "local", "local": local}, "controller": {"trust_anchors": str(trusted)}}
+    identity = {"mode": "local", "local": local, "spiffe_id": spiffe_id}
+    config = {"identity": identity, "controller": {"trust_anchors": str(trusted)}}
     return Setup(config, warnings=(ROOT_KEY,) if root else ())
 
 
 def _read(path: Path) -> Invitation:
     # Most containers have none, and every import here delays the daemon.
-    from harness import decode
+    from harness import decode, json_text
     from harness.invitation import Invitation
 
     try:
-        return decode.decode(Invitation, json.loads(reading.text(path)), source=str(path))
+        return decode.decode(Invitation, json_text.loads(reading.text(path)), source=str(path))
     except OSError as error:
         raise HarnessError(f"{path} cannot be read: {error.strerror}") from None
     except ConfigError as error:

@@ -17,7 +17,7 @@ from harness.errors import ConfigError, TemporaryError
 from harness.paths import Paths
 from harness.status import Phase
 from harness.system import cordon as cordon_file
-from harness.system import files, privileges
+from harness.system import files, privileges, procfs
 from harness.system.cordon import Cordon
 from harness.terminal import Answer
 
@@ -128,7 +128,7 @@ def _told(paths: Paths, done: Callable[[dict[str, Any]], bool]) -> bool:
         unheard = "meshexp-harness has not joined the mesh yet; it counts as soon as it has"
         print(unheard if runs else "no meshexp-harness runs here; it counts from the next start on", file=sys.stderr)
         return False
-    os.kill(int(status["pid"]), signal.SIGUSR2)
+    procfs.of_status(status).send(signal.SIGUSR2)
     deadline = time.monotonic() + TOLD_SECONDS
     while time.monotonic() < deadline:
         reported = status_cli.read(paths).get("reported")

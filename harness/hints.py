@@ -26,6 +26,7 @@ SPECIFIC = {
     "address": "ADDRESS:PORT",
     "command": "COMMAND",
     "file": "FILE",
+    "fingerprints": "FINGERPRINT",
     "folder": "FOLDER",
     "host": "HOST",
     "identity": "SPIFFE-ID",

@@ -237,7 +237,7 @@ class Join:
 
         for one in changed:
             undo.add(f"{one.path}", _restore(one.path))
-            files.write(one.path, one.text, mode=one.mode)
+            files.write(one.path, one.text, mode=one.mode, durable=True)
 
 
 def read(source: str) -> str:
@@ -285,7 +285,7 @@ def _restore(path: Path) -> Callable[[], None]:
 
     def back() -> None:
         if there:
-            files.write(path, text, mode=mode)
+            files.write(path, text, mode=mode, durable=True)
             return
         path.unlink(missing_ok=True)
         for folder in fresh:

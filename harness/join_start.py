@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import signal
 import time
@@ -16,7 +14,7 @@ from harness import status_cli
 from harness.errors import HarnessError, TemporaryError, UnavailableError
 from harness.paths import Paths
 from harness.status import Phase
-from harness.system import files, service
+from harness.system import files, procfs, service, snapshot_reader
 
 POLL_SECONDS, STOP_SECONDS, REFUSED_SECONDS = 0.1, 150.0, 3.0
 MESH = ("Routes", "Identity", "Registration", "Proxy", "Redirected")
@@ -36,12 +34,12 @@ class Service:
 
     paths: Paths
     before: service.State | None
-    waits: int | None
+    waits: procfs.Known | None
 
     @classmethod
     def find(cls, paths: Paths) -> Service:
         status = status_cli.read(paths)
-        waits = int(status["pid"]) if status.get("phase") == Phase.WAITING.text else None
+        waits = procfs.of_status(status) if status.get("phase") == Phase.WAITING.text else None
         unit = service.unit_of(paths.instance)
         return cls(paths, service.state(unit) if service.managed(unit) else None, waits)
 
@@ -66,15 +64,16 @@ class Service:
                 service.control("enable", self.unit)
             undo.add("stop the harness", lambda: service.control("stop", self.unit))
             if self.waits is not None:
-                os.kill(self.waits, signal.SIGHUP)  # it looks again, in place
+                self.waits.send(signal.SIGHUP)  # it looks again, in place
             service.control("start", self.unit)
             return f"{self.unit} is enabled and runs"
         if self.waits is not None:
-            pid = self.waits
-            undo.add("stop the harness", lambda: end(pid, self.paths))
-            os.kill(pid, signal.SIGHUP)
-            return f"pid {pid} has the configuration now"
-        return f"pid {pid} runs already" if (pid := running(self.paths)) else ""
+            daemon = self.waits
+            undo.add("stop the harness", lambda: end(daemon, self.paths))
+            if not daemon.send(signal.SIGHUP):
+                raise TemporaryError(f"the daemon (pid {daemon.pid}) has ended meanwhile", "`meshexp logs` says why")
+            return f"pid {daemon.pid} has the configuration now"
+        return f"pid {found.pid} runs already" if (found := running(self.paths)) else ""
 
     def ended(self) -> str:
         """Why there is nothing to wait for; empty while there is."""
@@ -83,21 +82,25 @@ class Service:
         return ""
 
 
-def running(paths: Paths) -> int:
-    """The daemon's pid; 0 without one."""
-    line = files.holder(paths.lock) if files.is_locked(paths.lock) else ""
-    return int(line) if line.isdigit() else 0
+def running(paths: Paths) -> procfs.Known | None:
+    """The daemon; None without one."""
+    pid = files.holder(paths.lock) if files.is_locked(paths.lock) else ""
+    if not pid.isdigit() or int(pid) > snapshot_reader.PIDS:
+        return None
+    if (started := files.holders_start(paths.lock)).isdigit():
+        return procfs.Known(int(pid), int(started))
+    found = procfs.look(int(pid))  # one of an earlier release, which writes its pid alone, and holds the lock now
+    return procfs.Known(int(pid), found.started) if found is not None else None
 
 
-def end(pid: int, paths: Paths) -> None:
+def end(daemon: procfs.Known, paths: Paths) -> None:
     """TERM, and waits until it has left in good order. Raises TemporaryError when it does not end."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGCONT)  # one that was stopped hears the other only then
+    daemon.send(signal.SIGTERM)
+    daemon.send(signal.SIGCONT)  # one that was stopped hears the other only then
     deadline = time.monotonic() + STOP_SECONDS
     while files.is_locked(paths.lock) or status_cli.read(paths).get("phase") == Phase.WAITING.text:
         if time.monotonic() > deadline:
-            raise TemporaryError(f"pid {pid} has not ended within {STOP_SECONDS:.0f} s")
+            raise TemporaryError(f"pid {daemon.pid} has not ended within {STOP_SECONDS:.0f} s")
         time.sleep(POLL_SECONDS)
 
 

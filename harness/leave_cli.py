@@ -88,9 +88,9 @@ def _leave(where: Paths, steps: Any, purge: bool) -> None:
             service.control("stop", unit)
             service.control("disable", unit)
             step.message = f"{unit} is stopped and disabled"
-        elif pid := running(where):
-            end(pid, where)
-            step.message = f"pid {pid} has ended"
+        elif daemon := running(where):
+            end(daemon, where)
+            step.message = f"pid {daemon.pid} has ended"
         else:
             step.message = "it did not run"
     with steps.step(f"see that the registration is gone{of}") as step:
@@ -113,7 +113,9 @@ def _leave(where: Paths, steps: Any, purge: bool) -> None:
 def _purge(where: Paths) -> str:
     from harness import joining
 
-    gone = [path for path in (*joining.names(where), where.registration, where.instance_id, where.cordon) if path.exists()]
+    kept = where.registration, where.instance_id, where.cordon, where.anchors, where.member
+    gone = [path for path in (*joining.names(where), *kept) if path.exists()]
+    gone += paths.matches(where.state, "*.unusable")
     for path in gone:
         path.unlink()
     shutil.rmtree(where.state if where.instance else where.state / "spire", ignore_errors=True)

@@ -28,6 +28,14 @@ ROUTE_NODE_SILENT = register(
     Severity.WARNING,
     standing=True,
 )
+GROUP_PORT_EXCLUDED = register(
+    "group-port-excluded",
+    Where.EITHER,
+    "a port of the group is left out of the redirect, because SSH comes by it: peers that call it do not reach the proxy",
+    "`ss -ltnp 'sport = :{port}'` names the program; give SSH or the group another port",
+    Severity.WARNING,
+    standing=True,
+)
 FIRST_WORKLOAD_STOPPED = register(
     "first-workload-stopped",
     Where.MACHINE,
@@ -54,6 +62,13 @@ ROUTE_ELSEWHERE = register(
     "the routes to the cluster are set, and the kernel takes another way: a rule or a table of another program comes first",
     "`ip route get {host}` shows the way, `ip rule` whose table is asked first. Have that program"
     " leave the network alone, or put a rule before its: `ip rule add to {network} lookup {name} priority 100`",
+)
+TOLD_REFUSED = register(
+    "told-refused",
+    Where.EITHER,
+    "the controller tells what this machine's own configuration does not allow; it is not taken, and what was in force stays",
+    "`meshexp config show{instance}` shows the limits; if the value is right, allow it with {key} in {config}/harness.yaml, then"
+    " `systemctl reload {unit}`; if it is not, correct it in the cluster: `kubectl -n meshexp get deployments,configmaps`",
 )
 DNS_FAILED = register(
     "dns-failed",

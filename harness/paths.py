@@ -90,6 +90,11 @@ class Paths:
         return self.state / "registration.json"
 
     @property
+    def anchors(self) -> Path:
+        """The trust anchors that the controller has told, and that were proven; not there where the file alone counts."""
+        return self.state / "trust-anchors.json"
+
+    @property
     def proxy_versions(self) -> Path:
         """The installed versions of linkerd2-proxy, and links to the one in use and the one before: the machine's."""
         return self.first.state / "proxy"
@@ -116,6 +121,11 @@ class Paths:
     def in_force(self) -> Path:
         """The configuration that a member has in force, 0600: it goes on with it after a restart while the files are wrong."""
         return self.state / "configuration.json"
+
+    @property
+    def member(self) -> Path:
+        """This machine is a member that must send the mesh no plaintext: a start holds that until the proxy serves."""
+        return self.state / "member.json"
 
     @property
     def proxy(self) -> Path:

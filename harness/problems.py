@@ -20,12 +20,14 @@ from harness.identity_problems import SPIRE_NOT_ATTESTED as SPIRE_NOT_ATTESTED
 from harness.network_problems import DNS_FAILED as DNS_FAILED
 from harness.network_problems import DNS_UNANSWERED as DNS_UNANSWERED
 from harness.network_problems import FIRST_WORKLOAD_STOPPED as FIRST_WORKLOAD_STOPPED
+from harness.network_problems import GROUP_PORT_EXCLUDED as GROUP_PORT_EXCLUDED
 from harness.network_problems import ROUTE_CONFLICT as ROUTE_CONFLICT
 from harness.network_problems import ROUTE_ELSEWHERE as ROUTE_ELSEWHERE
 from harness.network_problems import ROUTE_FAILED as ROUTE_FAILED
 from harness.network_problems import ROUTE_GATEWAY_UNREACHABLE as ROUTE_GATEWAY_UNREACHABLE
 from harness.network_problems import ROUTE_NODE_SILENT as ROUTE_NODE_SILENT
 from harness.network_problems import ROUTE_REFUSED as ROUTE_REFUSED
+from harness.network_problems import TOLD_REFUSED as TOLD_REFUSED
 from harness.problem_registry import REGISTRY as REGISTRY
 from harness.problem_registry import Found as Found
 from harness.problem_registry import Problem as Problem
@@ -45,12 +47,14 @@ from harness.step_problems import STATE_UNREADABLE as STATE_UNREADABLE
 from harness.step_problems import STATE_UNWRITABLE as STATE_UNWRITABLE
 from harness.step_problems import STEP_FAILED as STEP_FAILED
 from harness.step_problems import of_failure as of_failure
+from harness.trust_problems import ANCHORS_BEHIND as ANCHORS_BEHIND
+from harness.trust_problems import ANCHORS_PINNED as ANCHORS_PINNED
+from harness.trust_problems import ANCHORS_UNPROVEN as ANCHORS_UNPROVEN
 from harness.trust_problems import CERTIFICATE_EXPIRED as CERTIFICATE_EXPIRED
 from harness.trust_problems import CLOCK_SKEW as CLOCK_SKEW
 from harness.trust_problems import CONTROLLER_MISNAMED as CONTROLLER_MISNAMED
 from harness.trust_problems import CONTROLLER_UNTRUSTED as CONTROLLER_UNTRUSTED
 from harness.trust_problems import IDENTITY_REFUSED as IDENTITY_REFUSED
-from harness.trust_problems import TRUST_ROOTS as TRUST_ROOTS
 
 _SPEAKS_TLS = "does it speak TLS? then the probe's scheme must be HTTPS; `ss -ltnp 'sport = :{port}'` names the process"
 
@@ -61,18 +65,10 @@ CONFIG_RELOAD_FAILED = register(
     "correct what the message names; `meshexp config check{instance}` looks again, then `systemctl reload {unit}`",
     Severity.WARNING,
 )
-ANCHORS_BEHIND = register(
-    "anchors-behind",
-    Where.MACHINE,
-    "the file controller.trust_anchors is not what the controller tells; a machine that leaves and joins has only the file",
-    f"copy Linkerd's present trust anchors to {{anchors}}: the ca-bundle.crt of {TRUST_ROOTS}",
-    Severity.WARNING,
-    standing=True,
-)
 CONTROLLER_UNREACHABLE = register(
     "controller-unreachable",
     Where.EITHER,
-    "the controller does not answer",
+    "the controller does not answer, or not in a way that is understood",
     "`meshexp check{instance}` says how far the way to {address} is open; traffic of a proxy that already runs goes on",
     Severity.WARNING,
     cases={
@@ -85,6 +81,9 @@ CONTROLLER_UNREACHABLE = register(
         phrases.UNRESOLVED: "does this machine know the name? `getent hosts {host}`; or set"
         " controller.address to an address; traffic of a proxy that already runs goes"
         " on",
+        phrases.NOT_UNDERSTOOD: "what was told before stays in force. If the message names a probe, correct it in the group:"
+        " `kubectl -n {namespace} edit externalgroups.workload.meshexp.io {group}`; else compare the versions: `meshexp version`"
+        " here, and `kubectl -n meshexp get deployments -o wide`",
     },
 )
 LEASE_LAPSED = register(

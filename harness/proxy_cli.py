@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import time
 from pathlib import Path
@@ -146,11 +145,13 @@ def _restart(where: paths.Paths, answer: Answer) -> int:
     """Asks the daemon, and waits until another process is the proxy and has its certificate."""
     from harness import status_cli
     from harness.status import Phase
+    from harness.system import procfs
 
     before = status_cli.read(where)
     if "children" not in before or before["phase"] == Phase.UNKNOWN.text:
         raise UnavailableError(before["message"], "the daemon starts the proxy: it must run first")
-    os.kill(int(before["pid"]), signal.SIGUSR1)
+    if not procfs.of_status(before).send(signal.SIGUSR1):
+        raise UnavailableError(f"the daemon (pid {before['pid']}) has ended meanwhile", "`meshexp logs` says why")
     deadline = time.monotonic() + RESTART_SECONDS
     while time.monotonic() < deadline:
         now = status_cli.read(where)

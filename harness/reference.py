@@ -224,7 +224,7 @@ An administrator writes an ExternalGroup (`workload.meshexp.io/v1alpha1`), once 
       probes:
         - httpGet: {port: http, path: /ready}     # the number or the name of a port
           periodSeconds: 5
-      admission: {spiffeIDs: ['spiffe://root.linkerd.cluster.local/face'], maximum: 10}
+      admission: {spiffeIDs: ['spiffe://root.linkerd.cluster.local/faces/face'], maximum: 10}
 
 ## What the controller says of it
 

@@ -9,6 +9,7 @@ from typing import Any
 from harness import desired, hints, proxy_environment
 from harness.check.report import NOT_LOOKED, Untried
 from harness.config import schema
+from harness.denied import is_denied
 from harness.messages import ClusterFacts, Registration
 from harness.paths import Paths
 from harness.status import Phase
@@ -65,6 +66,12 @@ class Context:
             "file": shlex.quote(self.config.identity.local.ca_cert),
         }
         return specific | hints.general(self.paths, self.config)
+
+    @property
+    def registration_unread(self) -> str:
+        """Why it cannot be read; empty where it can, or is not there."""
+        path = self.paths.known_registration
+        return needs_root(f"{path} cannot be read by this user").why if not self.root and is_denied(path) else ""
 
     @property
     def running(self) -> bool:

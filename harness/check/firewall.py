@@ -111,16 +111,17 @@ def mixed(facts: Facts) -> Iterable[str]:
 def _judge_published(to: Judge, context: Context, facts: Facts) -> Result:
     template = context.registration.template.ports if context.registration else ()
     ports = frozenset(port.port for port in template if port.protocol == "TCP")
-    found = set(nft_listing.published(facts.rules, ports))
+    by_nft, unknown = nft_listing.published(facts.rules, ports)
+    found = set(by_nft)
     nats = [_text(table) for table in facts.nats]
     nats += [told.get("nat", "") for told in (facts.nft4, facts.nft6) if not isinstance(told, Untried)]
     found |= {port for text in nats for port in iptables_listing.published(text, ports)}
     reasons = [f"port {port} goes to a container by a DNAT rule" for port in sorted(found)]
-    why = reasons_untried(facts.nft, *facts.nats, facts.nft4, facts.nft6)
+    why = reasons_untried(facts.nft, *facts.nats, facts.nft4, facts.nft6) or unknown
     if not ports:
         why = "the group has no TCP port"
     if context.registration is None:
-        why = "the controller tells the group's ports at the registration"
+        why = context.registration_unread or "the controller tells the group's ports at the registration"
     text = "no container publishes a port of the group"
     return to.found(text, problems.PORT_PUBLISHED, reasons, tried=not why, why=why)
 

@@ -27,6 +27,7 @@ MOST_NETWORKS = 16
 """Of peers, that are looked at one by one; the rest of them together."""
 Listing = list[dict[str, Any]]
 Tables = dict[str, str]
+_NFT_NAMES = {"table": ("family", "name"), "chain": ("family", "table", "name"), "rule": ("family", "table", "chain")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,28 @@ def from_peers(context: Context) -> tuple[Packet, ...]:
 
 async def _nftables() -> Listing | Untried:
     try:
-        return await Nftables().listing()
+        listing = await Nftables().listing()
+        check_listing(listing)
+        return listing
     except NotInKernelError:
         return []
+    except ValueError as error:
+        return Untried(f"the rules of nftables are listed in a form that is not known here: {error}")
     except HarnessError as error:
         return Untried(f"the rules of nftables cannot be listed: {error.message}")
+
+
+def check_listing(listing: object) -> None:
+    """Raises ValueError unless nftables lists objects with the names that each has."""
+    if not isinstance(listing, list):
+        raise ValueError("it is no list")
+    for item in listing:
+        if not isinstance(item, dict):
+            raise ValueError("an entry is no mapping")
+        for kind, names in _NFT_NAMES.items():
+            one = item.get(kind, dict.fromkeys(names, ""))
+            if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in names):
+                raise ValueError(f"a {kind} lacks a name")
 
 
 async def _dropping(family: Family) -> str | Untried:

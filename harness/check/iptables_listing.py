@@ -58,11 +58,11 @@ def chains(text: str, packet: Packet, program: str, table: str = "filter") -> di
     rules: dict[str, list[Rule]] = {}
     for line in text.splitlines():
         if line.startswith(":"):
-            name, policy, *_ = line[1:].split()
+            name, policy, *_ = (*line[1:].split(), "", "-")
             policies[name] = policy
         elif line.startswith("-A "):
-            words = _words(line)
-            rules.setdefault(words[1], []).extend(_rule(words[2:], packet, label, line))
+            name, *words = _words(line)[1:] or ("",)
+            rules.setdefault(name, []).extend(_rule(tuple(words), packet, label, line))
     return {
         f"{label} {name}": Chain(
             f"{label} {name}",
@@ -177,6 +177,5 @@ def published(text: str, ports: frozenset[int]) -> tuple[int, ...]:
             continue
         for option, values, _ in _options(_words(line)[2:]):
             if option in ("--dport", "--dports"):
-                parts = values[0].split(",")
-                found |= {port for port in ports if any(_in_range(part, port) for part in parts)}
+                found |= {port for port in ports if _match(option, values, Packet(port)) is True}
     return tuple(sorted(found))

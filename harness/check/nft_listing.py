@@ -28,6 +28,8 @@ _VERSIONS = {"ip": 4, "icmp": 4, "ip6": 6, "icmpv6": 6}
 _FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr")
 """By bit."""
 Item = dict[str, Any]
+_STRANGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+"""What comes of an expression in a form that this module does not know, such as one of a newer nftables."""
 
 
 def chains(listing: Iterable[Item], packet: Packet, but: frozenset[str] = frozenset()) -> dict[str, Chain]:
@@ -43,17 +45,25 @@ def chains(listing: Iterable[Item], packet: Packet, but: frozenset[str] = frozen
             found[_name(item["chain"], item["chain"]["name"])] = item["chain"]
         elif "rule" in item and not _passed_over(item["rule"], but):
             name = _name(item["rule"], item["rule"]["chain"])
-            rules.setdefault(name, []).extend(_rules(item["rule"], packet))
+            rules.setdefault(name, []).extend(_rules_of(item["rule"], packet))
     return {
         name: Chain(
             name,
             tuple(rules.get(name, ())),
             str(chain.get("hook", "")) if chain["family"] in families and _counts(chain, packet) else "",
-            int(chain.get("prio", 0)),
+            priority if isinstance(priority := chain.get("prio", 0), int) else 0,
             chain.get("policy") == "drop",
         )
         for name, chain in found.items()
     }
+
+
+def _rules_of(rule: Item, packet: Packet) -> tuple[Rule, ...]:
+    try:
+        return tuple(_rules(rule, packet))
+    except _STRANGE as error:
+        text = f"a rule in {rule['chain']} of a form that is not known here, handle {rule.get('handle')} ({error!r:.80})"
+        return (Rule(None, Verdict.UNKNOWN, text=text),)
 
 
 def of_iptables(listing: Iterable[Item], family: str) -> frozenset[str]:
@@ -65,7 +75,7 @@ def of_iptables(listing: Iterable[Item], family: str) -> frozenset[str]:
 def _counts(chain: Item, packet: Packet) -> bool:
     """Whether it may drop packets, and on that link: a chain of the hook `ingress` is for some links only."""
     links = chain.get("dev", ())
-    links = [links] if isinstance(links, str) else links
+    links = links if isinstance(links, list | tuple) else [links]
     return chain.get("type") in ("filter", None) and (not links or not packet.interface or packet.interface in links)
 
 
@@ -250,17 +260,21 @@ def _in_network(value: Any, test: Callable[[IPNetwork], Truth]) -> Truth:
         return None
 
 
-def published(listing: Iterable[Item], ports: frozenset[int]) -> tuple[int, ...]:
-    """Those of the ports that a rule sends to another address (a container's)."""
+def published(listing: Iterable[Item], ports: frozenset[int]) -> tuple[tuple[int, ...], str]:
+    """Those of the ports that a rule sends to another address (a container's), and why there may be more."""
     found = set()
+    why = ""
     for item in listing:
         rule = item.get("rule")
         if not rule or _ours(rule):
             continue
-        kinds = {kind for expression in rule.get("expr", ()) for kind in expression}
-        if "dnat" in kinds:
-            found |= {port for port in ports if all_of(*_matches(rule, port)) is not False and _names_port(rule, port)}
-    return tuple(sorted(found))
+        try:
+            kinds = {kind for expression in rule.get("expr", ()) for kind in expression}
+            if "dnat" in kinds:
+                found |= {port for port in ports if all_of(*_matches(rule, port)) is not False and _names_port(rule, port)}
+        except _STRANGE as error:
+            why = f"a rule in {rule['chain']} has a form that is not known here ({error!r:.80})"
+    return tuple(sorted(found)), why
 
 
 def _matches(rule: Item, port: int) -> Iterator[Truth]:

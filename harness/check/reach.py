@@ -76,7 +76,7 @@ def _premature(context: Context) -> str:
     if context.status.get("phase") == Phase.UNKNOWN.text:
         return "meshexp-harness does not say whether the proxy runs"
     if context.registration is None:
-        return "this machine is not registered"
+        return context.registration_unread or "this machine is not registered"
     said = {condition["name"]: condition for condition in context.status.get("conditions", ())}
     proxy = said.get("Proxy", {})
     return "" if proxy.get("status") == "True" else f"the proxy is not ready: {proxy.get('message', 'nothing is known of it')}"

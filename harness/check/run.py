@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from harness import anchors as trusted
 from harness import decode
 from harness.check import control_plane, firewall, identity, machine, membership, names, network, proxy, reach
 from harness.check.context import UNCONFIGURED, Context, needs_root
@@ -18,7 +19,7 @@ from harness.check.report import NOT_LOOKED, Judge, Outcome, Result, Untried, on
 from harness.check_problems import CONFIG_INVALID
 from harness.clock import Clock
 from harness.config import load, schema
-from harness.daemon import head_start, in_force
+from harness.daemon import anchors_kept, head_start, in_force
 from harness.errors import ConfigError, HarnessError, PermissionError_, UnreadableError
 from harness.paths import Paths
 from harness.system import files
@@ -102,7 +103,7 @@ async def stream(
         return
     configured = first.outcome is not Outcome.SKIPPED
     known = head_start.known_registration(paths) if scope is not Scope.PRE else None
-    anchors, unread = _anchors(config)
+    anchors, unread = _anchors(config, paths, scope)
     context = Context(
         config, paths, status, known, anchors, scope is Scope.PRE, clock.wall(),
         configured=configured, root=os.geteuid() == 0, anchors_unread=unread,
@@ -119,12 +120,14 @@ async def stream(
         await asyncio.gather(asked, *looks, return_exceptions=True)
 
 
-def _anchors(config: schema.Config) -> tuple[str, str]:
-    """The trust anchors as they are in their file, and why that cannot be read."""
+def _anchors(config: schema.Config, paths: Paths, scope: Scope) -> tuple[str, str]:
+    """The trust anchors that this machine goes by, and why their file cannot be read."""
     try:
-        return files.read_line(Path(config.controller.trust_anchors)) or "", ""
+        pem = files.read_line(Path(config.controller.trust_anchors)) or ""
+        adopted = anchors_kept.read(config, paths) if scope is not Scope.PRE else None
     except UnreadableError as error:
         return "", str(error)
+    return (trusted.with_file(pem, adopted) if adopted is not None else pem), ""
 
 
 async def _nobody() -> Untried:

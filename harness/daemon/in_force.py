@@ -6,12 +6,14 @@ restart and a boot do not.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness import decode
 from harness.config import schema
-from harness.errors import ConfigError, HarnessError, UnavailableError
+from harness.errors import ConfigError, HarnessError, UnavailableError, UnreadableError
 from harness.paths import Paths
 from harness.system import files, units
 
@@ -30,18 +32,29 @@ class InForce:
     fault: str = ""
 
 
-def keep(paths: Paths, now: InForce | None, anchors_pem: str, log: Any) -> None:
+async def keep(paths: Paths, now: InForce | None, anchors_pem: str, log: Any) -> None:
     """Where nothing can be kept the daemon goes on, and logs why."""
     if now is None:
         return
     data = {"values": now.values, "anchors_pem": anchors_pem}
     try:
         if files.read_json(paths.in_force) != data:
-            files.write_json(paths.in_force, data, mode=0o600)
-            files.sync(paths.in_force)
-            files.sync(paths.in_force.parent)
-    except (UnavailableError, OSError) as error:
-        log.warning("the configuration in force cannot be kept for a restart", reason=str(error))
+            await asyncio.to_thread(_write, paths.in_force, data)
+    except UnavailableError as error:
+        log.warning("the configuration in force cannot be kept for a restart", reason=error.message)
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    """Raises UnwritableError, and UnreadableError while nobody can say what is there."""
+    try:
+        files.load_json(path)
+    except ValueError as error:
+        files.set_aside(path, f"it is no JSON: {error}")
+    except OSError as error:
+        fault = UnreadableError(path, error)
+        if not fault.absent and not fault.foreign:
+            raise fault from None
+    files.write_json(path, data, mode=0o600, durable=True)
 
 
 def kept(paths: Paths, fault: str) -> InForce | None:

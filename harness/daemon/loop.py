@@ -14,8 +14,9 @@ import structlog
 from harness import tasks
 from harness.clock import Clock
 from harness.config import schema
-from harness.daemon import adoption, bugs, in_force, machine, needs, own_conditions, shutdown, surroundings
-from harness.daemon.bring import Bringer, is_left
+from harness.daemon import adoption, bugs, in_force, machine, membership, needs, own_conditions, shutdown, surroundings
+from harness.daemon.anchors import Anchors
+from harness.daemon.bring import Bringer, guarded, is_left, order, with_routed
 from harness.daemon.bugs import Bugs
 from harness.daemon.compose import Part
 from harness.daemon.export import Exporter
@@ -25,14 +26,15 @@ from harness.daemon.progress import Finder
 from harness.daemon.publish import Publisher
 from harness.daemon.snapshot import Counters
 from harness.daemon.surroundings import Surroundings
-from harness.desired import Desired, desired, readiness
+from harness.desired import Desired, desired, hold, readiness
 from harness.errors import HarnessError, InternalError
 from harness.known import Progress
 from harness.messages import Reason
 from harness.paths import Paths
+from harness.rules import RedirectSpec
 from harness.status import Condition, Truth
 from harness.system import early_signals, kernel_events, systemd
-from harness.values import IPAddress
+from harness.values import IPAddress, IPNetwork
 
 TIMER_SECONDS, RESTART_RETRY_SECONDS, NEIGHBOURS_SECONDS = 15.0, 2.0, 0.1
 
@@ -50,8 +52,10 @@ class Daemon:
         self._restart_after = 0.0
         self._neighbours: asyncio.TimerHandle | None = None
         self._former: frozenset[IPAddress] = frozenset()
+        self._member_kept: tuple[IPNetwork, ...] | None = None
         self._log = structlog.get_logger().bind(component="harness")
         self._surroundings = Surroundings(paths, self._log)
+        self._anchors = Anchors(paths, clock, self.wake, self._log)
         self._exporter = Exporter(clock)
         self._counters = Counters()
         self._bugs = Bugs(paths, clock, self.wake, self._log, begun.unit)
@@ -68,7 +72,7 @@ class Daemon:
         watch = partial(kernel_events.watch_rules, self._parts.redirect_changes, self.wake, self._log)
         rule_events = tasks.keep("the watch over the rules", watch, self._clock)
         systemd.notify(READY=1, STATUS="Starting")
-        in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
+        await in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
         machine.wake_others(self._paths)
         self._log.info("started", group=self.config.workload.group, namespace=self.config.workload.namespace)
         try:
@@ -89,10 +93,9 @@ class Daemon:
 
     async def _begin(self) -> None:
         """Takes over what a daemon before this one left in place on purpose: its registration, its proxy and its rules."""
-        self._parts, adopted, redirected = await adoption.begin(self.config, self._paths, self._clock, self._begun)
+        self._parts, adopted, self._progress = await adoption.begin(self.config, self._paths, self._clock, self._begun)
         if adopted:
             self._log.info("the proxy of the daemon before this one goes on")
-        self._progress = Progress(registration=self._begun.registration, redirected=redirected)
         self._publisher.was_ready = adopted
         self._route_events = kernel_events.watch_network(self.wake)
 
@@ -145,22 +148,34 @@ class Daemon:
         may_restart = not fresh and self._clock.now() >= self._restart_after
         if self._restart_proxy or (may_restart and self._parts.stale(want.proxy)):
             await self._bugs.attempt("the proxy's restart", self._prepare_restart())
-        want = desired(self.config, self._machine, self._progress)
+        want = await self._wanted()
         self._want = want
-        self._conditions = tuple([await self._reconcile(part, want) for part in self._parts.up])
+        in_order = order(self._parts, want, self._progress)
+        conditions = {part.name: await self._reconcile(part, want) for part in in_order}
+        self._conditions = tuple(conditions[part.name] for part in self._parts.up)
         await self._bugs.attempt("the watch over the nodes", self._watch_nodes(want))
         await self._look()
         # After a bug the next try comes after a pause: the part that failed may be what differs.
-        if before == self._bugs.number and (fresh or desired(self.config, self._machine, self._progress) != want):
+        if before == self._bugs.number and (fresh or await self._wanted() != want):
             self.wake("the next step is possible")
         self._await_neighbours()
         await self._bugs.attempt("the status", self._publish(self._conditions, want))
         return True
 
+    async def _wanted(self) -> Desired:
+        want = desired(self.config, self._machine, self._progress)
+        try:
+            return with_routed(want, await self._bringer.last(self._parts.routes), self._progress)
+        except HarnessError:
+            return want  # routes that cannot be listed cannot be removed either
+
     async def _look_around(self) -> bool:
         """Whether this machine's address or its other workloads came, went or changed: what those have, this one leaves alone."""
         before = self._machine
-        self._machine, changed = await self._surroundings.look_again(self.config, before)
+        found, changed = await self._surroundings.look_again(self.config, before)
+        self._machine = await self._anchors.look_again(self.config, found, self._progress)
+        if self._machine.anchors_pem != before.anchors_pem:
+            await in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
         if self._machine.addresses != before.addresses:
             self._log.info("another address", address=", ".join(map(str, self._machine.addresses)))
         former = self._former | set(before.addresses)
@@ -200,12 +215,13 @@ class Daemon:
         try:
             with tasks.unexpected("the reload", partial(bugs.log, self._log)):
                 config, values = await asyncio.to_thread(needs.configuration, self._paths, self._environ, new=True)
-                found = await machine.look(config, self._paths, before=self._machine)
+                looked = await machine.look(config, self._paths, before=self._machine)
+                found = await surroundings.with_networks(looked, self._paths, self._machine)
                 desired(config, found, self._progress)
             self.config, self._machine = config, found
             self._in_force = InForce(config, values)
             self._reload_fault = ""
-            in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
+            await in_force.keep(self._paths, self._in_force, self._machine.anchors_pem, self._log)
             self._log.info("configuration loaded again")
         except HarnessError as error:
             self._reload_fault = error.message
@@ -214,7 +230,7 @@ class Daemon:
         machine.wake_others(self._paths)
 
     async def _look(self) -> None:
-        self._progress = await self._finder.look(self._parts, self._machine, self._progress)
+        self._progress = await self._finder.look(self.config, self._parts, self._machine, self._progress)
 
     async def _reconcile(self, part: Part, want: Desired) -> Condition:
         wanted = part.want(want)
@@ -223,16 +239,31 @@ class Daemon:
             return self._bringer.leave(part)
         # Without an identity or an address for a while nothing is asked of the controller; only a stop leaves.
         stays = part is self._parts.registration and wanted is None
+        stays |= part is self._parts.routes and not left and not guarded(self._parts, want, self._progress)
         keeps = left and part in (self._parts.routes, self._parts.dns)  # some of it may be what the controller told
         condition = await self._bringer.bring(part, wanted, change=not stays, keeps=keeps)
         # Rules that cannot be looked at are as they were.
         if part is self._parts.redirect and (wanted is None or condition.truth is not Truth.UNKNOWN):
-            self._progress = replace(self._progress, redirected=wanted is not None and condition.truth is Truth.TRUE)
+            redirected = wanted is not None and not wanted.hold and condition.truth is Truth.TRUE
+            self._progress = replace(self._progress, redirected=redirected)
+            await self._bugs.attempt("keeping that this machine is a member", self._keep_member(wanted))
         return condition
+
+    async def _keep_member(self, wanted: RedirectSpec | None) -> None:
+        """Marks this machine as a member when the redirect is first in force. Later starts hold until it is in force again."""
+        if self.config.redirect.on_proxy_loss is schema.OnProxyLoss.OPEN:
+            if self._progress.member is not None:
+                self._progress = replace(self._progress, member=None)
+                await membership.forget(self._paths)
+        elif wanted is not None and self._progress.redirected and wanted.outbound_networks != self._member_kept:
+            self._progress = replace(self._progress, member=wanted.outbound_networks)
+            await asyncio.to_thread(membership.keep, self._paths, wanted.outbound_networks)
+            self._member_kept = wanted.outbound_networks
 
     async def _publish(self, conditions: tuple[Condition, ...], want: Desired) -> None:
         added = partial(own_conditions.added, reload_fault=self._reload_fault, metrics_fault=self._exporter.fault)
-        conditions = added(conditions, self._machine, self._progress, bugs=self._bugs.conditions())
+        anchors = self._anchors.condition(self.config, self._machine, self._progress)
+        conditions = added(conditions, self._machine, self._progress, anchors=anchors, bugs=self._bugs.conditions())
         redirect_off = want.redirect is None and self._progress.proxy_certified and not is_left(self.config, self._progress)
         ready = readiness(self._progress, not redirect_off)
         await self._publisher.publish(
@@ -241,7 +272,8 @@ class Daemon:
 
     async def _stop(self) -> None:
         """Every step is tried, also when one before it failed."""
-        if self._progress.proxy_certified and await shutdown.comes_back(self._begun.unit, self._log):
+        holds = hold(self.config, self._machine, self._progress) is not None
+        if (self._progress.proxy_certified or holds) and await shutdown.comes_back(self._begun.unit, self._log):
             self._log.info("restarting: proxy, rules, routes and registration stay for the next daemon")
             for release in self._parts.release:
                 release()
@@ -258,6 +290,8 @@ class Daemon:
         await shutdown.go_down(self.config, self._machine, self._parts, self._progress, self._clock, self._log, keep)
         await self._bugs.attempt("taking the status away", self._withdraw())
         await self._bugs.attempt("forgetting the configuration in force", in_force.forget(self._paths))
+        if not keep:  # in a container a stop is no operator's leave: it may be started again
+            await self._bugs.attempt("forgetting that this machine is a member", membership.forget(self._paths))
         self._log.info("stopped")
 
     async def _withdraw(self) -> None:

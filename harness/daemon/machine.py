@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import secrets
 import signal
@@ -16,13 +15,13 @@ from typing import Any
 
 from harness.clock import SystemClock
 from harness.config import claims, environment, load, neighbours, schema
-from harness.daemon import needs
+from harness.daemon import anchors_kept, needs
 from harness.desired import workload_api
-from harness.errors import ConfigError, Fault, HarnessError, TemporaryError, UnwritableError
+from harness.errors import ConfigError, Fault, TemporaryError, UnreadableError, UnwritableError
 from harness.known import Machine, Others, Told
 from harness.paths import Paths, configured
 from harness.specs import User
-from harness.system import addresses, cordon, files, process, redirect_exclusions, snapshot_reader
+from harness.system import addresses, cordon, files, process, procfs, redirect_exclusions, snapshot_reader
 from harness.system.proxy_store import Store
 from harness.values import HostPort, IPAddress
 
@@ -48,7 +47,8 @@ async def look(config: schema.Config, paths: Paths, anchors_before: str = "", be
     unread = neighbours.unread(paths)
     own = (config.proxy.admin_port, *((config.metrics.listen.port,) if config.metrics.listen else ()))
     theirs = (port for claim in others for _, port in claim.ports)
-    identifier, unkept = instance_id(config.workload.instance_id, paths.instance_id, ephemeral(paths), hostname)
+    kept = paths.instance_id
+    identifier, unkept = await asyncio.to_thread(instance_id, config.workload.instance_id, kept, ephemeral(paths), hostname)
     way = await _way(config, before)
     excluded = await asyncio.to_thread(redirect_exclusions.exclusions, (*own, *theirs))
     return Machine(
@@ -60,6 +60,7 @@ async def look(config: schema.Config, paths: Paths, anchors_before: str = "", be
         unaddressed=way.missing,
         controller_at=way.controller_at,
         anchors_pem=_anchors(config.controller.trust_anchors, anchors_before),
+        adopted=before.adopted if before else anchors_kept.of(config, paths),
         workload_api=workload_api(config, paths),
         never_inbound=excluded.inbound,
         never_outbound=excluded.outbound,
@@ -116,8 +117,7 @@ def _uids(names: Iterable[str]) -> Iterator[int]:
 def wake_others(paths: Paths) -> None:
     """So that the other workloads' daemons read at once what this one has for itself. One that is not up yet reads it then."""
     for status in _daemons_beside(paths):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(status["pid"]), signal.SIGUSR2)
+        procfs.of_status(status).send(signal.SIGUSR2)
 
 
 def left_alone(paths: Paths, proxy_uid: int) -> bool:
@@ -167,22 +167,28 @@ def read_cordon(paths: Paths) -> str | None:
     return found.reason or f"the reason in {paths.cordon} cannot be read"
 
 
-def instance_id(configured: str | None, kept: Path, ephemeral: bool, hostname: str) -> tuple[str, UnwritableError | None]:
+def instance_id(
+    configured: str | None, kept: Path, ephemeral: bool, hostname: str
+) -> tuple[str, UnwritableError | UnreadableError | None]:
     """Configured, else random and kept in the state directory, else (a container without a volume) the host name.
 
-    Also the host name where it cannot be kept: with the reason. It does no harm meanwhile: a machine that cannot keep its secret
-    does not register, and a member is known by that secret.
+    Also the host name where it cannot be kept or read: with the reason. It does no harm meanwhile: a machine that cannot keep its
+    secret does not register, and a member is known by that secret. Blocking.
     """
     if configured:
         return configured, None
-    with contextlib.suppress(HarnessError):  # lost, or of no use after a power loss: the registration's secret is what counts
+    try:
         if _ID.fullmatch(found := files.bounded(kept).decode(errors="replace").strip()):
             return found, None
+        files.set_aside(kept, "it is empty, or no instance id")  # as a power loss leaves it; the registration's secret counts
+    except UnreadableError as error:
+        if not error.absent and not error.foreign:
+            return hostname, error  # it may be there, and another in its place would make this another machine
     if ephemeral:
         return hostname, None
     fresh = secrets.token_hex(16)
     try:
-        files.write(kept, fresh + "\n", mode=0o600)
+        files.write(kept, fresh + "\n", mode=0o600, durable=True)
     except UnwritableError as error:
         return hostname, error
     return fresh, None
@@ -237,7 +243,7 @@ async def _way(config: schema.Config, before: Machine | None) -> _Way:
     known = before.controller_at if before else ()
     own = before.addresses if before else ()
     if config.workload.addresses:
-        return _Way(config.workload.addresses, "", known)
+        return _Way(config.workload.addresses, "", known or await _controller(config))
     targets: list[IPAddress] = []
     unknown: list[str] = []
     if config.network.node is not None:
@@ -250,10 +256,18 @@ async def _way(config: schema.Config, before: Machine | None) -> _Way:
         targets = list(dict.fromkeys((*targets, *known)))  # the node is often the controller's, too
     source, failures = _source(targets, own)
     if source is not None:
-        return _Way((source,), "", known)
+        return _Way((source,), "", known or await _controller(config))
     if not failures and own:
         return _Way(own, "", known)  # nothing says that it has gone
     return _Way(own, "; ".join((*failures, *unknown)), known)
+
+
+async def _controller(config: schema.Config) -> tuple[IPAddress, ...]:
+    """Where its name leads: the hold leaves these addresses alone. None while no name server answers."""
+    try:
+        return await _targets(config.controller.address, AT_ONCE_SECONDS)
+    except TemporaryError:
+        return ()
 
 
 def _source(targets: list[IPAddress], own: tuple[IPAddress, ...]) -> tuple[IPAddress | None, list[str]]:

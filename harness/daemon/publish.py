@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from harness.paths import Paths
 from harness.specs import Readiness
 from harness.status import Condition, Phase
 from harness.supervisor import ChildState
-from harness.system import files, systemd
+from harness.system import files, procfs, systemd
 
 
 class Publisher:
@@ -71,6 +70,8 @@ class Publisher:
 
         Not when the last look is too old for that: then a reader must see that the cycle does not go on.
         """
+        if busy_seconds:
+            systemd.feed(busy_seconds)
         if not self._data or self._clock.boot() - self._looked_at > freshness.VALID_MOST:
             return
         self._data |= {"written": written(self._clock, self._lease_seconds, busy_seconds)}
@@ -83,7 +84,9 @@ class Publisher:
         text = "; ".join(condition.message for condition in conditions)
         systemd.notify(STATUS=text)
         said = [status.encoded(condition, known=hints.general(self._paths)) for condition in conditions]
-        data = {"phase": Phase.STARTING.text, "ready": False, "message": text, "pid": os.getpid(), "conditions": said}
+        own = procfs.own()
+        data = {"phase": Phase.STARTING.text, "ready": False, "message": text, "conditions": said}
+        data |= {"pid": own.pid, "pid_started": own.started}
         with contextlib.suppress(HarnessError):  # the log has said it
             files.write_json(self._paths.status, data, mode=0o644)
 

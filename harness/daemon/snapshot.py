@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from harness import __version__, freshness, proxy_release
+from harness import __version__, anchors, freshness, proxy_release
 from harness.clock import Clock
 from harness.config import schema
-from harness.desired import anchors
 from harness.known import Machine
 from harness.messages import Registration
 from harness.reconcilers.controller_calls import Calls
@@ -114,7 +113,7 @@ def snapshot(
         "children": {name: _child(pid, state, look.boot) for name, (pid, state) in look.children.items()},
         "certificates": {name: _iso(end) if end else None for name, end in look.ends.items()},
         "certificate_lifetimes": {name: round(seconds) if seconds else None for name, seconds in look.lifetimes.items()},
-        "trust_anchors": _anchors(anchors(machine, registration)),
+        "trust_anchors": _anchors(anchors.in_force(machine.anchors_pem, machine.adopted)),
         "endpoints": _endpoints(machine, registration),
         "probes": [
             {"probe": str(check.probe), "passing": health.ready, "passed": health.passed, "failed": health.failed}

@@ -19,7 +19,7 @@ from harness.daemon import needs
 from harness.errors import ConfigError, UnavailableError
 from harness.paths import Paths
 from harness.status import Phase, Truth, encoded, wrong
-from harness.system import early_signals, files, systemd, units
+from harness.system import early_signals, files, procfs, systemd, units
 
 LONGEST_SECONDS = 15.0
 
@@ -68,7 +68,9 @@ def _tell(paths: Paths, error: ConfigError | None) -> None:
         line = f"waiting: {next_step}: {error.message}"
         found = CONFIG_INVALID.found(error.tried or "reading the configuration", error.came)
         conditions.append(encoded(wrong("Configuration", Truth.FALSE, found), known=hints.general(paths)))
-    said = {"phase": Phase.WAITING.text, "ready": False, "message": next_step, "pid": os.getpid(), "conditions": conditions}
+    own = procfs.own()
+    said = {"phase": Phase.WAITING.text, "ready": False, "message": next_step, "conditions": conditions}
+    said |= {"pid": own.pid, "pid_started": own.started}
     try:
         files.write_json(paths.status, said, mode=0o644)
     except UnavailableError as fault:  # a full disk does not end it

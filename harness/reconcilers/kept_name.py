@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from pathlib import Path
 
 from harness.errors import UnreadableError, UnwritableError
+from harness.reading import ABSENT
 from harness.system import files
 
 SECRET_BYTES, COPY_BYTES = 32, 4
@@ -18,23 +20,35 @@ class KeptName:
     one could not with what was kept; None when it could.
 
     `copy`: of a machine that was made as a copy of another. It is added to the instance id, which is the other's too.
+
+    What writes returns when it is on the disk, so an event loop calls it in a thread.
     """
 
     def __init__(self, state: Path) -> None:
         self._state = state
+        self._writing = threading.Lock()  # a call that was cancelled may still write
+        self._unusable = ""
         self.fault: UnwritableError | UnreadableError | None = None
         self._read()
 
     def _read(self) -> None:
         kept = {}
         self.fault = None
+        self._unusable = ""
         try:
-            kept = files.kept_json(self._state)
-        except UnreadableError as error:
-            self.fault = None if error.absent else error
-        self.secret = str(kept.get("secret") or "")
-        self.name = str(kept.get("name") or "")
-        self.copy = str(kept.get("copy") or "")
+            kept = files.load_json(self._state)
+        except ABSENT:
+            pass
+        except OSError as error:
+            self.fault = UnreadableError(self._state, error)
+        except ValueError as error:
+            self._unusable = f"it is no JSON: {error}"
+        if not isinstance(kept, dict) or not all(isinstance(kept.get(key, ""), str) for key in ("secret", "name", "copy")):
+            self._unusable = "it is no registration"
+            kept = {}
+        self.secret = kept.get("secret", "")
+        self.name = kept.get("name", "")
+        self.copy = kept.get("copy", "")
 
     def begin(self) -> None:
         """A secret before the first call, and kept: so the next call gets the same name also when the answer to this one is lost.
@@ -48,7 +62,7 @@ class KeptName:
             raise self.fault
         if not self.secret:
             secret = secrets.token_urlsafe(SECRET_BYTES)
-            self._write(secret, "")
+            self._write(secret, "", self.copy)
             self.secret = secret
             self.name = ""
 
@@ -65,7 +79,7 @@ class KeptName:
         """It is another machine's: this one's next call is its first, with an instance id of its own. Raises UnwritableError."""
         copy = secrets.token_hex(COPY_BYTES)
         secret = secrets.token_urlsafe(SECRET_BYTES)
-        files.write_json(self._state, _content("", secret, copy), mode=0o600)
+        self._write(secret, "", copy)
         self.secret = secret
         self.name = ""
         self.copy = copy
@@ -75,7 +89,7 @@ class KeptName:
         self.fault = None
         if files.read_json(self._state) != _content(self.name, self.secret, self.copy):
             try:
-                self._write(self.secret, self.name)
+                self._write(self.secret, self.name, self.copy)
             except UnwritableError as error:
                 self.fault = error
 
@@ -89,12 +103,17 @@ class KeptName:
         again."""
         self.drop()
         if self.copy:
-            files.write_json(self._state, _content("", "", self.copy), mode=0o600)
-        else:
+            self._write("", "", self.copy)
+            return
+        with self._writing:
             files.remove(self._state)
 
-    def _write(self, secret: str, name: str) -> None:
-        files.write_json(self._state, _content(name, secret, self.copy), mode=0o600)
+    def _write(self, secret: str, name: str, copy: str) -> None:
+        with self._writing:
+            if self._unusable:
+                files.set_aside(self._state, self._unusable)
+                self._unusable = ""
+            files.write_json(self._state, _content(name, secret, copy), mode=0o600, durable=True)
 
 
 def _content(name: str, secret: str, copy: str) -> dict[str, str]:

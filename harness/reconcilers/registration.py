@@ -127,17 +127,17 @@ class RegistrationKeeper:
                 self._view = replace(self._view, error=None, retry_at=0.0)
                 self._wake(done)
             except HarnessError as error:
-                self._failed(error)
+                await self._failed(error)
 
         self._call = tasks.keep(what, run, self._clock)
 
-    def _failed(self, error: HarnessError) -> None:
+    async def _failed(self, error: HarnessError) -> None:
         code = error.code if isinstance(error, RefusedError) else ""
         gone = code in GONE
         # The held call and a report fail together when a connection breaks: that is one failure.
         another = self._clock.now() >= self._view.retry_at
         if code == "copied":
-            error = self._as_copy(error)
+            error = await self._as_copy(error)
         if isinstance(error, RefusedError) and (gone or code == OVERTAKEN):
             # Such a controller answers: there is no reason to wait, but not all of a fleet may call at the same moment.
             self._failures = 0
@@ -173,7 +173,7 @@ class RegistrationKeeper:
         self._wake("the controller may be tried again")
 
     async def _register(self, spec: RegistrationSpec) -> None:
-        self._kept.begin()
+        await asyncio.to_thread(self._kept.begin)
         invitation = None if self._kept.name else files.read_line(self._invitation)
         request = replace(
             spec.request,
@@ -192,7 +192,7 @@ class RegistrationKeeper:
         if self._follow is not None:
             self._follow.cancel()  # it was begun with the mark, and maybe from the address, that was before
         if registration.secret:
-            self._kept.given(registration.secret, registration.name)
+            await asyncio.to_thread(self._kept.given, registration.secret, registration.name)
         self._view = replace(self._view, registration=replace(registration, secret=None), request=spec.request, reported=None)
 
     def _next_mark(self) -> str:
@@ -200,11 +200,11 @@ class RegistrationKeeper:
         self._marked = max(self._marked + 1, int(self._clock.boot() * 1000))
         return f"{self._boot}.{self._marked}.{secrets.token_hex(8)}"
 
-    def _as_copy(self, refusal: HarnessError) -> HarnessError:
+    async def _as_copy(self, refusal: HarnessError) -> HarnessError:
         """The other machine keeps the registration; this one registers as a machine of its own, where it can keep that."""
         self._view = replace(self._view, copy_of=refusal)
         try:
-            self._kept.begin_as_copy()
+            await asyncio.to_thread(self._kept.begin_as_copy)
         except UnwritableError as error:
             return error
         self._holder = ""
@@ -230,11 +230,11 @@ class RegistrationKeeper:
             except HarnessError as error:
                 # It may be this machine's own registration that has overtaken it, whose answer is still to come.
                 if not (self._registering and isinstance(error, RefusedError) and error.code == OVERTAKEN):
-                    self._failed(error)
+                    await self._failed(error)
                 return
             self._overtaken = 0
             if self._kept.fault is not None:
-                self._kept.keep()
+                await asyncio.to_thread(self._kept.keep)
             if current.version != registration.version and self._view.registration is not None:
                 self._view = replace(self._view, registration=current)
                 self._wake("the controller has news")
@@ -264,7 +264,7 @@ class RegistrationKeeper:
         self._view = Observed()
         if registration is not None and access is not None:
             await self._controller.leave(access.target, access.svid, registration, self._kept.secret)
-            self._kept.forget()
+            await asyncio.to_thread(self._kept.forget)
 
     def condition(self, desired: RegistrationSpec | None, observed: Observed) -> Condition:
         return registration_condition.of(desired, observed)

@@ -39,4 +39,4 @@ def _since(given: object) -> float:
 
 def write(path: Path, made: Cordon) -> None:
     """Raises UnwritableError."""
-    files.write_json(path, {"reason": made.reason, "since": made.since}, mode=0o644)
+    files.write_json(path, {"reason": made.reason, "since": made.since}, mode=0o644, durable=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
@@ -11,7 +12,8 @@ from harness import trust
 from harness.errors import UnavailableError, UsageError
 from harness.system import came_back
 
-SECONDS, MOST_BYTES = 15.0, 1 << 20
+SECONDS, MOST_SECONDS, MOST_BYTES = 15.0, 60.0, 1 << 20
+"""Of silence, of all of it, and of the document."""
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
@@ -30,7 +32,12 @@ def fetch(url: str) -> str:
     opener = urllib.request.build_opener(_OnlyHttps)
     try:
         with opener.open(url, timeout=SECONDS) as answer:
-            data: bytes = answer.read(MOST_BYTES + 1)
+            until = time.monotonic() + MOST_SECONDS
+            data = b""
+            while len(data) <= MOST_BYTES and (more := answer.read1(65536)):
+                data += more
+                if time.monotonic() > until:
+                    raise TimeoutError(f"no whole answer within {MOST_SECONDS:g} s")
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         refused = came_back.distrust(error)
         tried = f"fetching the invitation from {urlsplit(url).netloc}"

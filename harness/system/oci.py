@@ -21,6 +21,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any, Protocol, cast
 
 from harness.errors import HarnessError, UnavailableError
+from harness.system.archive_header import Header
 
 MAX_DOCUMENT_BYTES = 4 << 20  # what the distribution specification asks registries to accept as a manifest
 MAX_LAYER_BYTES = 1 << 30  # a layer of Linkerd's proxy image is below 20 MiB
@@ -145,7 +146,7 @@ def _descriptor(entry: Any) -> Descriptor:
     try:
         size = int(entry["size"])
         found = Descriptor(check_digest(str(entry["digest"])), size, str(entry.get("mediaType", "")))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise UnavailableError("the manifest has an entry without a digest or a size") from None
     if not 0 <= size <= MAX_LAYER_BYTES:
         raise UnavailableError(f"{found.digest} claims {size} bytes; {MAX_LAYER_BYTES} are the most that is read")
@@ -262,7 +263,7 @@ def _search(layer: Any, path: str, into: IO[bytes]) -> _Found:
     deletions = {str(PurePosixPath(name).with_name(f".wh.{PurePosixPath(name).name}")) for name in (path, *folders)}
     deletions |= {f"{folder}/.wh..wh..opq" for folder in folders} | {".wh..wh..opq"}
     found = _Found.NOTHING
-    with tarfile.open(fileobj=layer, mode="r|") as archive:
+    with tarfile.open(fileobj=layer, mode="r|", tarinfo=Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined] # it would keep every entry
             name = str(PurePosixPath(member.name.lstrip("/")))

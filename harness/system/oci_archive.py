@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 from harness import reading
 from harness.errors import UnavailableError
 from harness.system import oci
+from harness.system.archive_header import Header
 
 
 class Archive:
@@ -21,9 +22,10 @@ class Archive:
         self._path = path
         try:
             self._file = reading.opened(path)
-            self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 — closed by __exit__
+            self._tar = tarfile.open(fileobj=self._file, mode="r:", tarinfo=Header)  # noqa: SIM115 — closed by __exit__
             self._members = {member.name.removeprefix("./"): member for member in self._tar}
         except tarfile.TarError as error:
+            self._file.close()
             raise UnavailableError(f"{path} is no readable tar archive: {error}", "unpack gzip first") from None
         self._names: dict[str, str] = {}  # of blobs that are not under their digest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import re
 import ssl
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import httpx
 
 from harness import trust
 from harness.errors import HarnessError, PermissionError_, TemporaryError, UnavailableError, UsageError
-from harness.system import came_back, oci
+from harness.system import bodies, came_back, oci
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 30.0
+MOST_TOKEN_BYTES = 1 << 20
+_FAILURES = (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OverflowError)  # the last one: of a port that is none
 _ACCEPT = ", ".join(oci.INDEX_TYPES + oci.MANIFEST_TYPES)
 
 
@@ -63,7 +66,7 @@ class Registry:
             timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
             follow_redirects=True,  # blobs often lie elsewhere; httpx takes the token off when the host changes
             event_hooks={"request": [self._check_scheme]},
-            headers={"User-Agent": "meshexp-harness", "Accept-Encoding": "identity"},
+            headers={"User-Agent": "meshexp-harness", **bodies.AS_IT_IS},
             trust_env=not local,  # the machine's HTTPS_PROXY
             verify=ssl.create_default_context(),  # the machine's own certificates, whatever httpx brings along
         )
@@ -80,11 +83,7 @@ class Registry:
 
     def manifest(self, digest: str) -> bytes:
         with self._get(f"{self._base}/manifests/{digest}", _ACCEPT) as chunks:
-            data = b""
-            for chunk in chunks:
-                data += chunk
-                if len(data) > oci.MAX_DOCUMENT_BYTES:
-                    raise UnavailableError(f"the manifest has more than {oci.MAX_DOCUMENT_BYTES} bytes")
+            data = bodies.whole_blocking(chunks, oci.MAX_DOCUMENT_BYTES, "the manifest")
         if ":" in digest and oci.sha256(data) != digest:
             raise oci.IntegrityError(f"the manifest that came for {digest} is {oci.sha256(data)}")
         return data
@@ -111,7 +110,7 @@ class Registry:
         headers = {"Accept": accept} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
         try:
             return stack.enter_context(self._client.stream("GET", url, headers=headers))
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+        except _FAILURES as error:
             raise self._translated(error) from None
 
     def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
@@ -128,15 +127,16 @@ class Registry:
         wanted = {"scope": f"repository:{self._reference.repository}:pull"}
         wanted |= {name: words[name] for name in ("service", "scope") if name in words}
         try:
-            response = self._client.get(words["realm"], params=wanted)
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+            with self._client.stream("GET", words["realm"], params=wanted) as response:
+                if response.status_code != 200:
+                    raise self._refusal(response)
+                text = bodies.whole_blocking(self._chunks(response), MOST_TOKEN_BYTES, "the registry's token")
+        except _FAILURES as error:
             raise self._translated(error) from None
-        if response.status_code != 200:
-            raise self._refusal(response)
         try:
-            answer = response.json()
-            return str(answer.get("token") or answer["access_token"])
-        except (ValueError, KeyError, AttributeError):
+            answer = json.loads(text)
+            return _header_word(answer.get("token") or answer["access_token"])
+        except (ValueError, KeyError, AttributeError, RecursionError):
             raise UnavailableError(f"{words['realm']} answers without a token") from None
 
     def _refusal(self, response: httpx.Response) -> HarnessError:
@@ -166,6 +166,14 @@ class Registry:
 
 
 _PRIVATE = "a private repository: copy it with `skopeo copy docker://… oci-archive:FILE` and install from FILE"
+
+
+def _header_word(token: object) -> str:
+    """What may stand in a header. Raises ValueError."""
+    text = str(token)
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("no token")
+    return text
 
 
 def _is_loopback(host: str) -> bool:

@@ -254,7 +254,7 @@ def recorded(record: Path) -> Orphan | None:
     try:
         orphan = Orphan(str(data["name"]), int(data["pid"]), record)
         started = data["start_time"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     return orphan if started is not None and start_time(orphan.pid) == started else None
 

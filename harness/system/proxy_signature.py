@@ -67,14 +67,14 @@ def _cosign(data: bytes) -> list[tuple[bytes, bytes]]:
     try:
         lines = [json.loads(line) for line in data.splitlines() if line.strip()]
         return [(_base64(line["Base64Signature"]), _base64(line["Payload"])) for line in lines]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
 def _signed_digest(payload: bytes) -> str:
     try:
         return str(json.loads(payload)["critical"]["image"]["docker-manifest-digest"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

@@ -12,7 +12,6 @@ sweeps.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -196,7 +195,7 @@ class Store:
         with files.open_lock(self._root / f".{name}.lock") as file:
             while True:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    files.take(file.fileno())
                     break
                 except BlockingIOError:
                     if time.monotonic() >= deadline:

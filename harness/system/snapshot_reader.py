@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import freshness, phrases, status_fields
+from harness.errors import HarnessError
 from harness.paths import LOCK
 from harness.status import Phase
 from harness.system import files, procfs
@@ -19,8 +20,13 @@ PIDS = 2**22
 def read(path: Path, instance: str = "") -> dict[str, Any]:
     """What a daemon says in `path` if that counts; otherwise phase Stopped or Unknown, and why in `message`. Raises nothing."""
     found = _read(path, instance)
-    if found["phase"] != Phase.STOPPED.text or not files.is_locked(path.with_name(LOCK)):
+    if found["phase"] != Phase.STOPPED.text:
         return found
+    try:
+        if not files.is_locked(path.with_name(LOCK)):
+            return found
+    except HarnessError as error:
+        return freshness.unreadable(error.message)
     why = _no_room(path)
     return freshness.unreadable(f"a daemon runs here and cannot say how things stand: {why}") if why else found
 

@@ -165,7 +165,8 @@ class Spire:
         """Raises HarnessError. Remembers which entry is in the server's data: the next server starts with it."""
         await asyncio.to_thread(spire_api.ensure_entry, self.admin_socket, spire.Entry(spec.spiffe_id, spec.user.uid))
         if self._server_data is not None and self._server_data.is_dir():
-            files.write(self._state / "entry", _entry_text(spec, self._server_data), mode=0o600)
+            entry = _entry_text(spec, self._server_data)
+            await asyncio.to_thread(files.write, self._state / "entry", entry, mode=0o600, durable=True)
 
     def _origin(self) -> str:
         """Of an agent's trust: our server's data, and the anchors that it has in use."""

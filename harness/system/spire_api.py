@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import h2.config
@@ -76,10 +77,13 @@ def call(path: Path, method: str, message: bytes) -> bytes:
     buffer, status = bytearray(), (0, "")
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT_SECONDS)
             connection.connect(str(path))
             ended = False
+            deadline = (
+                time.monotonic() + TIMEOUT_SECONDS
+            )  # for all of it; the window of HTTP/2, which is not opened, bounds bytes
             while not ended:
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
                 connection.sendall(http.data_to_send())
                 data = connection.recv(65536)
                 if not data:

@@ -6,13 +6,16 @@ import contextlib
 import os
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 from harness import reading
 from harness.errors import UnavailableError
 from harness.system import proxy_binary
+from harness.system.archive_header import Header
 from harness.system.spire import AGENT, SERVER
 
+MOST_BYTES = 512 << 20  # a program of SPIRE has some 100 MB
 FOLDER = Path("/opt/spire/bin")
 
 
@@ -21,7 +24,7 @@ def install(archive: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
     made: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with reading.opened(archive) as file, tarfile.open(fileobj=file) as tar:
+        with reading.opened(archive) as file, tarfile.open(fileobj=file, tarinfo=Header) as tar:
             members = {Path(member.name).name: member for member in tar if member.isfile() and "/bin/" in f"/{member.name}"}
             for name in (SERVER, AGENT):
                 if name not in members:
@@ -30,7 +33,7 @@ def install(archive: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
                 _place(tar, members[name], made[-1])
         for path in made:
             path.replace(path.with_name(path.name.removeprefix(".").removesuffix(".new")))
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
         raise UnavailableError(f"{archive} cannot be installed: {error}") from None
     finally:
         for path in made:
@@ -44,6 +47,8 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     if source is None:
         raise UnavailableError(f"{member.name} is no file")
     with source, path.open("wb") as file:
+        if member.size > MOST_BYTES:
+            raise UnavailableError(f"{member.name} has {member.size} bytes; {MOST_BYTES} are the most that is installed")
         shutil.copyfileobj(source, file)
         os.fchmod(file.fileno(), 0o755)
     proxy_binary.check_architecture(path)

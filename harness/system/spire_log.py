@@ -25,7 +25,7 @@ def parse(line: bytes) -> Line:
     try:
         data = json.loads(line)
         text = str(data["msg"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Line("error", line.decode(errors="replace").strip(), failure=True)
     details = ", ".join(f"{name}: {data[name]}" for name in _DETAILS if data.get(name))
     level = _LEVELS.get(str(data.get("level")), "info")

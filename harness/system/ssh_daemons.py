@@ -205,8 +205,9 @@ def _mounted(root: Path) -> Path | None:
     # Users name mount points and sources (FUSE), with any bytes.
     for line in (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        if after.startswith("cgroup2 "):
-            return root / before.split()[4].lstrip("/")
+        _, _, _, _, place, *_ = (*before.split(), "", "", "", "", "")
+        if after.startswith("cgroup2 ") and all(len(part) < 256 for part in place.split("/")):
+            return root / place.lstrip("/")
     return None
 
 
@@ -224,8 +225,8 @@ def _units(groups: Path | None) -> Iterator[str]:
 def _folders(folder: Path) -> tuple[Path, ...]:
     try:
         return tuple(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return ()  # another init system's
+    except (FileNotFoundError, ValueError):
+        return ()  # another init system's, or no path
 
 
 def _id(groups: Path | None, path: str) -> int | None:
@@ -234,8 +235,8 @@ def _id(groups: Path | None, path: str) -> int | None:
         return None
     try:
         return (groups / path.lstrip("/")).stat().st_ino
-    except OSError:
-        return None  # it has gone, or is outside of what this namespace shows
+    except (OSError, ValueError):
+        return None  # it has gone, is outside of what this namespace shows, or is no path
 
 
 def _has_others(root: Path, groups: Path | None, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -41,6 +42,17 @@ def beat(longest: float) -> float:
     allowed = os.environ.get("WATCHDOG_USEC", "")
     ours = os.environ.get("WATCHDOG_PID") == str(os.getpid())
     return min(longest, int(allowed) / 2e6) if ours and allowed.isdecimal() else longest
+
+
+def feed(seconds: float) -> None:
+    """Feeds the watchdog for so long, while a step of the cycle takes longer than the unit allows, such as a stop that waits for
+    open connections. What hangs the loop itself still starves it. Needs a running loop."""
+    if not supervised():
+        return
+    notify(WATCHDOG=1)
+    if seconds > 0:
+        pause = min(beat(15.0), seconds)
+        asyncio.get_running_loop().call_later(pause, feed, seconds - pause)
 
 
 def supervised() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
@@ -37,7 +38,7 @@ _TIMEOUT_SECONDS = 5.0
 class Socket:
     """`address`: the local one. `cgroup`: the id of the cgroup in which it was made; None before Linux 5.9, and by /proc.
 
-    `only_ipv6`: as far as it is known; by /proc it is not.
+    `peer`: the remote one, which nobody has while it listens. `only_ipv6`: as far as it is known; by /proc it is not.
     """
 
     address: IPAddress
@@ -47,6 +48,7 @@ class Socket:
     inode: int
     cgroup: int | None = None
     only_ipv6: bool = False
+    peer: IPAddress | None = None
 
 
 def listening() -> tuple[Listener, ...]:
@@ -128,7 +130,7 @@ def _answers(kind_asked: int, flags: int, request: bytes) -> Iterator[bytes]:
                     yield body
                     continue
                 # An error of a dump comes in its end.
-                number = -struct.unpack_from("=i", body)[0]
+                number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
                 if number > 0:
                     raise OSError(number, os.strerror(number))
                 return
@@ -143,13 +145,18 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _socket(body: bytes) -> Socket:
-    family, state, _, _, port, _, local, _, _, _, _, _, _, uid, inode = _MESSAGE.unpack_from(body)
-    address = ipaddress.ip_address(local[:4] if family == socket.AF_INET else local)
+    """Raises OSError for one that is cut short."""
+    if len(body) < _MESSAGE.size:
+        raise OSError(errno.EBADMSG, "the kernel's answer about a socket is cut short")
+    family, state, _, _, port, _, local, remote, _, _, _, _, _, uid, inode = _MESSAGE.unpack_from(body)
+    size = 4 if family == socket.AF_INET else 16
+    address = ipaddress.ip_address(local[:size])
+    peer = ipaddress.ip_address(remote[:size])
     attributes = dict(_attributes(body))
     cgroup = attributes.get(_CGROUP_ID)
     number = None if cgroup is None else int.from_bytes(cgroup[:8], sys.byteorder)
-    only_ipv6 = bool(attributes.get(_ONLY_IPV6, b"\0")[0])
-    return Socket(address, socket.ntohs(port), state, uid, inode, number, only_ipv6)
+    only_ipv6 = any(attributes.get(_ONLY_IPV6, b"")[:1])
+    return Socket(address, socket.ntohs(port), state, uid, inode, number, only_ipv6, peer)
 
 
 def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
@@ -162,17 +169,25 @@ def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _listed(table: Path, states: tuple[int, ...], port: int) -> Iterator[Socket]:
     try:
-        lines = table.read_text().splitlines()[1:]
+        lines = table.read_text(encoding="ascii", errors="replace").splitlines()[1:]
     except FileNotFoundError:
         return  # a kernel without IPv6
     except OSError as error:
         raise UnavailableError(f"{table} cannot be read: {error.strerror}") from None
     for line in lines:
-        fields = line.split()
-        address, _, own = fields[1].rpartition(":")
-        state, local = int(fields[3], 16), int(own, 16)
-        if state in states and port in (0, local):
-            yield Socket(_of_words(address), local, state, int(fields[7]), int(fields[9]))
+        try:
+            found = _row(line.split())
+        except (ValueError, IndexError, struct.error):
+            raise UnavailableError(f"{table} has a line that is none of its own: {line[:60]!r}") from None
+        if found.state in states and port in (0, found.port):
+            yield found
+
+
+def _row(fields: list[str]) -> Socket:
+    """Raises ValueError, IndexError and struct.error."""
+    address, _, own = fields[1].rpartition(":")
+    peer = _of_words(fields[2].rpartition(":")[0])
+    return Socket(_of_words(address), int(own, 16), int(fields[3], 16), int(fields[7]), int(fields[9]), peer=peer)
 
 
 def _of_words(text: str) -> IPAddress:

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +81,12 @@ def _ask(raw: socket.socket, layout: _Layout, option: int, request: bytes) -> by
 
 
 def _without_counters(table: bytearray, layout: _Layout) -> bytes:
+    """Raises OSError for what is no row of entries."""
     offset = 0
     while offset < len(table):
-        (length,) = struct.unpack_from("=H", table, offset + layout.next_offset)
+        length = int.from_bytes(table[offset + layout.next_offset :][:2], sys.byteorder)
+        if length < layout.counters + 16 or offset + length > len(table):
+            raise OSError(errno.EBADMSG, "the legacy nat table has an entry of no possible length")
         table[offset + layout.counters : offset + layout.counters + 16] = bytes(16)
         offset += length
     return bytes(table)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +44,11 @@ def of_installed_proxies(folder: Path) -> Path:
     return folder / ".change.lock"
 
 
+def of_an_installation(folder: Path) -> Path:
+    with Store(folder).stage():
+        return folder / ".install.lock"
+
+
 def of_what_tests_make_once(folder: Path) -> Path:
     cache.once(folder / "made", lambda _: None)
     return folder / "made.lock"
@@ -57,7 +64,7 @@ def of_set_up(folder: Path) -> Path:
     return folder / "lock"
 
 
-MAKERS = (of_the_daemon, of_installed_proxies, of_what_tests_make_once, of_the_builds, of_set_up)
+MAKERS = (of_the_daemon, of_installed_proxies, of_an_installation, of_what_tests_make_once, of_the_builds, of_set_up)
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
@@ -83,6 +90,48 @@ def test_another_user_still_learns_whether_it_is_held(folder: Path) -> None:
     with files.lock(folder / "harness.lock"):
         assert told() == "True"
     assert told() == "False"
+
+
+def test_who_asks_never_holds_it(folder: Path) -> None:
+    """Otherwise a daemon that starts at that moment would take the question for another daemon."""
+    path = folder / "harness.lock"
+    with files.lock(path):
+        pass
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            assert files.is_locked(path) in (True, False)
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    try:
+        for _ in range(300):
+            with files.lock(path):
+                pass
+    finally:
+        stop.set()
+        for thread in asking:
+            thread.join()
+
+
+@pytest.mark.parametrize("kind", ["flock", "open file"])
+def test_a_process_with_one_of_the_two_locks_holds_it(folder: Path, kind: str) -> None:
+    """An earlier release takes only the first."""
+    path = folder / "harness.lock"
+    with files.open_lock(path) as file:
+        if kind == "flock":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, files._whole_file())
+        assert files.is_locked(path)
+        with pytest.raises(TemporaryError), files.lock(path):
+            pass
+    assert not files.is_locked(path)
+    with files.lock(path):
+        held = subprocess.run(["flock", "--nonblock", path, "true"], check=False)
+        assert held.returncode == 1, "an earlier release finds it held"
 
 
 def test_a_pipe_in_its_place_is_a_lock_too(folder: Path) -> None:

@@ -218,3 +218,26 @@ def test_references(text: str, expected: tuple[str, str, str]) -> None:
 def test_what_is_no_reference_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         oci_registry.parse(text)
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """As a member's header says of the next one's; tarfile itself writes none like it."""
+    info = tarfile.TarInfo("x")
+    info.type = kind
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_that_would_be_held_whole_is_refused(kind: bytes) -> None:
+    blobs = Blobs()
+    bomb = header(kind, 2 << 30) + bytes(1 << 16)
+    with pytest.raises(UnavailableError, match="a header in the archive has 2147483648 bytes"):
+        extracted(blobs, blobs.image(gzip.compress(bomb)))
+
+
+def test_headers_of_headers_end() -> None:
+    blobs = Blobs()
+    nested = header(tarfile.GNUTYPE_LONGNAME, 1) + b"a" + bytes(511)
+    with pytest.raises(UnavailableError, match="too many headers in the archive follow each other"):
+        extracted(blobs, blobs.image(gzip.compress(nested * 5000)))
