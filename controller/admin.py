@@ -12,10 +12,10 @@ import structlog
 from controller import invite, model, roll
 from controller.kubernetes import flags
 from controller.kubernetes.client import Client
-from controller.kubernetes.store import KubernetesCollection
+from controller.kubernetes.collection import KubernetesCollection
 from controller.model import ExternalWorkload, Lease
 from controller.roll import Machine
-from controller.store import NotFoundError, RefusedCallError
+from controller.store import InvalidCallError, NotFoundError, RefusedCallError
 from harness import terminal
 from harness.arguments import Parser, output
 from harness.decode import encode
@@ -92,9 +92,9 @@ async def _machines(options: argparse.Namespace) -> tuple[tuple[Machine, ...], f
         )
         try:
             items = (await workloads.list()).items
-        except RefusedCallError:
-            raise
         except TemporaryError as error:
+            if isinstance(error, RefusedCallError) and not isinstance(error, InvalidCallError):
+                raise
             hint = f"is the selector {options.selector!r} as `kubectl get -l` takes it?" if options.selector else error.hint
             raise TemporaryError(error.message, hint) from None
         owners = await _leases(leases)

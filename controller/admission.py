@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ SECRET_BYTES = 32
 _HOSTNAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _VERSION = re.compile(r"[A-Za-z0-9_-]{1,32}=[A-Za-z0-9._+~:-]{1,64}")
 _OFFERED_SECRET = re.compile(r"[A-Za-z0-9_-]{43,128}")
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 class RefusedError(HarnessError):
@@ -37,10 +38,10 @@ class EndedError(RefusedError):
     """What was granted has ended while it lasted: news to the machine, and no refusal."""
 
 
-def check_identity(group: ExternalGroup, identity: SpiffeId, trust_domain: str) -> None:
-    """Raises RefusedError unless the group admits this SPIFFE ID."""
-    patterns = group.spec.admission.spiffe_ids or default_patterns(group, trust_domain)
-    if identity.trust_domain == trust_domain and any(_matcher(p).fullmatch(str(identity)) for p in patterns):
+def check_identity(group: ExternalGroup, identity: SpiffeId, trust_domain: str, *, short: bool = True) -> None:
+    """Raises RefusedError unless the group admits this SPIFFE ID. `short`: whether also the default one of version 0.1."""
+    patterns = group.spec.admission.spiffe_ids or default_patterns(group, trust_domain, short=short)
+    if identity.trust_domain == trust_domain and any(matches(p, str(identity)) for p in patterns):
         return
     raise RefusedError(
         "identity-not-allowed",
@@ -49,14 +50,41 @@ def check_identity(group: ExternalGroup, identity: SpiffeId, trust_domain: str) 
     )
 
 
-def default_patterns(group: ExternalGroup, trust_domain: str) -> tuple[str, ...]:
-    name, namespace = group.metadata.name, group.metadata.namespace
-    return f"spiffe://{trust_domain}/{name}", f"spiffe://{trust_domain}/{namespace}/{name}"
+def default_patterns(group: ExternalGroup, trust_domain: str, *, short: bool) -> tuple[str, ...]:
+    """Groups of one name in two namespaces have the short one in common."""
+    own = f"spiffe://{trust_domain}/{group.key}"
+    return (own, f"spiffe://{trust_domain}/{group.metadata.name}") if short else (own,)
 
 
-@functools.lru_cache(maxsize=1024)
-def _matcher(pattern: str) -> re.Pattern[str]:
-    return re.compile("[^/]*".join(re.escape(part) for part in pattern.split("*")))
+def has_short_identity(group: ExternalGroup, identity: SpiffeId) -> bool:
+    """Whether the group admits it only as the default of version 0.1."""
+    return not group.spec.admission.spiffe_ids and identity.path == f"/{group.metadata.name}"
+
+
+def matches(pattern: str, text: str) -> bool:
+    """A * stands for any part of one path segment. Each literal is taken where it comes first, and nothing is tried twice: a
+    regular expression would try all ways to divide the text among the stars.
+    """
+    wanted = pattern.split("/")
+    given = text.split("/")
+    return len(wanted) == len(given) and all(map(_segment_matches, wanted, given))
+
+
+def _segment_matches(pattern: str, text: str) -> bool:
+    first, *rest = pattern.split("*")
+    if not rest:
+        return pattern == text
+    *middle, last = rest
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    at = len(first)
+    end = len(text) - len(last)
+    for literal in middle:
+        found = text.find(literal, at, end)
+        if found < 0:
+            return False
+        at = found + len(literal)
+    return True
 
 
 def check_request(group: ExternalGroup, request: RegistrationRequest) -> None:
@@ -85,6 +113,8 @@ def can_be_dialled(address: IPAddress) -> bool:
     """Whether it can be another machine's."""
     if address.version == 6 and address.ipv4_mapped is not None:
         return False
+    if address == _BROADCAST:  # not all of 240.0.0.0/4, which some networks use
+        return False
     return not (address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local)
 
 
@@ -103,7 +133,7 @@ def new_secret(offered: str | None) -> str:
 
 def hash_secret(secret: str) -> str:
     """Unsalted: the secret is 256 random bits, there is no dictionary to try."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def is_secret(given: str | None, stored_hash: str) -> bool:

@@ -80,7 +80,7 @@ def _read(pem: str) -> tuple[_Anchor, ...]:
     try:
         context.load_verify_locations(cadata=pem)
         found = tuple(map(_anchor, context.get_ca_certs(binary_form=True)))
-    except (ValueError, ssl.SSLError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion, ssl.SSLError) as error:  # TypeError: it is not ASCII
         raise _fault(str(error)) from None
     if not found:
         raise _fault("none of them is a CA's")

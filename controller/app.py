@@ -17,9 +17,10 @@ from aiohttp import web
 from controller import config as configuration
 from controller import tls
 from controller.config import ControllerConfig
-from controller.connection import Connection
+from controller.connection import Connection, Room
 from controller.credentials import Credentials
 from controller.dial_back import DialBack
+from controller.door import Door
 from controller.fleet import Fleet
 from controller.fleet_page import FleetPage
 from controller.folder import Folder
@@ -30,7 +31,7 @@ from controller.own_networks import OwnNetworks
 from controller.registry import Registry
 from controller.replicas import Replicas
 from controller.server import Api
-from controller.store import Store
+from controller.store import Gap, Store
 from controller.upkeep import Dial, Upkeep, tcp_dial
 from harness.clock import Clock
 from harness.errors import ConfigError, Fault, HarnessError
@@ -40,8 +41,8 @@ from harness.values import HostPort
 
 log = structlog.get_logger()
 _FOLDER_SECONDS = 0.5
-_HANDSHAKE_SECONDS = 10.0
 _STOP_SECONDS = 2.0
+_HEALTH_CONNECTIONS = 64
 _BACKLOG = 1024
 """A fleet that lost its controller connects again at once."""
 
@@ -59,11 +60,13 @@ class Controller:
         self.address, self.health_address, self.fleet_address = config.listen, config.health_listen, config.fleet_listen
         self.replicas = Replicas(store.leases, clock, config.replica or socket.gethostname(), config.namespace)
         self.fleet = Fleet(clock, config.times, configuration.load_facts(config), self.replicas.holds)
+        self.fleet.short_identities = config.admit_short_identities
         self._registry = Registry(store, self.fleet, config.trust_domain, self.replicas)
+        self._registry.machine_ports = config.machine_ports
         self._upkeep = Upkeep(self._registry, dial)
         self._credentials = Credentials(config, clock, lambda: self.fleet.facts)
-        self._metrics = Metrics(self.fleet, self.replicas, lambda: self._credentials.validity)
-        self._health = Health(self._upkeep, self._metrics)
+        self._metrics = Metrics(self.fleet, self.replicas, lambda: self._credentials.validity, store, self._gaps)
+        self._health = Health(self._upkeep, self._metrics, self._gaps)
         self._folder = Folder(config.groups, store) if config.groups else None
         self._cluster = cluster
         self._stack = contextlib.AsyncExitStack()
@@ -130,6 +133,9 @@ class Controller:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
 
+    def _gaps(self) -> tuple[Gap, ...]:
+        return (*self.store.gaps(), *(self._cluster.gaps() if self._cluster is not None else ()))
+
     def _own_networks(self) -> OwnNetworks:
         return self._cluster.own if self._cluster is not None else OwnNetworks()
 
@@ -181,13 +187,18 @@ class Controller:
 
     async def _listen(self, key: str, server: web.Server, where: HostPort, context: ssl.SSLContext | None) -> HostPort:
         """`key`: where the configuration has `where`."""
-        factory = (lambda: Connection(server, self.config.hold)) if context else server
-        handshake = _HANDSHAKE_SECONDS if context else None
         loop = asyncio.get_running_loop()
+        room = Room(_HEALTH_CONNECTIONS)
+        factory = (lambda: Connection(server, 0.0, room)) if key == "health_listen" else server
         sockets = await listening.listen(where, key, _BACKLOG)
         self._stack.push_async_callback(server.shutdown, _STOP_SECONDS)
         for one in sockets:
-            listener = await loop.create_server(factory, sock=one, ssl=context, ssl_handshake_timeout=handshake, backlog=_BACKLOG)
+            if context is not None:
+                door = Door(lambda: Connection(server, self.config.hold), context)
+                self._stack.callback(one.close)
+                self._stack.push_async_callback(self._cancel, asyncio.create_task(door.serve(one)))
+                continue
+            listener = await loop.create_server(factory, sock=one, backlog=_BACKLOG)
             self._stack.callback(listener.close)
         return dataclasses.replace(where, port=sockets[0].getsockname()[1])
 

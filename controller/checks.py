@@ -9,7 +9,7 @@ from typing import Any
 from controller import manifest, model, roll, summary
 from controller.installed import Installed
 from controller.kubernetes.client import Client
-from controller.kubernetes.store import KubernetesCollection
+from controller.kubernetes.collection import KubernetesCollection
 from controller.model import ExternalWorkload, Lease
 from controller.replicas import REPLICA, is_alive
 from controller.roll import Machine

@@ -6,7 +6,7 @@ import itertools
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from controller.naming import CLUSTER_DOMAIN_LENGTH
 from controller.rendering import Times
@@ -14,7 +14,7 @@ from harness import reading, yaml_text
 from harness.decode import decode
 from harness.errors import ConfigError, Fault
 from harness.messages import ClusterFacts
-from harness.values import Duration, Endpoint, HostPort, Label, TrustDomain
+from harness.values import Duration, Endpoint, HostPort, Label, Most, Ports, TrustDomain
 
 _ANY = frozenset(("::", "0.0.0.0"))  # noqa: S104  (each is every address)
 
@@ -29,6 +29,8 @@ class ControllerConfig:
     `service_account`, `namespace`: the controller's own; without `namespace` it is that of the account or of the kubeconfig.
     `identity_token`: a token of the account for the audience identity.l5d.io.
     `listen`, `health_listen`: `[::]` is every address, of IPv4 and of IPv6; `0.0.0.0` is IPv4 alone.
+    `admit_short_identities`: whether a new machine may have the SPIFFE ID /<group>, the default of version 0.1.
+    `machine_ports`: inbound ports of machines that the controller's network policy lets it reach; all if empty.
     `fleet_listen`: where the fleet's page is, for everybody who reaches that address; nowhere if unset.
     """
 
@@ -54,6 +56,8 @@ class ControllerConfig:
     expiry: Duration = 900.0
     drain: Duration = 2.0
     hold: Duration = 55.0
+    admit_short_identities: bool = True
+    machine_ports: Annotated[tuple[Ports, ...], Most(64)] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.lease <= self.expiry:

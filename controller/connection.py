@@ -47,10 +47,31 @@ def _chain(tls: ssl.SSLObject, kind: str) -> tuple[bytes, ...]:
     return tuple(chain[1:])
 
 
+class Room:
+    """The connections of one listener. When there are more than `most`, the oldest ends.
+
+    So the newest is always answered, such as a kubelet's probe.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._inside: dict[Connection, None] = {}
+
+    def enter(self, connection: Connection) -> None:
+        if len(self._inside) >= self._most:
+            oldest = next(iter(self._inside))
+            del self._inside[oldest]  # at once: it hears of its end only later
+            oldest.abort()
+        self._inside[connection] = None
+
+    def leave(self, connection: Connection) -> None:
+        self._inside.pop(connection, None)
+
+
 class Connection(web.RequestHandler):
     """A subclass: aiohttp has no other place for a deadline on headers, a bound on bytes, or the form of its own errors."""
 
-    def __init__(self, server: web.Server, hold_seconds: float) -> None:
+    def __init__(self, server: web.Server, hold_seconds: float, room: Room | None = None) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(
             server,
@@ -62,6 +83,7 @@ class Connection(web.RequestHandler):
             lingering_time=1.0,
         )
         self._busy_seconds = hold_seconds + ANSWER_SECONDS
+        self._room = room
         self._received = 0
         self._peer: Peer | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -70,9 +92,13 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         dead_peer.watch(transport.get_extra_info("socket"))
         self._due_in(HEADER_SECONDS)
+        if self._room is not None:
+            self._room.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        if self._room is not None:
+            self._room.leave(self)
         if self._deadline is not None:
             self._deadline.cancel()
 

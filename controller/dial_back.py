@@ -117,7 +117,7 @@ class DialBack:
         self._registry = registry
         self._fleet = registry.fleet
         self._dial = dial
-        self._own = own
+        self.own = own
         self._tests: dict[Key, _Test] = {}
 
     async def reach(self, caller: Caller, key: Key) -> Reach:
@@ -195,8 +195,8 @@ class DialBack:
         if group is not None:
             admission.check_addresses(group, (address,))
         facts = self._fleet.facts
-        own = self._own() if self._own is not None else OwnNetworks()
-        if self._own is not None and not (facts.service_cidrs or own.services):
+        own = self.own() if self.own is not None else OwnNetworks()
+        if self.own is not None and not (facts.service_cidrs or own.services):
             hint = "name them in `facts.serviceCIDRs` of the controller's chart"
             raise RefusedError("address-not-allowed", "the cluster's service networks are not known (facts.serviceCIDRs)", hint)
         if inside := own_networks.whose(facts, own, address):

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from controller.manifest import ExternalGroup
 from controller.model import Event, ExternalWorkload, Key, Lease
-from controller.store import Change, ChangeType, ConflictError, GoneError, Listing, NotFoundError, Stored
+from controller.store import Change, ChangeType, ConflictError, Gap, GoneError, Listing, NotFoundError, Stored
 from harness.clock import Clock
 
 T = TypeVar("T", bound=Stored)
@@ -130,6 +130,11 @@ class EmbeddedStore:
         self.workloads: EmbeddedCollection[ExternalWorkload] = EmbeddedCollection(versions, clock)
         self.leases: EmbeddedCollection[Lease] = EmbeddedCollection(versions, clock)
         self.events: collections.deque[Event] = collections.deque(maxlen=HISTORY)
+
+    refused = 0
+
+    def gaps(self) -> tuple[Gap, ...]:
+        return ()
 
     async def record(self, event: Event) -> None:
         self.events.append(event)

@@ -39,6 +39,8 @@ class Record:
     created: int = 0
     marks: dict[str, float] = field(default_factory=dict)
     listener: asyncio.Future[None] | None = None
+    silent_since: float | None = None
+    """When this replica first saw that its lease had ended, by the clock that only grows."""
 
     @property
     def key(self) -> Key:
@@ -60,9 +62,11 @@ class Fleet:
     def __init__(self, clock: Clock, times: Times, facts: ClusterFacts, holds: Callable[[Key], bool] = lambda key: True) -> None:
         self.clock, self.times, self.facts, self._holds = clock, times, facts, holds
         self.touched: set[Key] = set()
-        self.pins: dict[str, frozenset[SpiffeId]] = {}
+        self.pins: dict[tuple[str, str], frozenset[SpiffeId]] = {}
         self.leases = Leases(clock.now())
         self.records: dict[Key, Record] = {}
+        self.short_identities = True
+        """Whether groups without patterns admit spiffe://<trust domain>/<group>, which has no namespace."""
         self._groups: dict[tuple[str, Key], ExternalGroup] = {}
         self._others: dict[Key, ExternalWorkload] = {}
         self._holders: dict[tuple[IPAddress, int], set[Key]] = {}
@@ -101,12 +105,16 @@ class Fleet:
             return False
         self.touched.add(group.key)
         if known is None or known.metadata.annotations != group.metadata.annotations:
-            self.pins = tickets.pins_of(self._groups.values())
+            self.pins = tickets.remembered(self.pins, tickets.pins_of(self._groups.values()))
         return known is None or (known.spec, known.metadata.uid) != (group.spec, group.metadata.uid)
 
     def drop_group(self, api: str, key: Key) -> None:
         self._groups.pop((api, key), None)
         self.touched.add(key)
+
+    def admits_short(self, key: Key) -> bool:
+        """Whether a machine that is new may have the SPIFFE ID without a namespace: not where two groups would admit it."""
+        return self.short_identities and not any(other.name == key.name and other != key for _, other in self._groups)
 
     def retime(self, group: Key) -> None:
         """Gives the group's times to the leases that are held here."""
@@ -168,6 +176,10 @@ class Fleet:
         if record is None:
             record = self.records[key] = Record(workload, member)
         record.workload, record.member = workload, member
+        if not _unreachable(workload):
+            record.silent_since = None
+        elif record.silent_since is None:
+            record.silent_since = self.clock.now()
         record.created = record.created or _version(workload)
         self.touched.add(member.group_key)
         self._instances[member.group_key, member.instance] = key
@@ -206,10 +218,23 @@ class Fleet:
             return self.leases.unreachable_for(record.key, self.clock.now()) is not None
         return _unreachable(record.workload)
 
+    def reserved_for(self, record: Record) -> float:
+        """Seconds for which the address of a workload that has lapsed is kept for its last identity: one lease after the end of
+        its own. So a machine that starts again finds it. The workload itself is the reservation: it is kept as long (Times.of).
+        """
+        lease = self.times_of(record.member.group_key).lease
+        now = self.clock.now()
+        silent = self.leases.unreachable_for(record.key, now)
+        if silent is not None:
+            return max(0.0, 2 * lease - silent)
+        since = now if record.silent_since is None else record.silent_since
+        return max(0.0, lease - (now - since))
+
     def rehold(self, key: Key | None) -> None:
         """`holds` may answer otherwise now, for one workload or for any."""
         if key is not None and key in self.records:
             self.records[key].wake()  # another machine may have registered with this one's secret at another replica
+            self.touched.add(self.records[key].member.group_key)
         for record in self.records.values() if key is None else filter(None, (self.records.get(key),)):
             if self._holds(record.key):
                 self._adopt(record)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from controller.store import Change, Collection, Listing, NotFoundError, Stored
+from controller.store import Change, Collection, ConflictError, Listing, NotFoundError, RefusedCallError, Stored
 from harness.backoff import Backoff
 from harness.clock import Clock
 from harness.errors import TemporaryError
@@ -16,8 +16,6 @@ log = structlog.get_logger()
 T = TypeVar("T", bound=Stored)
 BACKOFF = Backoff(first=1.0, most=5.0)
 """Between calls to an API server that fails. Short, because the machines' reports wait for it."""
-UNKNOWN_SECONDS = 5.0
-"""A kind that the server does not know may be defined later: one small call so often, by each replica."""
 
 
 async def _list(collection: Collection[T]) -> Listing[T] | None:
@@ -36,21 +34,29 @@ async def follow(
 ) -> None:
     """Without end. Errors of the store, also those that `replace` and `apply` meet, lead to a new list.
 
-    It goes on in the same way when somebody deletes the definition of the kind, and finds it when it is created again.
+    It goes on in the same way when somebody deletes the definition of the kind, and finds it when it is created again. Until then
+    what was known stays: the objects that go with a definition are told of one by one.
     """
     failures = 0
+    is_known = False
+    told = ""
     while True:
         try:
             listing = await _list(collection)
-            if listing is None:
+            if listing is not None:
+                is_known, told = True, ""
+                await replace(listing)
+                async for change in collection.watch(listing.resource_version):
+                    failures = 0
+                    await apply(change)
+            elif not is_known:
+                is_known = True
                 await replace(Listing((), "0"))
-                await clock.sleep(UNKNOWN_SECONDS)
-                continue
-            await replace(listing)
-            async for change in collection.watch(listing.resource_version):
-                failures = 0
-                await apply(change)
-        except (TemporaryError, NotFoundError) as error:
+        except RefusedCallError as error:
+            if error.message != told:
+                log.error("store refuses", error=error.message, hint=error.hint)
+            told = error.message
+        except (TemporaryError, NotFoundError, ConflictError) as error:
             log.warning("store lost", error=error.message, hint=error.hint)
         failures += 1
         await clock.sleep(BACKOFF.pause(failures))

@@ -16,7 +16,8 @@ from controller.installed import Installed
 from controller.kubernetes import flags
 from controller.kubernetes.client import Client
 from controller.kubernetes.cluster import Cluster
-from controller.kubernetes.store import KubernetesCollection, KubernetesStore
+from controller.kubernetes.collection import KubernetesCollection
+from controller.kubernetes.store import KubernetesStore
 from controller.manifest import ExternalGroup
 from controller.model import Key
 from controller.naming import mesh_identity
@@ -28,7 +29,7 @@ from harness.decode import encode
 from harness.errors import ConfigError, Fault, UnavailableError
 from harness.invitation import VERSION, AgentIdentity, Invitation, LocalIdentity
 from harness.messages import ClusterFacts
-from harness.values import parse_duration, parse_host_port, parse_label, parse_spiffe_id
+from harness.values import SpiffeId, parse_duration, parse_host_port, parse_label, parse_network, parse_spiffe_id
 
 NO_FACTS = ClusterFacts()
 _FACTS_SECONDS = 15.0
@@ -41,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="FILE", default="", help="where the invitation goes, mode 0600; <group>.invitation if unset"
     )
     parser.add_argument("--ttl", default="1h", help="how long it counts")
-    parser.add_argument("--spiffe-id", default="", help="who the machine will be; spiffe://<trust domain>/<group> if unset")
+    parser.add_argument(
+        "--spiffe-id", default="", help="who the machine will be; spiffe://<trust domain>/<namespace>/<group> if unset"
+    )
     parser.add_argument("--trust-domain", default="root.linkerd.cluster.local")
     parser.add_argument(
         "--ca", metavar="DIR", default="", help="ca.crt and ca.key of the trust anchor: the machine gets an intermediate"
@@ -62,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the controller's, which its name in the mesh is made of; that of its Deployment if unset",
     )
     parser.add_argument("--linkerd-namespace", default="linkerd")
+    parser.add_argument(
+        "--allow", metavar="CIDR", action="append", default=[],
+        help="the machine takes only networks within this one from the controller; may be given several times",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> str:
@@ -73,6 +80,13 @@ def run(options: argparse.Namespace) -> str:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(encode(invitation), file, indent=1)
+        file.flush()
+        os.fsync(descriptor)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the token is told once: the cluster has only its hash
+    finally:
+        os.close(folder)
     return f"{path}: invitation {ticket.id} into {options.namespace}/{options.group} as {invitation.spiffe_id}, for {options.ttl}"
 
 
@@ -81,11 +95,12 @@ async def _invite(options: argparse.Namespace) -> tuple[Invitation, tickets.Tick
         raise ConfigError((Fault("", "give either --ca, or --spire-server with --join-token"),), "invite")
     try:
         key = Key(parse_label(options.namespace), parse_label(options.group))
-        identity = parse_spiffe_id(options.spiffe_id or f"spiffe://{options.trust_domain}/{options.group}")
+        identity = parse_spiffe_id(options.spiffe_id or f"spiffe://{options.trust_domain}/{key}")
         expires = time.time() + parse_duration(options.ttl)
-        local, pin = _local(options, key) if options.ca else (None, "")
+        local, pin = _local(options, key, identity) if options.ca else (None, "")
         agent = AgentIdentity(parse_host_port(options.spire_server), options.join_token) if options.spire_server else None
         address = parse_host_port(options.controller) if options.controller else None
+        allow = tuple(map(parse_network, options.allow))
     except ValueError as error:
         raise ConfigError((Fault("", str(error)),), "invite") from None
     async with Client(flags.find(options)) as client:
@@ -99,18 +114,19 @@ async def _invite(options: argparse.Namespace) -> tuple[Invitation, tickets.Tick
         invitation = Invitation(
             VERSION, token, expires, address, mesh_identity(account, options.controller_namespace, facts.linkerd),
             facts.trust_anchors_pem, key.name, key.namespace, identity, facts.pod_routes, facts.service_cidrs,
-            facts.cluster_domain, local, agent,
+            facts.cluster_domain, local, agent, allow,
         )  # fmt: skip
         await groups.annotate(group.key, dict([ticket.annotation]), f"meshexp-invite-{ticket.id}")
     return invitation, ticket
 
 
-def _local(options: argparse.Namespace, group: Key) -> tuple[LocalIdentity, str]:
+def _local(options: argparse.Namespace, group: Key, identity: SpiffeId) -> tuple[LocalIdentity, str]:
     folder = pathlib.Path(options.ca)
     anchor = ca.load_anchor(folder / "ca.crt", folder / "ca.key")
     key = ca.new_key()
-    name = f"{group.namespace}-{group.name}-{secrets.token_hex(4)}"[-64:]
-    certificate = ca.issue(anchor, name, key.public_key(), options.ca_days, datetime.datetime.now(datetime.UTC))
+    name = tickets.ca_name(group, secrets.token_hex(4))
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = ca.issue(anchor, name, key.public_key(), options.ca_days, now, str(identity))
     return LocalIdentity(ca.certificate_pem(certificate), ca.key_pem(key)), spki_sha256(certificate)
 
 

@@ -151,7 +151,7 @@ async def unary(
                     return _message(headers, body)
                 elif isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
                     raise TemporaryError(f"the identity service broke the call off ({event.error_code})")
-    except h2.exceptions.ProtocolError as error:
+    except (h2.exceptions.ProtocolError, ValueError) as error:  # ValueError: a header that is no text
         raise TemporaryError(f"the identity service does not speak HTTP/2: {error}") from None
 
 

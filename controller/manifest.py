@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from harness.decode import decode, encode
 from harness.errors import ConfigError, Fault
 from harness.messages import WorkloadPort
 from harness.probe import Probe
+from harness.texts import is_label_key, is_label_value, is_port_name
 from harness.values import Network, parse_label, parse_spiffe_id
 
 GROUP_API = "workload.meshexp.io/v1alpha1"
@@ -20,10 +21,9 @@ BUOYANT_GROUP_API = "workload.buoyant.io/v1alpha1"
 GROUP_APIS = (GROUP_API, BUOYANT_GROUP_API)
 GROUP_KIND = "ExternalGroup"
 
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
-
+_PATTERNS = 64
+_PATTERN_CHARACTERS = 2048
+"""As in the definitions in deploy/crds. A folder of manifests has no API server before it."""
 T = TypeVar("T")
 
 
@@ -40,17 +40,25 @@ class GroupTemplate:
     probes: tuple[Probe, ...] = ()
 
 
+class AddressProof(enum.Enum):
+    """Whether a registered address has to be the one that the machine calls from. AUTO: where the controller can see that."""
+
+    AUTO = "auto"
+    REQUIRE = "require"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may join. No `spiffe_ids`: spiffe://<trust domain>/<group> and …/<namespace>/<group>. No `address_cidrs`: any.
-
-    `require_invitation`: a machine that is new needs one.
+    """Who may join. No `spiffe_ids`: spiffe://<trust domain>/<namespace>/<group>, and without a namespace while no other group
+    has the name. No `address_cidrs`: any. `require_invitation`: a machine that is new needs one.
     """
 
     spiffe_ids: tuple[str, ...] = ()
     address_cidrs: tuple[Network, ...] = ()
     maximum: int | None = None
     require_invitation: bool = False
+    address_proof: AddressProof = AddressProof.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +197,12 @@ def _label_fault(value: str, path: str) -> Fault:
 def _spec_faults(spec: GroupSpec) -> Iterable[Fault]:
     labels = spec.template.metadata.labels
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+        if not is_label_key(key) or not is_label_value(value):
             yield Fault(f"spec.template.metadata.labels.{key}", f"{key}={value} is not a Kubernetes label")
     seen: set[object] = set()
     for index, port in enumerate(spec.template.ports):
         path = f"spec.template.ports[{index}]"
-        if port.name and not _PORT_NAME.fullmatch(port.name):
+        if port.name and not is_port_name(port.name):
             yield Fault(f"{path}.name", f"{port.name!r} is not a port name (a-z, 0-9 and dash, at most 15 characters)")
         if port.protocol not in ("TCP", "UDP"):
             yield Fault(f"{path}.protocol", f"{port.protocol!r} is not TCP or UDP")
@@ -202,12 +210,19 @@ def _spec_faults(spec: GroupSpec) -> Iterable[Fault]:
             if identity in seen and identity is not None:
                 yield Fault(f"{path}.{which}", "occurs twice")
             seen.add(identity)
-    for index, pattern in enumerate(spec.admission.spiffe_ids):
+    if len(spec.admission.spiffe_ids) > _PATTERNS:
+        yield Fault(
+            "spec.admission.spiffeIDs", f"has {len(spec.admission.spiffe_ids)} entries, and at most {_PATTERNS} are taken"
+        )
+    for index, pattern in enumerate(spec.admission.spiffe_ids[:_PATTERNS]):
         yield from _pattern_faults(pattern, f"spec.admission.spiffeIDs[{index}]")
     yield from _number_faults(spec)
 
 
 def _pattern_faults(pattern: str, path: str) -> Iterable[Fault]:
+    if len(pattern) > _PATTERN_CHARACTERS:
+        yield Fault(path, f"has {len(pattern)} characters, and at most {_PATTERN_CHARACTERS} are taken")
+        return
     try:
         parse_spiffe_id(pattern.replace("*", "x"))
     except ValueError:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from controller.fleet import Fleet
 from controller.replicas import Replicas
+from controller.store import Gap, Store
 
 FAMILIES = {
     "meshexp_controller_requests_total": ("counter", "Answers by call and code."),
@@ -17,6 +18,18 @@ FAMILIES = {
     "meshexp_controller_held_requests": ("gauge", "Machines that wait for a change."),
     "meshexp_controller_leader": ("gauge", "1 on the replica that leads."),
     "meshexp_controller_store_connected": ("gauge", "1 while the store takes this replica's writes."),
+    "meshexp_controller_store_missing_kinds": (
+        "gauge",
+        "Kinds of objects that the API server lacks, or does not let us read.",
+    ),
+    "meshexp_controller_store_unreadable_objects": (
+        "gauge",
+        "Objects that the controller ignores, as a whole or in part, because a value in them is wrong.",
+    ),
+    "meshexp_controller_store_refused_writes_total": (
+        "counter",
+        "Writes that the API server refused because they are forbidden or invalid.",
+    ),
     "meshexp_controller_certificate_expiry_timestamp_seconds": (
         "gauge",
         "The end, in epoch seconds, of the certificate that the controller shows to machines.",
@@ -26,9 +39,19 @@ FAMILIES = {
 
 
 class Metrics:
-    """`validity`: beginning and end of the certificate in use, in epoch seconds; None before there is one."""
+    """`store`, `gaps`: how many writes were refused, and what cannot be used.
 
-    def __init__(self, fleet: Fleet, replicas: Replicas, validity: Callable[[], tuple[float, float] | None]) -> None:
+    `validity`: beginning and end of the certificate in use, in epoch seconds; None before there is one."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        replicas: Replicas,
+        validity: Callable[[], tuple[float, float] | None],
+        store: Store,
+        gaps: Callable[[], tuple[Gap, ...]],
+    ) -> None:
+        self._store, self._gaps = store, gaps
         self._fleet = fleet
         self._replicas = replicas
         self._validity = validity
@@ -55,6 +78,10 @@ class Metrics:
             "meshexp_controller_leader": [("", int(self._replicas.leads))],
             "meshexp_controller_store_connected": [("", int(self._replicas.connected))],
         }
+        gaps = self._gaps()
+        samples["meshexp_controller_store_missing_kinds"] = [("", sum(not gap.name for gap in gaps))]
+        samples["meshexp_controller_store_unreadable_objects"] = [("", sum(bool(gap.name) for gap in gaps))]
+        samples["meshexp_controller_store_refused_writes_total"] = [("", self._store.refused)]
         if validity := self._validity():
             begins, ends = validity
             samples["meshexp_controller_certificate_expiry_timestamp_seconds"] = [("", round(ends))]

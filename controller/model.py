@@ -12,6 +12,8 @@ from harness.values import Address, IPAddress, Spiffe
 WORKLOAD_API = "workload.linkerd.io/v1beta1"
 LEASE_API = "coordination.k8s.io/v1"
 READY = "Ready"
+_MOST_SECONDS = 2**31 - 1
+"""Kubernetes' own limit of a Lease's duration."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -179,10 +181,16 @@ def lease_from_object(data: object) -> Lease:
     read = decode(_LeaseObject, data, source="Lease", camel=True, lenient=True)
     try:
         renewed = datetime.datetime.fromisoformat(read.spec.renew_time).timestamp() if read.spec.renew_time else 0.0
-    except ValueError:
+    except (ValueError, OverflowError):
         renewed = 0.0
     spec = read.spec
-    return Lease(read.metadata, spec.holder_identity, renewed, float(spec.lease_duration_seconds), spec.lease_transitions)
+    return Lease(
+        read.metadata,
+        spec.holder_identity,
+        renewed,
+        float(min(spec.lease_duration_seconds, _MOST_SECONDS)),
+        spec.lease_transitions,
+    )
 
 
 def micro_time(wall: float) -> str:

@@ -11,7 +11,8 @@ import structlog
 
 from controller.following import BACKOFF
 from controller.model import Key, Lease, Metadata
-from controller.store import Collection, ConflictError, NotFoundError
+from controller.refusals import Refusals
+from controller.store import Collection, ConflictError, NotFoundError, RefusedCallError
 from harness.clock import Clock
 from harness.errors import TemporaryError
 
@@ -33,6 +34,7 @@ class Owners:
         """Whether a Lease is to be this replica's, or to be deleted; None: it stays with the replica that has it."""
         self._said: dict[Key, dict[str, str]] = {}
         self._want = asyncio.Event()
+        self._refusals: Refusals[Key] = Refusals()
 
     def holder(self, machine: Key) -> str:
         """As far as this replica knows, and wants."""
@@ -103,6 +105,8 @@ class Owners:
 
     async def _fulfil(self, machine: Key, slots: asyncio.Semaphore) -> bool:
         async with slots:
+            if not self._refusals.is_due(machine, self._clock.now()):
+                return False
             held = self._wanted.get(machine)
             said = self._said.get(machine, {})
             try:
@@ -113,8 +117,11 @@ class Owners:
                         await self._leases.delete(Key(self._namespace, lease_name(machine)))
                     self._stored.pop(machine, None)
             except (TemporaryError, ConflictError, NotFoundError) as error:
+                if isinstance(error, RefusedCallError):
+                    self._refusals.refused(machine, self._clock.now())
                 log.warning("owner not written", machine=str(machine), error=error.message)
                 return False
+            self._refusals.taken(machine)
             if self._wanted.get(machine) is not held or self._said.get(machine, {}) != said:
                 return False
             del self._wanted[machine]

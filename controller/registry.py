@@ -20,7 +20,7 @@ from controller.replicas import Replicas
 from controller.store import ConflictError, NotFoundError, Store
 from harness.errors import TemporaryError
 from harness.messages import Reason, Registration, StateReport
-from harness.values import SpiffeId
+from harness.values import PortRange, SpiffeId
 
 log = structlog.get_logger()
 _PLANNED = (Reason.STARTING.value, Reason.DRAINING.value)
@@ -42,6 +42,7 @@ class Registry:
     def __init__(self, store: Store, fleet: Fleet, trust_domain: str, replicas: Replicas) -> None:
         self.store, self.fleet, self.trust_domain, self.replicas = store, fleet, trust_domain, replicas
         self.unsettled: set[Key] = set()
+        self.machine_ports: tuple[PortRange, ...] = ()
         self.arrivals = Arrivals(store, fleet, self.remove)
         self._answers = Answers()
         self.holders = Holders(fleet, replicas)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from controller.model import (
     WorkloadIP,
     WorkloadSpec,
 )
+from harness import terminal
 from harness.decode import encode
 from harness.messages import PROXY_PORT, PROXY_PORT_NAME, ClusterFacts, Registration, StateReport, Template, WorkloadPort
 from harness.values import IPAddress, SpiffeId
@@ -30,6 +32,7 @@ from harness.values import IPAddress, SpiffeId
 GROUP_LABEL = "workload.meshexp.io/group"
 INSTANCE = "workload.meshexp.io/instance"
 GENERATION = "workload.meshexp.io/generation"
+_GENERATION = re.compile("[0-9]{1,18}")
 SECRET_HASH = "workload.meshexp.io/secret-sha256"  # noqa: S105  (the name of an annotation)
 HOSTNAME = "workload.meshexp.io/hostname"
 TEMPLATE = "workload.meshexp.io/template"
@@ -49,11 +52,11 @@ class Times:
         return self.lease / 3
 
     def of(self, group: ExternalGroup) -> Times:
-        """The group's own times where it has any."""
+        """The group's own times where it has any. A workload stays for as long as its address is reserved: two leases."""
         spec = group.spec
         lease = self.lease if spec.lease_seconds is None else spec.lease_seconds
         expiry = self.expiry if spec.expiry_seconds is None else spec.expiry_seconds
-        return Times(lease, max(lease, expiry), self.drain if spec.drain_seconds is None else spec.drain_seconds)
+        return Times(lease, max(2 * lease, expiry), self.drain if spec.drain_seconds is None else spec.drain_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def membership(workload: ExternalWorkload) -> Membership | None:
     metadata = workload.metadata
     marks = metadata.annotations
     group, instance = metadata.labels.get(GROUP_LABEL), marks.get(INSTANCE)
-    if not group or not instance or not marks.get(GENERATION, "").isdigit():
+    # Anybody who may edit the object may write anything there. int() takes no ², which isdigit() calls a digit.
+    if not group or not instance or not _GENERATION.fullmatch(marks.get(GENERATION, "")):
         return None
     return Membership(
         metadata.namespace,
@@ -179,7 +183,8 @@ def readiness(report: StateReport | None, unreachable_for: float | None) -> tupl
         return False, UNREACHABLE, f"no report for {unreachable_for:.0f} s"
     if report is None:
         return False, "Starting", ""
-    return report.ready, report.reason.value, report.message
+    # What a machine says is shown by other people's commands too, such as `kubectl describe`: it is one line, and plain text.
+    return report.ready, report.reason.value, " ".join(terminal.harmless(report.message).split())
 
 
 def version_of(value: object) -> str:

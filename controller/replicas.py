@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -31,6 +32,7 @@ READER_SECONDS = 30.0
 renew, each on its own clock. A reader looks only once, so it has to compare two clocks: the rest is for their difference."""
 _LEADER, REPLICA, _USED = "leader", "replica.", "used."
 _SHARE = "workload.meshexp.io/share"
+_SHARES = re.compile("([0-9]{1,9}) ([0-9]{1,9}) ([0-9]{1,9})")
 _PUT_ATTEMPTS = 4
 _CLOCKS_SECONDS = 3600.0
 """Replicas' clocks are not further apart: what is used is kept for so long after its time, so that
@@ -171,8 +173,10 @@ class Replicas:
     async def _renew(self) -> None:
         try:
             share = self.share()
+            # Counted from before the request: the others may see the renewal long before its answer is here.
+            began = self._clock.now()
             await self._put(REPLICA + self.name, {_SHARE: f"{share.size} {share.held} {share.missing}"})
-            self._renewed = self._clock.now()
+            self._renewed = began
             await self._elect()
         except (TemporaryError, NotFoundError, ConflictError) as error:
             log.warning("lease not renewed", error=error.message)
@@ -187,10 +191,11 @@ class Replicas:
         fresh = lease is not None and self._clock.now() - self._seen[_LEADER] < LEASE_SECONDS
         if lease is not None and lease.holder not in ("", self.name) and fresh:
             return
+        began = self._clock.now()
         with contextlib.suppress(ConflictError, NotFoundError):  # another was faster
             await self._put(_LEADER)
-            self._led = self._clock.now()
-            if not led:
+            self._led = began
+            if not led and self.leads:
                 log.info("leading", replica=self.name)
                 self.changed(None)
 
@@ -271,5 +276,5 @@ def is_alive(lease: Lease, wall: float) -> bool:
 
 
 def _share(lease: Lease) -> Share:
-    numbers = lease.metadata.annotations.get(_SHARE, "").split()
-    return Share(*map(int, numbers)) if len(numbers) == 3 and all(n.isdigit() for n in numbers) else Share()
+    found = _SHARES.fullmatch(lease.metadata.annotations.get(_SHARE, ""))
+    return Share(*map(int, found.groups())) if found else Share()

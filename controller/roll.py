@@ -13,7 +13,7 @@ from controller.replicas import REPLICA, is_alive
 from harness import terminal, times
 
 NOT_HEARD = "NotHeard"
-_SILENCE = re.compile(r"no report for (\d+) s")
+_SILENCE = re.compile(r"no report for ([0-9]{1,9}) s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,11 @@ def _unheard(condition: Condition, holder: str, replicas: _Replicas | None) -> s
 def _last_seen(condition: Condition, stamp: float | None) -> str:
     silence = _SILENCE.match(condition.message) if condition.reason == rendering.UNREACHABLE else None
     if silence:
-        marked = times.seconds_of(condition.last_transition_time)
-        return model.time(marked - float(silence[1]))
+        try:
+            marked = times.seconds_of(condition.last_transition_time)
+            return model.time(marked - float(silence[1]))
+        except (ValueError, OverflowError):
+            return ""  # another has written the condition
     return "" if stamp is None else model.time(stamp)
 
 
@@ -162,7 +165,8 @@ def _row(one: Machine, wall: float, wide: bool) -> tuple[str, ...]:
 
 
 def _age(when: str, wall: float) -> str:
-    if not when:
+    try:
+        seconds = max(0, round(wall - times.seconds_of(when)))
+    except (ValueError, OverflowError):  # none, or what another has written
         return "?"
-    seconds = max(0, round(wall - times.seconds_of(when)))
     return f"{times.span(seconds)} ago"

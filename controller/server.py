@@ -6,13 +6,14 @@ import asyncio
 import json
 import re
 import urllib.parse
+import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from aiohttp import web
 
-from controller import tickets
+from controller import address_proof, tickets
 from controller.admission import EndedError, RefusedError
 from controller.anchors import Anchors
 from controller.connection import ANSWER_SECONDS, Connection, error_response
@@ -22,15 +23,19 @@ from controller.metrics import Metrics
 from controller.model import Key
 from controller.peer import Peer
 from controller.registry import Caller, Registry
+from controller.store import ConflictError, NotFoundError
+from harness import json_text
 from harness.decode import decode, encode
 from harness.errors import ConfigError, TemporaryError
 from harness.messages import HOLDER_HEADER, MAX_BODY_BYTES, SECRET_HEADER, Registration, RegistrationRequest, StateReport
-from harness.values import peer_text
+from harness.values import SpiffeId, peer_text
 
 log = structlog.get_logger()
 T = TypeVar("T")
 _WORKLOAD = r"/v1/workloads/(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9-]{1,63})"
 _BODY_SECONDS = ANSWER_SECONDS / 2
+_MOST_VALUES = 1000
+"""Of a body. A registration has some 30."""
 
 
 class Api:
@@ -40,8 +45,9 @@ class Api:
         self, registry: Registry, metrics: Metrics, hold_seconds: float, anchors: Callable[[], Anchors], dial_back: DialBack
     ) -> None:
         self._registry, self._metrics, self._hold_seconds, self._anchors = registry, metrics, hold_seconds, anchors
-        self._joins = Joins(registry)
+        self._joins = Joins(registry, dial_back.own)
         self._dial_back = dial_back
+        self._turns: weakref.WeakValueDictionary[SpiffeId, asyncio.Lock] = weakref.WeakValueDictionary()
         self._calls: tuple[tuple[str, str, re.Pattern[str], _Call], ...] = (
             ("look", "GET", re.compile("/v1"), self._look),
             ("register", "POST", re.compile("/v1/workloads"), self._register),
@@ -71,9 +77,9 @@ class Api:
                 response.force_close()
         except ConfigError as error:
             response, code = error_response("malformed", "; ".join(map(str, error.faults[:10]))), "malformed"
-        except TemporaryError as error:
+        except (TemporaryError, NotFoundError, ConflictError) as error:  # the last two: a kind is gone, or another was faster
             log.warning("call failed", call=name, error=error.message)
-            response, code = error_response("unavailable", error.message, "try again"), "unavailable"
+            response, code = error_response("unavailable", error.message, error.hint or "try again"), "unavailable"
         finally:
             connection.end()
         if code not in ("ok", "ended", "unavailable"):
@@ -88,7 +94,7 @@ class Api:
         wall = self._registry.fleet.clock.wall()
         peer.check_time(wall)
         self._anchors().check(peer.issuers, wall)
-        tickets.check_pins(self._registry.fleet.pins, peer.issuers, peer.identity)
+        tickets.check_pins(self._registry.fleet.pins, peer.unpinned, peer.identity)
 
     def _find(self, request: web.BaseRequest) -> tuple[str, _Call, Key | None]:
         for name, method, pattern, call in self._calls:
@@ -103,8 +109,8 @@ class Api:
         return web.Response(status=204)
 
     async def _register(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
-        message = await _body(request, RegistrationRequest)
-        registration, new = await self._joins.register(peer.identity, message)
+        message = await self._message(request, peer, RegistrationRequest)
+        registration, new = await self._joins.register(peer.identity, message, address_proof.source_of(request.remote))
         return self._told(registration, 201 if new else 200)
 
     async def _hold(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
@@ -119,7 +125,7 @@ class Api:
         return web.Response(status=status, body=self._registry.body(registration), content_type="application/json")
 
     async def _state(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
-        report = await _body(request, StateReport)
+        report = await self._message(request, peer, StateReport)
         await self._registry.report(_caller(request, peer), _given(target), report)
         self._registry.fleet.certified(_given(target), peer.expires)
         return web.Response(status=204)
@@ -132,6 +138,16 @@ class Api:
     async def _leave(self, request: web.BaseRequest, peer: Peer, target: Key | None) -> web.Response:
         await self._registry.leave(_caller(request, peer), _given(target))
         return web.Response(status=204)
+
+    async def _message(self, request: web.BaseRequest, peer: Peer, cls: type[T]) -> T:
+        """To read a message holds up everybody else's, so one SPIFFE ID has one read at a time, and others come in between.
+
+        Nobody is refused for that: all machines of a group may have the same SPIFFE ID.
+        """
+        data = await _read(request)
+        async with self._turns.setdefault(peer.identity, asyncio.Lock()):
+            await asyncio.sleep(0)
+            return message(data, cls)
 
 
 _Call = Callable[[web.BaseRequest, Peer, Key | None], Awaitable[web.Response]]
@@ -158,17 +174,13 @@ def _header(request: web.BaseRequest, name: str) -> str | None:
     return given[0] if given else None
 
 
-async def _body(request: web.BaseRequest, cls: type[T]) -> T:
-    data = await _read(request)
+def message(data: bytes, cls: type[T]) -> T:
+    """What a machine sent as a `cls`. Raises RefusedError and ConfigError."""
     try:
-        value = json.loads(data, parse_constant=_not_json)
-    except (ValueError, RecursionError):
-        raise RefusedError("malformed", "the body is not JSON") from None
+        value = json_text.loads(data, most_values=_MOST_VALUES)
+    except ValueError as error:
+        raise RefusedError("malformed", f"the body cannot be used: {error}"[:200]) from None
     return decode(cls, value, source="body", lenient=True)
-
-
-def _not_json(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
 
 
 async def _read(request: web.BaseRequest) -> bytes:

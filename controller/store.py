@@ -24,8 +24,28 @@ class RefusedCallError(TemporaryError):
     """The store does not know these credentials, or they may not do this. Asking again at once is of no use."""
 
 
+class InvalidCallError(RefusedCallError):
+    """The store will not take the call as it is: what it asks for, or the object that it brings."""
+
+
+class OversizeError(TemporaryError):
+    """The answer is larger than what is read at once."""
+
+
 class GoneError(TemporaryError):
     """The watch cannot go on from that version: list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What of the store this replica cannot use. `kind`: in the plural, as in a path. `why`: for people.
+
+    `name`: of an object that is passed over, or of which a value is; empty where the kind is not there, or may not be read.
+    """
+
+    kind: str
+    name: str
+    why: str
 
 
 class Stored(Protocol):
@@ -97,6 +117,13 @@ class Store(Protocol):
     @property
     def leases(self) -> Collection[Lease]:
         """One of each replica, renewed; one of each workload, held by the replica it is connected to, written on change."""
+
+    def gaps(self) -> tuple[Gap, ...]:
+        """What of it this replica cannot use at this moment."""
+
+    @property
+    def refused(self) -> int:
+        """How many writes it has refused for good: it may not make them, or they are invalid."""
 
     async def record(self, event: Event) -> None:
         """Best effort: an event that cannot be kept is dropped."""

@@ -5,20 +5,39 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable
 
-from controller import model
+from controller import address_proof, model
 from controller.manifest import ExternalGroup, GroupStatus
 from controller.model import Condition, ExternalWorkload
 
 ACCEPTED = "Accepted"
 SHADOWED = "Shadowed"
+PROVEN = "AddressesProven"
+REACHABLE = "MachinesReachable"
 WARNED = "ValidWithWarnings"
 
 
-def group_status(group: ExternalGroup, workloads: Iterable[ExternalWorkload], wall: float) -> GroupStatus | None:
-    """The status to write, or None when what is there says it already."""
+def group_status(
+    group: ExternalGroup,
+    workloads: Iterable[ExternalWorkload],
+    wall: float,
+    *,
+    short: bool = False,
+    proofs: Iterable[str] = (),
+    closed: Iterable[int] = (),
+) -> GroupStatus | None:
+    """The status to write, or None when what is there says it already.
+
+    `short`: a member has the SPIFFE ID without a namespace. `proofs`: what is known of each member's address (address_proof).
+    `closed`: inbound ports of members that the controller's network policy does not let it reach.
+    """
     members = tuple(workloads)
     ready = sum(workload.ready for workload in members)
-    verdicts = (_accepted(group), ("Ready", ready == len(members) > 0, *_reason(members, ready)))
+    verdicts = (
+        _accepted(group, short),
+        ("Ready", ready == len(members) > 0, *_reason(members, ready)),
+        *_proven(proofs),
+        *_reachable(closed),
+    )
     return _status(group, ready, len(members), verdicts, wall)
 
 
@@ -46,12 +65,34 @@ def _status(
     return None if status == group.status else status
 
 
-def _accepted(group: ExternalGroup) -> tuple[str, bool, str, str]:
+def _accepted(group: ExternalGroup, short: bool) -> tuple[str, bool, str, str]:
     if group.fault:
         return ACCEPTED, False, "Invalid", group.fault
-    if group.warnings:
-        return ACCEPTED, True, WARNED, "; ".join(group.warnings)
+    warnings = (*group.warnings, *([_short(group)] if short else []))
+    if warnings:
+        return ACCEPTED, True, WARNED, "; ".join(warnings)
     return ACCEPTED, True, "Valid", ""
+
+
+def _short(group: ExternalGroup) -> str:
+    name = group.metadata.name
+    return f"machines have the SPIFFE ID /{name}, which groups of this name share: invite them again as /{group.key}"
+
+
+def _proven(proofs: Iterable[str]) -> Iterable[tuple[str, bool, str, str]]:
+    """Only where there is something to say."""
+    found = [proof for proof in proofs if proof.startswith(address_proof.UNPROVEN)]
+    if found:
+        each = ", ".join(f"{count} {text}" for text, count in sorted(collections.Counter(found).items()))
+        yield PROVEN, False, "Unproven", f"{each}: {address_proof.HINT}"
+
+
+def _reachable(closed: Iterable[int]) -> Iterable[tuple[str, bool, str, str]]:
+    """Only where there is something to say: such a machine is taken for lost when it is silent, because no test reaches it."""
+    if ports := sorted(set(closed)):
+        text = f"machines have inbound ports that the network policy does not allow: {', '.join(map(str, ports))}"
+        hint = "the controller cannot test whether they answer; add the ports to networkPolicy.machinePorts of the chart"
+        yield REACHABLE, False, "PortNotAllowed", f"{text}; {hint}"
 
 
 def _condition(before: GroupStatus, name: str, good: bool, reason: str, message: str, generation: int, wall: float) -> Condition:

@@ -84,13 +84,16 @@ def _trust(context: ssl.SSLContext, anchors: str | bytes) -> None:
     """Raises ConfigError, also for none at all."""
     try:
         context.load_verify_locations(cadata=anchors)
-    except (ValueError, ssl.SSLError) as error:
+    except (ValueError, TypeError, ssl.SSLError) as error:
         raise ConfigError((Fault("trust_anchors", f"not usable PEM certificates: {error}"),), "controller") from None
 
 
 def validity(chain: str) -> tuple[float, float]:
     """notBefore and notAfter of the first certificate of a PEM text, in epoch seconds. ValueError when it cannot be read."""
-    leaf = x509.load_pem_x509_certificate(chain.encode())
+    try:
+        leaf = x509.load_pem_x509_certificate(chain.encode())
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from None
     return ca.begins(leaf).timestamp(), ca.ends(leaf).timestamp()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 
 import structlog
 
@@ -12,8 +12,9 @@ from controller import rendering
 from controller.following import follow
 from controller.groups import Groups
 from controller.model import ExternalWorkload, Key
+from controller.refusals import Refusals
 from controller.registry import Registry
-from controller.store import Change, ChangeType, Listing
+from controller.store import Change, ChangeType, Listing, RefusedCallError
 from harness.errors import TemporaryError
 from harness.values import IPAddress
 
@@ -47,6 +48,7 @@ class Upkeep:
         self._dialling: set[Key] = set()
         self._writes, self._dials = asyncio.Semaphore(_WRITES), asyncio.Semaphore(_DIALS)
         self._cut_off = False
+        self._refusals: Refusals[Key] = Refusals()
         self.ready = asyncio.Event()
         self._replicas.changed = self._fleet.rehold
         self._replicas.share = lambda: self._fleet.leases.share(self._fleet.clock.now())
@@ -83,8 +85,10 @@ class Upkeep:
         findings = self._fleet.leases.sweep(self._fleet.clock.now(), self._replicas.others())
         for key in findings.silent:
             await self._report_silence(key)
-        await self._all(self._settle(key) for key in {*findings.silent, *self._registry.unsettled})
-        await self._all(self._expire(key) for key in findings.expired)
+        now = self._fleet.clock.now()
+        unsettled = {*findings.silent, *self._registry.unsettled}
+        await self._all(self._settle(key) for key in unsettled if self._refusals.is_due(key, now))
+        await self._all(self._expire(key) for key in findings.expired if self._refusals.is_due(key, now))
         doubtful = tuple(key for key in findings.doubtful if key not in self._dialling)
         self._dialling.update(doubtful)
         return doubtful
@@ -114,17 +118,29 @@ class Upkeep:
         record = self._fleet.records.get(key)
         if record is None:
             self._registry.unsettled.discard(key)
+            self._refusals.taken(key)
             return
-        with contextlib.suppress(TemporaryError):  # it stays unsettled, and the next sweep tries again
+        with self._refusable(key):  # it stays unsettled, and the next sweep tries again
             async with self._fleet.lock(record.member.group_key, record.member.instance):
                 await self._registry.settle(record)
 
     async def _expire(self, key: Key) -> None:
         record = self._fleet.records.get(key)
         if record is not None:
-            with contextlib.suppress(TemporaryError):
+            with self._refusable(key):
                 await self._registry.remove(record)
                 await self._registry.note(record.member.group_key, "Expired", f"{key.name} was silent for too long")
+
+    @contextlib.contextmanager
+    def _refusable(self, key: Key) -> Iterator[None]:
+        """A write that may fail: the next sweep tries again, or a later one where it was refused for good."""
+        try:
+            yield
+            self._refusals.taken(key)
+        except RefusedCallError:
+            self._refusals.refused(key, self._fleet.clock.now())
+        except TemporaryError:
+            pass
 
     async def _lead(self) -> None:
         """What the leader does, whoever that is."""

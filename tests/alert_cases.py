@@ -159,6 +159,16 @@ CASES = [
         {1: [], 15: [REPLICAS[0]]},
     ),
     *(
+        Case("MeshexpControllerPassesOver", name, [(f"meshexp_controller_store_{name}", REPLICAS[0], values)], {4: [], 15: fires})
+        for name, values, fires in (
+            ("missing_kinds", "1x20", [REPLICAS[0]]),
+            ("unreadable_objects", "2x20", [REPLICAS[0]]),
+            ("unreadable_objects", "0x20", []),
+            ("refused_writes_total", "0+1x20", [REPLICAS[0]]),
+            ("refused_writes_total", "7x20", []),
+        )
+    ),
+    *(
         Case(
             "MeshexpControllerCertificateNotRenewed", why,
             [

@@ -88,7 +88,7 @@ class Site:
 
     def fleet(self, *replicas: str) -> Callable[..., Any]:
         """Commands of tests.fleet, such as `fleet("join", count=10)`."""
-        certificate, key = self.authority.issue("vm", f"spiffe://{TRUST_DOMAIN}/face")
+        certificate, key = self.authority.issue("vm", f"spiffe://{TRUST_DOMAIN}/faces/face")
         flags = {
             "addresses": ",".join(self.replicas[name].address for name in replicas), "group": "face", "namespace": "faces",
             "server-name": SERVER_NAME, "anchors": self.authority.anchors, "certificate": certificate, "key": key,

@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 from multidict import CIMultiDict
 
+from controller.kubernetes import foreign
 from controller.kubernetes.access import Access
-from controller.store import ConflictError, GoneError, NotFoundError, RefusedCallError
+from controller.store import ConflictError, GoneError, InvalidCallError, NotFoundError, OversizeError, RefusedCallError
 from harness.errors import HarnessError, TemporaryError
 
 MANAGER = "meshexp-controller"
@@ -30,6 +31,8 @@ _CLOSE_SECONDS = 0.25
 _ATTEMPTS = 3
 _AT_ONCE = 32
 """Calls under way; more only queue, here or in the server (whose own limit for a client is about as much)."""
+_INVALID = frozenset((400, 405, 406, 413, 415, 422))
+"""The server will not take this call as it is, however often it is made."""
 _REFUSED = {
     401: "it does not know these credentials: `kubectl auth whoami` shows who they are for",
     403: "`kubectl auth can-i --list` shows what this user may do; the controller's rights are its role and bindings",
@@ -62,11 +65,11 @@ class Client:
         return time.time() + self._ahead
 
     async def get(self, path: str, **query: str) -> Any:
-        """Raises NotFoundError, GoneError or TemporaryError."""
+        """Raises NotFoundError, GoneError, OversizeError, RefusedCallError or TemporaryError."""
         return await self._call("GET", path, query)
 
     async def send(self, method: str, path: str, body: Any, *, form: str = "application/json", **query: str) -> Any:
-        """Raises NotFoundError, ConflictError, or TemporaryError, also when the server calls the object invalid."""
+        """Raises NotFoundError, ConflictError, InvalidCallError, RefusedCallError or TemporaryError."""
         await self._pace.turn()
         return await self._call(method, path, query, json.dumps(body).encode(), form)
 
@@ -77,15 +80,11 @@ class Client:
         try:
             async with self._http.get(path, params=query, headers=self._headers(), timeout=timeout) as response:
                 if response.status != 200:
-                    raise _refusal(response.status, await response.read())
-                half = b""
+                    raise _refusal(response.status, await _body(response))
+                lines = foreign.Lines()
                 async for chunk in response.content.iter_any():
-                    *lines, half = (half + chunk).split(b"\n")
-                    for line in lines:
-                        event = json.loads(line)
-                        if event["type"] == "ERROR":
-                            raise _failure(int(event["object"].get("code", 500)), str(event["object"].get("message", "")))
-                        yield event
+                    for line in lines.feed(chunk):
+                        yield _event(line)
         except _FAILURES as error:
             raise _lost(error) from None
 
@@ -96,14 +95,14 @@ class Client:
                 headers["Content-Type"] = form
             try:
                 async with self._slots, self._http.request(method, path, params=query, data=data, headers=headers) as response:
-                    answer = await response.read()
+                    answer = await _body(response)
                 self._compare_clocks(response.headers.get("Date", ""))
                 if response.ok:
-                    return json.loads(answer)
+                    return foreign.parse(answer)
             except _FAILURES as error:
                 raise _lost(error) from None
             wait = response.headers.get("Retry-After", "")
-            if not wait.isdecimal() or attempt == _ATTEMPTS - 1:
+            if not (wait.isascii() and wait.isdecimal()) or attempt == _ATTEMPTS - 1:
                 break
             await asyncio.sleep(min(float(wait), 5.0))
         raise _refusal(response.status, answer)
@@ -134,7 +133,7 @@ class Client:
     def _compare_clocks(self, date: str) -> None:
         try:
             self._ahead = email.utils.parsedate_to_datetime(date).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return  # none, or one that is no date: what was known stays
 
 
@@ -152,13 +151,34 @@ class _Pace:
             await asyncio.sleep(self._next - now)
 
 
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """Raises OversizeError."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > foreign.MOST_BYTES:
+            raise OversizeError(f"the API server's answer has more than {foreign.MOST_BYTES} bytes")
+    return bytes(body)
+
+
+def _event(line: bytes) -> Any:
+    """One of a watch. Raises ValueError for what is none, and what the server tells of its own error."""
+    event = foreign.parse(line)
+    if not isinstance(event, dict) or not isinstance(event.get("type"), str) or not isinstance(event.get("object"), dict):
+        raise ValueError("a line of the watch is not an event")
+    if event["type"] == "ERROR":
+        code = event["object"].get("code")
+        raise _failure(code if isinstance(code, int) else 500, str(event["object"].get("message", "")))
+    return event
+
+
 def _lost(error: Exception) -> TemporaryError:
     return TemporaryError(f"the API server does not answer: {str(error) or type(error).__name__}")
 
 
 def _refusal(status: int, body: bytes) -> HarnessError:
     try:
-        message = str(json.loads(body).get("message", ""))
+        message = str(foreign.parse(body).get("message", ""))
     except (ValueError, AttributeError):
         message = body[:200].decode(errors="replace")
     return _failure(status, message)
@@ -169,4 +189,6 @@ def _failure(code: int, message: str) -> HarnessError:
     if code in kinds:
         return kinds[code](message)
     text = f"the API server answers {code}: {message}"
-    return RefusedCallError(text, _REFUSED[code]) if code in _REFUSED else TemporaryError(text)
+    if code in _REFUSED:
+        return RefusedCallError(text, _REFUSED[code])
+    return InvalidCallError(text) if code in _INVALID else TemporaryError(text)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +11,18 @@ from typing import Any
 import structlog
 
 from controller.following import BACKOFF, follow
+from controller.kubernetes import readings
 from controller.kubernetes.client import Client
-from controller.kubernetes.store import KubernetesCollection
+from controller.kubernetes.collection import KubernetesCollection
+from controller.kubernetes.readings import Linkerd, Reader
 from controller.model import Key, Metadata
 from controller.own_networks import OwnNetworks
-from controller.store import Change, ChangeType, Listing, NotFoundError
-from harness import yaml_text
+from controller.store import Change, ChangeType, Gap, Listing, NotFoundError
 from harness.clock import Clock
 from harness.decode import decode
 from harness.errors import TemporaryError, UnavailableError
-from harness.messages import ClusterFacts, LinkerdFacts, PodRoute
-from harness.values import HostPort, IPAddress, IPNetwork
+from harness.messages import ClusterFacts, LinkerdFacts
+from harness.values import HostPort, IPNetwork
 
 log = structlog.get_logger()
 _DNS_NAMESPACE, _DNS_LABEL = "kube-system", "k8s-app=kube-dns"
@@ -56,6 +55,8 @@ class Cluster:
         self._client, self._clock, self._configured, self._linkerd = client, clock, configured, linkerd_namespace
         self._sources = Sources()
         self._missing = {field.name for field in dataclasses.fields(Sources)}
+        self._followed: list[KubernetesCollection[Object]] = []
+        self._gaps: dict[str, tuple[Gap, ...]] = {}
         self.facts = configured
         self.own = OwnNetworks()
         self.known = asyncio.Event()
@@ -66,10 +67,8 @@ class Cluster:
         await self._refuse_rival()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow("nodes", "v1", "nodes"))
-            if await self._collection("networking.k8s.io/v1", "servicecidrs").served():
-                tasks.create_task(self._follow("service_cidrs", "networking.k8s.io/v1", "servicecidrs"))
-            else:
-                self._take("service_cidrs", ())
+            # Clusters before 1.33 have no such kind.
+            tasks.create_task(self._follow("service_cidrs", "networking.k8s.io/v1", "servicecidrs"))
             tasks.create_task(self._follow("dns", "v1", "services", _DNS_NAMESPACE, labelSelector=_DNS_LABEL))
             for name, field in ((_CONFIG, "config"), (_ROOTS, "roots")):
                 selector = f"metadata.name={name}"
@@ -92,8 +91,14 @@ class Cluster:
                 "two controllers would undo each other's work; remove one (manageExternalWorkloads=false for that product)",
             )
 
-    def _collection(self, api: str, plural: str, namespace: str = "", **selected: str) -> KubernetesCollection[Object]:
-        return KubernetesCollection(self._client, api, plural, _object, namespace=namespace, selected=selected)
+    def gaps(self) -> tuple[Gap, ...]:
+        """What of the cluster is not read, or cannot be used."""
+        passed_over = (gap for found in self._gaps.values() for gap in found)
+        return (*passed_over, *(gap for collection in self._followed for gap in collection.gaps()))
+
+    def _collection(self, api: str, plural: str, namespace: str, selected: Mapping[str, str]) -> KubernetesCollection[Object]:
+        optional = plural == "servicecidrs"
+        return KubernetesCollection(self._client, api, plural, _object, namespace=namespace, selected=selected, optional=optional)
 
     async def _follow(self, field: str, api: str, plural: str, namespace: str = "", **selected: str) -> None:
         items: dict[Key, Mapping[str, Any]] = {}
@@ -110,11 +115,14 @@ class Cluster:
                 items[change.item.metadata.key] = change.item.data
             self._take(field, items.values())
 
-        await follow(self._collection(api, plural, namespace, **selected), self._clock, replace, apply)
+        collection = self._collection(api, plural, namespace, selected)
+        self._followed.append(collection)
+        await follow(collection, self._clock, replace, apply)
 
     def _take(self, field: str, items: Iterable[Mapping[str, Any]]) -> None:
         self._sources = dataclasses.replace(self._sources, **{field: tuple(items)})
         self._missing.discard(field)
+        self._tell(field, gaps(field, self._sources))
         if self._missing:
             return
         self.own = own_networks(self._sources)
@@ -127,12 +135,19 @@ class Cluster:
             self.known.set()
             self.changed(found)
 
+    def _tell(self, field: str, found: tuple[Gap, ...]) -> None:
+        """Each once."""
+        for gap in found:
+            if gap not in self._gaps.get(field, ()):
+                log.error("a value of the cluster is passed over", kind=gap.kind, object=gap.name, why=gap.why)
+        self._gaps[field] = found
+
 
 def facts(sources: Sources, configured: ClusterFacts, linkerd_namespace: str) -> ClusterFacts:
     """What the cluster says goes before what is configured. Pure."""
-    config = _linkerd_config(sources.config)
-    domain = str(config.get("clusterDomain") or configured.cluster_domain)
-    identity_domain = str(config.get("identityTrustDomain") or domain)
+    config = _linkerd_config(sources)
+    domain = config.cluster_domain or configured.cluster_domain
+    identity_domain = config.trust_domain or domain
     suffix = f"{linkerd_namespace}.serviceaccount.identity.{linkerd_namespace}.{identity_domain}"
     linkerd = LinkerdFacts(
         HostPort(f"linkerd-dst-headless.{linkerd_namespace}.svc.{domain}.", 8086),
@@ -140,60 +155,58 @@ def facts(sources: Sources, configured: ClusterFacts, linkerd_namespace: str) ->
         HostPort(f"linkerd-policy.{linkerd_namespace}.svc.{domain}.", 8090),
         f"linkerd-destination.{suffix}",
     )
-    roots = next((str(item.get("data", {}).get("ca-bundle.crt", "")) for item in sources.roots), "")
-    servers = (ip for item in sources.dns for ip in item["spec"].get("clusterIPs") or ())
+    routes = (route for data in sources.nodes for route in readings.node(Reader(data)).routes())
+    servers = (HostPort(str(ip), 53) for data in sources.dns for ip in readings.dns_servers(Reader(data)))
     return dataclasses.replace(
         configured,
-        pod_routes=configured.pod_routes or tuple(sorted(_routes(sources.nodes), key=str)),
+        pod_routes=configured.pod_routes or tuple(sorted(routes, key=str)),
         service_cidrs=configured.service_cidrs or _services(sources),
         cluster_domain=domain,
-        dns_addresses=configured.dns_addresses or tuple(HostPort(ip, 53) for ip in servers if ip != "None"),
-        trust_anchors_pem=configured.trust_anchors_pem or roots,
+        dns_addresses=configured.dns_addresses or tuple(servers),
+        trust_anchors_pem=configured.trust_anchors_pem or next(map(_roots, map(Reader, sources.roots)), ""),
         linkerd=linkerd if configured.linkerd == LinkerdFacts() else configured.linkerd,
     )
 
 
 def own_networks(sources: Sources) -> OwnNetworks:
     """Whatever is configured, and also of nodes that have no pod network. Pure."""
-    addresses: set[IPAddress] = set()
-    for node in sources.nodes:
-        for entry in node.get("status", {}).get("addresses") or ():
-            with contextlib.suppress(ValueError):  # a name
-                addresses.add(ipaddress.ip_address(entry["address"]))
-    return OwnNetworks(frozenset(addresses), tuple(n for node in sources.nodes for n in _pods(node)), _services(sources))
+    nodes = [readings.node(Reader(data)) for data in sources.nodes]
+    addresses = frozenset(address for node in nodes for address in node.addresses)
+    return OwnNetworks(addresses, tuple(network for node in nodes for network in node.pods), _services(sources))
+
+
+def gaps(field: str, sources: Sources) -> tuple[Gap, ...]:
+    """What is passed over in the objects of that field of `sources`. Pure."""
+    kind, read = _READ[field]
+    return tuple(readings.gaps(kind, getattr(sources, field), read))
 
 
 def _services(sources: Sources) -> tuple[IPNetwork, ...]:
-    cidrs = (cidr for item in sources.service_cidrs for cidr in item["spec"].get("cidrs", ()))
-    return tuple(sorted(map(ipaddress.ip_network, cidrs), key=str))
+    found = (network for data in sources.service_cidrs for network in readings.service_networks(Reader(data)))
+    return tuple(sorted(found, key=str))
 
 
-def _pods(node: Mapping[str, Any]) -> tuple[IPNetwork, ...]:
-    spec = node.get("spec", {})
-    return tuple(ipaddress.ip_network(cidr) for cidr in spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")]))
+def _linkerd_config(sources: Sources) -> Linkerd:
+    return next(map(readings.linkerd, map(Reader, sources.config)), Linkerd())
 
 
-def _linkerd_config(items: tuple[Mapping[str, Any], ...]) -> Mapping[str, Any]:
-    try:
-        values = yaml_text.document(str(items[0].get("data", {}).get("values", ""))) if items else None
-    except ValueError as error:
-        log.error("linkerd-config is not read", error=str(error))
-        values = None
-    return values if isinstance(values, Mapping) else {}
+def _roots(reader: Reader) -> str:
+    return reader.text("data", "ca-bundle.crt")
 
 
-def _routes(nodes: Iterable[Mapping[str, Any]]) -> Iterable[PodRoute]:
-    """Of each node and family its pod network, by the node's address of that family. Other networks' nodes have none."""
-    for node in nodes:
-        addresses = node.get("status", {}).get("addresses") or ()
-        inner = [ipaddress.ip_address(entry["address"]) for entry in addresses if entry["type"] == "InternalIP"]
-        for network in _pods(node):
-            via = next((address for address in inner if address.version == network.version), None)
-            if via is not None:
-                yield PodRoute(network, via)
+_READ: Mapping[str, tuple[str, Callable[[Reader], object]]] = {
+    "nodes": ("nodes", readings.node),
+    "service_cidrs": ("servicecidrs", readings.service_networks),
+    "dns": ("services", readings.dns_servers),
+    "config": ("configmaps", readings.linkerd),
+    "roots": ("configmaps", _roots),
+}
+"""The kind of each of the sources, and what reads one object of it."""
 
 
 def _object(data: Mapping[str, Any]) -> Object:
     """Cluster-wide kinds have no namespace; here they have an empty one."""
-    metadata = {"namespace": "", **data["metadata"]}
+    metadata = data.get("metadata")
+    if isinstance(metadata, Mapping):
+        metadata = {"namespace": "", **metadata}
     return Object(decode(Metadata, metadata, source="metadata", camel=True, lenient=True), data)

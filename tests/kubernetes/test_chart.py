@@ -194,7 +194,8 @@ SET: dict[str, Any] = {
     "replicas": 3, "image.tag": "1.2", "image.digest": DIGEST, "image.pullPolicy": "Always",
     "imagePullSecrets": [{"name": "s"}], "image.repository": "elsewhere.example.com/c", "nameOverride": "one",
     "fullnameOverride": "two", "trustDomain": "example.org", "linkerdNamespace": "mesh", "times.lease": "10s",
-    "times.expiry": "1h", "times.drain": "5s", "writesPerSecond": 1000000, "facts.serviceCIDRs": ["10.43.0.0/16"],
+    "times.expiry": "1h", "times.drain": "5s", "writesPerSecond": 1000000,
+    "admitShortIdentities": False, "facts.serviceCIDRs": ["10.43.0.0/16"],
     "facts.meshCIDRs": ["10.9.0.0/16"], "facts.dnsAddresses": ["10.43.0.10:53"], "facts.clusterDomain": "example.org",
     "facts.podRoutes": [{"podCIDR": "10.42.0.0/24", "via": "10.9.0.1"}], "serviceAccount.create": False,
     "serviceAccount.name": "mine", "serviceAccount.annotations": {"a": "b"}, "service.type": "NodePort",
@@ -206,7 +207,7 @@ SET: dict[str, Any] = {
     "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "affinity": {"podAntiAffinity": {}},
     "priorityClassName": "mine", "networkPolicy.enabled": False, "topologySpreadConstraints": [{"maxSkew": 1,
     "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}], "networkPolicy.machineCIDRs": ["10.0.0.0/8"],
-    "networkPolicy.proxyPorts": [4243], "networkPolicy.apiServerPorts": [8443], "podDisruptionBudget.enabled": False,
+    "networkPolicy.machinePorts": [4243], "networkPolicy.apiServerPorts": [8443], "podDisruptionBudget.enabled": False,
     "serviceMonitor.enabled": True, "serviceMonitor.interval": "1m", "serviceMonitor.labels": {"a": "b"},
     "fleetPage.enabled": True, "fleetPage.port": 9997,
 }  # fmt: skip

@@ -59,6 +59,7 @@ DOMAINS = (
 TRUST_DOMAINS = ("root.linkerd.cluster.local", "a_b", "x" * 255, "x" * 256, "Example.org", "a b", "a/b", "", 5, "5", None)
 LABELS = ("a", "a-1", "1", "x" * 63, "x" * 64, "A", "a.b", "-a", "a-", "a_b", 7, "7")
 NUMBERS: tuple[Any, ...] = (1, 1.5, 200, 1000000, 0, 0.99, -1, "200", "many", None, True, [])
+RANGES: tuple[Any, ...] = (4143, "4143-4150", "4143-4143", "4150-4143", "4143-70000", 0, -1, 65536, "x", "1-2-3", True)
 PORTS = (1, 8080, 8081, 9995, 9996, 65535, 65536, 0, -1, "x", None)
 
 
@@ -90,7 +91,9 @@ def cases() -> Iterator[Object]:
     yield from ({"linkerdNamespace": value} for value in LABELS)
     yield from ({"serviceAccount": {"name": value}} for value in LABELS if isinstance(value, str))
     yield from ({"writesPerSecond": value} for value in NUMBERS)
+    yield from ({"admitShortIdentities": value} for value in (True, False, "false", 1, None))
     yield from ({"fleetPage": {"enabled": True, "port": value}} for value in PORTS)
+    yield from ({"networkPolicy": {"enabled": True, "machinePorts": [value]}} for value in RANGES)
 
 
 ELSEWHERE: tuple[Object, ...] = (
@@ -181,14 +184,16 @@ def test_all_faults_are_told_at_once_with_their_paths() -> None:
     done = template({
         "image": {"repository": ""}, "times": {"lease": "1h", "expiry": "10m"}, "fleetPage": {"enabled": True, "port": 9995},
         "facts": {"serviceCIDRs": ["10.43.0.0/16", "10.43.0.1/16"], "podRoutes": [{"podCIDR": "x", "via": "y"}]},
-        "networkPolicy": {"machineCIDRs": ["10.0.0.0"]}, "commonLabels": {"app.kubernetes.io/name": "x"},
+        "networkPolicy": {"machineCIDRs": ["10.0.0.0"], "machinePorts": ["9-8", "1-65536", 4143]},
+        "commonLabels": {"app.kubernetes.io/name": "x"},
         "podAnnotations": {"linkerd.io/inject": "enabled"}, "service": {"nodePort": 30081, "externalTrafficPolicy": "Local"},
     })  # fmt: skip
-    assert "the values have 11 faults" in done.stderr
+    assert "the values have 13 faults" in done.stderr
     told = re.findall(r"^  ([\w.\[\]]+)(?: is not set|:)", done.stderr, re.MULTILINE)
     assert sorted(told) == [
         "commonLabels", "facts.podRoutes[0].podCIDR", "facts.podRoutes[0].via", "facts.serviceCIDRs[1]", "fleetPage.port",
-        "image.repository", "networkPolicy.machineCIDRs[0]", "podAnnotations", "service.externalTrafficPolicy",
+        "image.repository", "networkPolicy.machineCIDRs[0]", "networkPolicy.machinePorts[0]",
+        "networkPolicy.machinePorts[1]", "podAnnotations", "service.externalTrafficPolicy",
         "service.nodePort", "times.expiry",
     ]  # fmt: skip
 

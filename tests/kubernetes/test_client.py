@@ -96,7 +96,7 @@ def test_a_watch_from_a_forgotten_version_is_gone() -> None:
 
 def test_a_long_list_comes_in_pages_and_unreadable_objects_are_passed_over(tmp_path: pathlib.Path) -> None:
     async def main() -> None:
-        from controller.kubernetes import store as module
+        from controller.kubernetes import collection as module
 
         async with cluster().client() as client:
             store = KubernetesStore(client)

@@ -39,6 +39,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a port's name twice": (template(ports=[{"port": 80, "name": "a"}, {"port": 81, "name": "a"}]), "only once"),
     "a protocol that is none": (template(ports=[{"port": 80, "protocol": "SCTP"}]), "Unsupported value"),
     "a label's value": (template(metadata={"labels": {"a": "b c"}}), "should match"),
+    "an unknown address proof": ({"admission": {"addressProof": "maybe"}}, "Unsupported value"),
+    "off without quotes": ({"admission": {"addressProof": False}}, "expected string"),
     "a SPIFFE ID without scheme": ({"admission": {"spiffeIDs": ["face"]}}, "should match"),
     "a network with host bits": ({"admission": {"addressCIDRs": ["10.0.0.1/8"]}}, "without host bits"),
     "an expiry below the lease": ({"leaseSeconds": 60, "expirySeconds": 30}, "must not be below leaseSeconds"),
@@ -108,7 +110,9 @@ FULL: dict[str, Any] = {
         {"tcpSocket": {"port": 2, "host": "::1"}, "periodSeconds": 0.5},
         {"grpc": {"port": 3, "service": "s"}, "failureThreshold": 9},
     ],
-    "admission": {"spiffeIDs": ["spiffe://td/vm-*"], "addressCIDRs": ["10.0.0.0/8", "fd00::/8"], "maximum": 3},
+    "admission": {
+        "addressProof": "off", "spiffeIDs": ["spiffe://td/vm-*"], "addressCIDRs": ["10.0.0.0/8", "fd00::/8"], "maximum": 3,
+    },
     "leaseSeconds": 5.5, "expirySeconds": 60, "drainSeconds": 0,
 }  # fmt: skip
 

@@ -195,9 +195,12 @@ def test_the_charts_values() -> None:
 
 def test_the_controller_may_dial_every_inbound_port_that_is_told_to_the_chart() -> None:
     """Each workload of a machine has a proxy with a port of its own."""
-    policy = next(d for d in documents(render("--set=networkPolicy.proxyPorts={4143,4243}")) if d["kind"] == "NetworkPolicy")
+    policy = next(
+        d for d in documents(render("--set=networkPolicy.machinePorts={4143,4243-4250}")) if d["kind"] == "NetworkPolicy"
+    )
     (egress,) = policy["spec"]["egress"]
-    assert {4143, 4243} <= {port["port"] for port in egress["ports"]}
+    ports = {port["port"]: port.get("endPort") for port in egress["ports"]}
+    assert (ports[4143], ports[4243]) == (None, 4250)
 
 
 def test_the_service_has_an_address_of_each_family_that_the_cluster_has() -> None:

@@ -28,7 +28,7 @@ from tests.kubernetes_support import ROOT, cluster
 from tests.waiting import wait
 
 EXTERNAL_WORKLOADS = "/apis/workload.linkerd.io/v1beta1/namespaces/faces/externalworkloads"
-FACE = f"spiffe://{TRUST_DOMAIN}/face"
+FACE = f"spiffe://{TRUST_DOMAIN}/faces/face"
 
 
 @pytest.fixture
@@ -135,7 +135,10 @@ def test_the_machine_that_used_it_comes_back_when_it_has_long_expired(site: Site
 
 
 def test_the_machines_ca_signs_for_nobody_else(site: Site) -> None:
-    site.group(admission={"spiffeIDs": [f"spiffe://{TRUST_DOMAIN}/*"]}, template={"ports": [{"port": 8000}]})
+    site.group(
+        admission={"spiffeIDs": [f"spiffe://{TRUST_DOMAIN}/*", f"spiffe://{TRUST_DOMAIN}/*/*"]},
+        template={"ports": [{"port": 8000}]},
+    )
     made = by_ca(site)
     site.start("a")
     assert register(site, svid(site, made, f"spiffe://{TRUST_DOMAIN}/smiley"))[1]["code"] == "identity-not-allowed"
@@ -145,7 +148,7 @@ def test_the_machines_ca_signs_for_nobody_else(site: Site) -> None:
 def test_an_expired_invitation_and_one_for_somebody_else(site: Site) -> None:
     site.group(admission={"requireInvitation": True}, template={"ports": [{"port": 8000}]})
     late = by_ca(site, "--ttl=0s", output="late")
-    other = by_ca(site, f"--spiffe-id=spiffe://{TRUST_DOMAIN}/faces/face", output="other")
+    other = by_ca(site, f"--spiffe-id=spiffe://{TRUST_DOMAIN}/face", output="other")
     site.start("a")
     assert "expired" in register(site, svid(site, late), invitation=late.token)[1]["message"]
     assert "not for" in register(site, svid(site, late), invitation=other.token)[1]["message"]

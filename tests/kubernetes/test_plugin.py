@@ -76,7 +76,7 @@ def test_get_shows_every_machine_and_how_it_is(site: Site, call: Call) -> None:
     wait(lambda: machines(call)["m0"]["versions"] != {})
     found = machines(call, "-n", "faces")
     one = found["m0"]
-    assert one["identity"] == f"spiffe://{TRUST_DOMAIN}/face" and one["address"] == "10.128.0.0"
+    assert one["identity"] == f"spiffe://{TRUST_DOMAIN}/faces/face" and one["address"] == "10.128.0.0"
     assert (one["namespace"], one["group"], one["versions"]) == ("faces", "face", {"harness": "9.8.7"})
     assert {name: (m["ready"], m["reason"]) for name, m in found.items()} == {
         "m0": (True, "Ready"), "m1": (False, "ProbeFailed"), "m2": (False, "Unreachable"),

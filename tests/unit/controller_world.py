@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from controller import address_proof
 from controller.admission import RefusedError
 from controller.embedded_store import EmbeddedCollection, EmbeddedStore
 from controller.fleet import Fleet
 from controller.joins import Joins
 from controller.manifest import ExternalGroup
 from controller.model import ExternalWorkload, Key
+from controller.own_networks import OwnNetworks
 from controller.registry import Caller, Registry
 from controller.rendering import Times
 from controller.replicas import Replicas
@@ -25,7 +27,7 @@ from harness.messages import ClusterFacts, Reason, Registration, RegistrationReq
 from harness.values import IPAddress, SpiffeId, parse_address
 from tests.controller_support import TRUST_DOMAIN, StandingClock, group, settle
 
-FACE = SpiffeId(TRUST_DOMAIN, "/face")
+FACE = SpiffeId(TRUST_DOMAIN, "/faces/face")
 
 
 class Failing(EmbeddedCollection[ExternalWorkload]):
@@ -61,7 +63,8 @@ class World:
         self.replicas = Replicas(self.store.leases, self.clock, name, "meshexp")
         self.fleet = Fleet(self.clock, Times(lease=30, expiry=900), ClusterFacts(), self.replicas.holds)
         self.registry = Registry(self.store, self.fleet, TRUST_DOMAIN, self.replicas)
-        self.joins = Joins(self.registry)
+        self.own: OwnNetworks | None = None
+        self.joins = Joins(self.registry, lambda: self.own)
         self.answering: set[IPAddress] = set()
         self.proxies: dict[IPAddress, int] = {}
         self.upkeep = Upkeep(self.registry, self._dial)
@@ -69,10 +72,12 @@ class World:
     async def _dial(self, address: IPAddress, port: int) -> bool:
         return address in self.answering and port == self.proxies.get(address, 4143)
 
-    async def join(self, instance: str = "one", ip: str = "192.0.2.1", identity: SpiffeId = FACE, **request: Any) -> Registration:
+    async def join(
+        self, instance: str = "one", ip: str = "192.0.2.1", identity: SpiffeId = FACE, source: str = "", **request: Any
+    ) -> Registration:
         fields = {"group": "face", "namespace": "faces", "hostname": "face-1", **request}
         message = RegistrationRequest(instance_id=instance, addresses=(parse_address(ip),), **fields)
-        return (await self.joins.register(identity, message))[0]
+        return (await self.joins.register(identity, message, address_proof.source_of(source)))[0]
 
     async def say(
         self, made: Registration, sequence: int, ready: bool = True, reason: Reason = Reason.READY, mark: str = ""

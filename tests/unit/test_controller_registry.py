@@ -101,7 +101,7 @@ def test_a_live_name_needs_its_secret() -> None:
         ):
             with refused("secret-mismatch"):
                 await call
-        other = SpiffeId(TRUST_DOMAIN, "/faces/face")
+        other = SpiffeId(TRUST_DOMAIN, "/face")
         with refused("identity-not-allowed"):
             await w.registry.leave(Caller(other, made.secret), Key("faces", made.name))
 
@@ -136,7 +136,7 @@ def test_an_offered_secret_survives_a_lost_answer() -> None:
 def test_a_new_identity_is_a_new_object() -> None:
     async def body(w: World) -> None:
         first = await w.join()
-        other = SpiffeId(TRUST_DOMAIN, "/faces/face")
+        other = SpiffeId(TRUST_DOMAIN, "/face")
         second = await w.join(identity=other, secret=first.secret)
         assert second.name == f"{first.name}-g2" and second.server_name != first.server_name
         assert await w.names() == {second.name}

@@ -104,7 +104,7 @@ def test_one_that_has_many_registrations_leaves_room_for_the_others() -> None:
         for number in range(MOST_OF_ONE + 3):
             made = await w.join(f"i{number}", f"192.0.2.{number + 1}")
             tests.append(asyncio.create_task(back.reach(Caller(FACE, made.secret), key(made))))
-        other = SpiffeId(TRUST_DOMAIN, "/faces/face")
+        other = SpiffeId(TRUST_DOMAIN, "/face")
         made = await w.join("other", "192.0.2.99", other)
         tests.append(asyncio.create_task(back.reach(Caller(other, made.secret), key(made))))
         await settle()

@@ -13,6 +13,12 @@ image.repository is not set, and no public registry has the controller's image: 
 {{- if and .Values.fleetPage.enabled (has (int .Values.fleetPage.port) (list 8081 9995)) }}
 fleetPage.port: {{ .Values.fleetPage.port }} is a port that the controller listens at already
 {{- end }}
+{{- range $i, $ports := .Values.networkPolicy.machinePorts }}
+{{- $ends := splitList "-" (toString $ports) }}
+{{- if or (gt (int (last $ends)) 65535) (gt (int (first $ends)) (int (last $ends))) }}
+networkPolicy.machinePorts[{{ $i }}]: {{ $ports }} is not a range of ports such as 4143-4150
+{{- end }}
+{{- end }}
 {{- range $i, $cidr := .Values.networkPolicy.machineCIDRs }}
 {{ include "meshexp-controller.networkFault" (dict "path" (printf "networkPolicy.machineCIDRs[%d]" $i) "text" $cidr) }}
 {{- end }}
