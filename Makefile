@@ -9,7 +9,7 @@ VENV := .venv
 ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test check bench docs format clean deb rpm release images playground
+.PHONY: help demo test check bench fuzz audit docs format clean deb rpm release images playground
 
 help: ## print this
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## /{printf "make %-12s%s\n", $$1, $$2} /^## /{sub(/^## ?/, ""); printf "%17s%s\n", "", $$0}' Makefile
@@ -31,6 +31,12 @@ check: .setup-dev ## ruff, mypy, and the shape of the code
 
 bench: .setup-test ## figures, as a table and in build/bench.json; ARGS='check redirect': two of them
 	$(SUDO) $(PYTHON) -m bench $(ARGS)
+
+fuzz: .setup-test ## 1,000,000 inputs that nobody would send, for every reader of what comes from outside; 20 min
+	$(SUDO) $(PYTHON) -m bench fuzz
+
+audit: .setup-dev ## what the package index knows against the newest releases that are installed here
+	$(VENV)/bin/python -m tests.dependencies
 
 docs: ## the reference pages in docs/, from the program's own tables
 	$(PYTHON) -m harness.reference docs
