@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import cli, metrics_text
-from harness.daemon import adoption, loop, needs, publish
+from harness.daemon import adoption, loop, needs, progress, publish
 from harness.reconcilers import dns, identity, probes, proxy, redirect, registration, routes
 from harness.system import control_plane, nfnetlink, probe_call, proxy_admin
 
@@ -24,7 +24,7 @@ STEPS: dict[str, tuple[Any, str, str]] = {
     "start": (adoption, "compose", "the start"),
     "in-place": (redirect.Redirect, "in_place", "the start"),
     "cycle": (loop, "desired", "the cycle"),
-    "progress": (loop.Daemon, "_find_progress", "the look at how far things are"),
+    "progress": (progress.Finder, "_find", "the look at how far things are"),
     "reload": (needs, "configuration", "the reload"),
     "status": (publish, "snapshot", "the status"),
     "signal": (loop.Daemon, "_on_proxy_restart", "Exception in callback"),

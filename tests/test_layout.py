@@ -16,10 +16,12 @@ ALL = [*CODE, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "bench").
 
 # Who may import whom within harness/, by the first part of the module's name; what is not named here is pure.
 PURE = {
-    "errors", "reading", "yaml_text", "values", "decode", "messages", "probe", "listeners", "known",
+    "anchors", "errors", "reading", "yaml_text", "json_text", "texts", "values", "decode", "messages", "probe",
+    "listeners", "known",
     "invitation", "problems", "problem_registry", "identity_problems", "step_problems", "trust",
     "trust_problems", "hints", "phrases", "check_problems", "status_fields", "freshness",
-    "metrics_text", "joining", "status", "rules", "packets", "proxy_problems", "route_clashes", "route_ways", "network_problems",
+    "metrics_text", "joining", "status", "rules", "packets", "limits", "route_clashes", "route_ways",
+    "network_problems", "proxy_problems",
     "copy_problems", "desired", "specs", "dns_text", "config",
     "proxy_environment", "proxy_release", "backoff", "tasks", "paths", "denied", "clock", "spire",
     "terminal", "times",
@@ -37,7 +39,7 @@ TOP = {
     "join_cli", "join_start", "leave_cli", "logs_cli", "config_cli", "explain_cli", "completion",
     "completion_cli", "completion_shells", "explained", "steps", "ca", "ca_cli", "container",
     "container_cli", "container_gate", "container_workload", "reference", "reference_groups",
-    "lean_imports", "missing", "ending", "arguments",
+    "lean_imports", "missing", "ending", "arguments", "anchors_cli",
 }  # fmt: skip
 # Libraries that reach outside, and the only places that may import them.
 OUTSIDE = {
@@ -106,7 +108,7 @@ def test_controller_takes_only_the_wire_from_harness() -> None:
         "check_problems",
         "lean_imports",
     }
-    allowed |= {"backoff", "status", "missing", "ending", "reading", "yaml_text"}
+    allowed |= {"backoff", "status", "missing", "ending", "reading", "yaml_text", "json_text", "texts"}
     allowed |= {"arguments", "phrases", "terminal", "times", "trust"}
     # What both ends of a connection do with their sockets.
     sockets = ("harness.system.listening", "harness.system.dead_peer")

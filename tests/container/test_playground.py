@@ -23,7 +23,7 @@ REAL = "needs Linkerd's programs on PATH"
 
 
 def identity(group: str) -> str:
-    return f"spiffe://{TRUST_DOMAIN}/{group}"
+    return f"spiffe://{TRUST_DOMAIN}/{NAMESPACE}/{group}"
 
 
 def test_calls_are_answered_and_go_by_mutual_tls(faces: Playground) -> None:

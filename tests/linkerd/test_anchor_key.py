@@ -75,7 +75,7 @@ def test_the_key_of_a_plain_install_is_in_the_issuers_secret(plain: Lab) -> None
     assert subject == issuer, "the anchor is the issuer"
     as_administrator(plain, commands("A plain `linkerd install`", 1))
     invitation = as_administrator(plain, f"kubectl meshexp invite --group smiley -n {NAMESPACE} --ca anchor")
-    assert f"as spiffe://{TRUST_DOMAIN}/smiley" in invitation
+    assert f"as spiffe://{TRUST_DOMAIN}/{NAMESPACE}/smiley" in invitation
     vm = join(plain, "smiley-1", "smiley")
     plain.await_endpoints("smiley", {vm.address: True})
 

@@ -191,7 +191,7 @@ def test_of_a_name_the_addresses_count_that_the_machine_has(machine: Namespace, 
         ({"listen": "no.such.invalid:80"}, 69, ("listen: cannot listen on no.such.invalid:80:", "getent ahosts no.such.invalid")),
         ({"listen": "a..b:80"}, 78, ("listen: 'a..b:80' is not host:port or [v6-address]:port",)),
         ({"listen": "::8081"}, 78, ("listen: '::8081' is not host:port or [v6-address]:port",)),
-        ({"health_listen": "[::]:0"}, 78, ("health_listen: 0 is not a port",)),
+        ({"health_listen": "[::]:0"}, 78, ("health_listen: '0' is not a port",)),
     ],
 )
 def test_what_cannot_be_listened_on_is_named(

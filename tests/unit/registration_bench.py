@@ -97,6 +97,8 @@ class Bench:
             for action in self.keeper.diff(want, await self.keeper.observe()):
                 await self.keeper.apply(action)
             await asyncio.sleep(0.001)
+            if (call := self.keeper._call) is not None and not self.controller.hangs:
+                await asyncio.wait([call], timeout=1.0)  # it waits for the disk, in a thread
         return await self.keeper.observe()
 
 

@@ -262,7 +262,7 @@ def test_published_ports() -> None:
         "handle": 1,
         "expr": [dport(8000), {"dnat": {"addr": "172.17.0.2"}}],
     }
-    assert nft_listing.published([{"rule": rule}], frozenset({8000, 9000})) == (8000,)
+    assert nft_listing.published([{"rule": rule}], frozenset({8000, 9000})) == ((8000,), "")
     text = (
         "*nat\n:DOCKER - [0:0]\n-A DOCKER ! -i docker0 -p tcp -m tcp --dport 9000 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT"
     )

@@ -35,7 +35,7 @@ assert neighbours.stamp(where) == neighbours.stamp(where)
 found, _ = asyncio.run(Surroundings(where, None).look_again(config, before))
 print("address", *found.addresses)
 print("proxies", *found.others.proxies)
-for condition in own_conditions.added((), found, Progress(), reload_fault="", metrics_fault=None, bugs=()):
+for condition in own_conditions.added((), found, Progress(), reload_fault="", metrics_fault=None, anchors=None, bugs=()):
     print(condition.name, condition.truth.value, condition.problem.code, condition.message)
 """
 FIRST = """

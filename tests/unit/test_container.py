@@ -63,6 +63,9 @@ def test_the_root_and_its_key_work_with_a_warning(anchor: Path, tmp_path: Path) 
     assert config.identity.mode is IdentityMode.LOCAL and config.identity.local.allow_root_key
     assert config.controller.trust_anchors == f"{certs}/ca.crt"
     assert str(config.network.node) == "10.0.0.5"
+    assert str(config.identity.spiffe_id) == "spiffe://root.linkerd.cluster.local/faces/face"
+    own, _ = configured(certs, tmp_path, {**GIVEN, "MESHEXP_IDENTITY_SPIFFE_ID": "spiffe://td/face"})
+    assert str(own.identity.spiffe_id) == "spiffe://td/face"
 
 
 def test_an_intermediate_needs_its_root_beside_it_and_no_warning(anchor: Path, tmp_path: Path) -> None:

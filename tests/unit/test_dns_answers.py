@@ -15,6 +15,7 @@ import pytest
 from harness import problems
 from harness.reconcilers import dns_answers
 from harness.reconcilers.dns_own import Subject
+from harness.system import dns_query
 from harness.system.dns_query import Kind
 from harness.values import HostPort
 
@@ -125,3 +126,18 @@ def test_what_is_no_address_is_not_asked() -> None:
     own = Server(0, "10.96.0.1")
     assert unanswered(own, Server(3), servers=("dns.example",)) == "dns.example in resolv.conf is no address"
     assert own.asked == set()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack(">6H", 7, 0x8180, 65535, 65535, 0, 0) + bytes(4084),
+        struct.pack(">6H", 7, 0x8180, 65535, 65535, 0, 0) + b"\xc0\x0c" * 2042,
+        struct.pack(">6H", 7, 0x8180, 0, 65535, 0, 0) + b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\0" * 340,
+        struct.pack(">6H", 7, 0x8180, 0, 1, 0, 0) + b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\x05abcde",
+        b"\xff" * 4096,
+    ],
+    ids=["more questions than bytes", "names that point to themselves", "more answers than bytes", "a long address", "noise"],
+)
+def test_an_answer_that_nobody_can_read_is_the_servers_failure(data: bytes) -> None:
+    assert dns_query.read(data, Kind.A) == dns_query.Answer(2)

@@ -128,6 +128,7 @@ QUIET = {
     "harness/system/workload_api_server.py": 1,
     "harness/times.py": 1,
     "harness/system/netlink.py": 1,  # a link that has just gone
+    "controller/door.py": 1,
     "controller/fleet_page.py": 1,
     "controller/upkeep.py": 1,
 }

@@ -78,7 +78,7 @@ def test_the_charts_ports_are_on_the_page() -> None:
     values, text = chart_values(), "".join(path.read_text() for path in sorted((CHART / "templates").glob("*.yaml")))
     policy = values["networkPolicy"]
     fixed = {int(port) for port in re.findall(r"(?:containerPort|port): (\d+)", text)}
-    ports = fixed | {*policy["apiServerPorts"], *policy["proxyPorts"], values["service"]["port"], values["fleetPage"]["port"]}
+    ports = fixed | {*policy["apiServerPorts"], *policy["machinePorts"], values["service"]["port"], values["fleetPage"]["port"]}
     assert {8081, 9995, 8080, 53} <= ports
     told = {port for row in rows() for port in row.ports}
     assert ports <= told, ports - told

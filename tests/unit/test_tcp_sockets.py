@@ -21,3 +21,10 @@ def test_a_listener_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert [str(found.address) for found in tcp_sockets.sockets((tcp_sockets.LISTEN,), port)] == ["127.0.0.1"]
+
+
+def test_a_connection_tells_its_peer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+        port = server.getsockname()[1]
+        found = list(tcp_sockets.sockets((tcp_sockets.ESTABLISHED,), port))
+        assert [str(one.peer) for one in found] == ["127.0.0.1"]

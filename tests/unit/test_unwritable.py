@@ -23,7 +23,7 @@ from harness.supervisor import State
 from harness.system import iptables, nftables
 from harness.system.redirect_backend import Detected
 from harness.system.redirect_exclusions import Ssh
-from harness.system.redirect_table import BackendKind
+from harness.system.redirect_table import BackendKind, TableState
 from tests.snapshots import snapshot
 from tests.unit import test_dns_reconciler as dns
 
@@ -58,7 +58,7 @@ def rules(full: Path) -> Condition:
     reconciler = redirect.Redirect(backends, full / "redirect.lock")
     with pytest.raises(UnwritableError):
         asyncio.run(reconciler.apply(redirect.Remove(BackendKind.IPTABLES, "")))
-    return reconciler.condition(None, redirect.Observed({}, Ssh(())))
+    return reconciler.condition(None, redirect.Observed(dict.fromkeys(BackendKind, TableState(present=False)), Ssh(())))
 
 
 def metrics(full: Path) -> Found | None:
