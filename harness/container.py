@@ -18,11 +18,11 @@ from harness.errors import ConfigError, HarnessError, UnavailableError
 from harness.paths import Paths
 from harness.system import files
 from harness.system import spire_certificate as certificates
+from harness.values import DEFAULT_TRUST_DOMAIN
 
 if TYPE_CHECKING:
     from harness.invitation import Invitation
 
-TRUST_DOMAIN = "root.linkerd.cluster.local"  # of the playground
 _OTHERS = frozenset(("external", "agent"))
 """Modes in which somebody else has decided which SPIFFE ID there is."""
 CERTS, OWN = Path("/opt/spire/certs"), Path("/etc/meshexp")
@@ -55,7 +55,7 @@ def set_up(environ: Mapping[str, str], certs: Path, folder: Path) -> Setup:
     if mode in _OTHERS:
         return Setup({})
     # Groups of one name in two namespaces are two. Variables and files may give another ID.
-    own = f"spiffe://{TRUST_DOMAIN}/{environ['WORKLOAD_NAMESPACE']}/{environ['WORKLOAD_NAME']}"
+    own = f"spiffe://{DEFAULT_TRUST_DOMAIN}/{environ['WORKLOAD_NAMESPACE']}/{environ['WORKLOAD_NAME']}"
     return Setup({"identity": {"spiffe_id": own}}) if mode is not None else _mounted(certs, own)
 
 

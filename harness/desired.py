@@ -29,10 +29,9 @@ from harness.specs import (
     SpireServer,
     Target,
 )
-from harness.values import HostPort, IPAddress, IPNetwork, PortRange, SpiffeId
+from harness.values import DEFAULT_TRUST_DOMAIN, HostPort, IPAddress, IPNetwork, PortRange, SpiffeId
 
 OPEN_AFTER_SECONDS = 30.0
-DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"  # of Linkerd's guide and the playground
 
 
 @dataclass(frozen=True, slots=True)

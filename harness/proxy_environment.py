@@ -9,6 +9,7 @@ from typing import Protocol
 
 from harness.config import schema
 from harness.messages import ClusterFacts, Registration
+from harness.route_clashes import is_within
 from harness.values import HostPort, IPAddress, IPNetwork
 
 _PREFIX = "LINKERD2_PROXY_"
@@ -139,11 +140,7 @@ def peer_networks(config: schema.Config, facts: ClusterFacts) -> tuple[IPNetwork
 
 def _stable_networks(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     """Linkerd's own default, and what it does not cover: a node that joins the cluster must restart no machine's proxy."""
-    return (*_CLUSTER_NETWORKS, *(n for n in networks if not any(_within(n, wide) for wide in _CLUSTER_NETWORKS)))
-
-
-def _within(network: IPNetwork, wide: IPNetwork) -> bool:
-    return network.version == wide.version and wide.supernet_of(network)  # type: ignore[arg-type]
+    return (*_CLUSTER_NETWORKS, *(n for n in networks if not any(is_within(n, wide) for wide in _CLUSTER_NETWORKS)))
 
 
 def _joined(values: Iterable[object]) -> str:

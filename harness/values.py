@@ -213,6 +213,8 @@ def _is_host(text: str) -> bool:
 
 Endpoint = Annotated[HostPort, Codec(parse_host_port, str)]
 
+DEFAULT_TRUST_DOMAIN = "root.linkerd.cluster.local"
+"""Of Linkerd's guide and the playground."""
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _PATH_SEGMENT = re.compile(r"[a-zA-Z0-9._-]+")
 

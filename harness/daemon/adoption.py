@@ -42,7 +42,16 @@ async def take_over(parts: Parts, admin_port: int) -> tuple[bool, bool]:
             failed.callback(release)
         adopted = await parts.adopt(admin_port)
         # Rules that a killed daemon left stay until there is a proxy again: without them all traffic would be plaintext.
-        # A hold stays a hold.
-        redirected = adopted or (await parts.redirect_in_place() and not is_hold(await parts.redirect_found()))
+        # A hold stays a hold, also in front of a proxy that goes on: it refuses what the redirect would take there.
+        redirected = (adopted or await parts.redirect_in_place()) and not await _holds(parts)
         failed.pop_all()
     return adopted, redirected
+
+
+async def _holds(parts: Parts) -> bool:
+    """Whether the rules in the kernel are a hold. Rules that cannot be looked at count as the redirect: its
+    condition says why they cannot."""
+    try:
+        return is_hold(await parts.redirect_found())
+    except HarnessError:
+        return False

@@ -13,18 +13,25 @@ from harness.clock import SystemClock
 from harness.daemon import adoption
 from harness.daemon.compose import Part, Parts
 from harness.daemon.head_start import Wakes
-from harness.rules import Rules
+from harness.rules import Rules, rules_for
 from harness.supervisor import State, Supervised
 from harness.system import process
+from tests.redirect_support import spec
 
 
-def parts(child: Supervised[process.Child], processes: process.Processes, fails: list[Exception]) -> Parts:
+def parts(
+    child: Supervised[process.Child],
+    processes: process.Processes,
+    fails: list[Exception],
+    rules: Rules = (),
+    adopted: bool = False,
+) -> Parts:
     """With a real child in the place of the proxy of an earlier daemon."""
     command = process.Command("sleeper", (sys.executable, "-c", "import time; time.sleep(60)"))
 
     async def adopt(port: int) -> bool:
         child.adopt(await processes.spawn(command))
-        return False
+        return adopted
 
     async def in_place() -> bool:
         for error in fails:
@@ -32,7 +39,7 @@ def parts(child: Supervised[process.Child], processes: process.Processes, fails:
         return True
 
     async def found() -> Rules:
-        return ()
+        return rules
 
     async def nothing(_: object) -> None: ...
 
@@ -76,5 +83,20 @@ def test_a_try_that_fails_leaves_no_watch_behind(tmp_path: Path) -> None:
         assert await adoption.take_over(parts(child, processes, []), 4191) == (False, True)
         assert child.child is not None
         await child.stop(1.0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_hold_in_front_of_a_proxy_that_goes_on_is_not_taken_for_the_redirect(tmp_path: Path, hold: bool) -> None:
+    """Such a machine refuses what it should send to the mesh: it must not report Ready."""
+
+    async def run() -> None:
+        processes = process.Processes(tmp_path, lambda name, line: None)
+        child: Supervised[process.Child] = Supervised(processes, SystemClock(), Wakes())
+        rules = rules_for(spec(hold=hold))
+        found = await adoption.take_over(parts(child, processes, [], rules, adopted=True), 4191)
+        await child.stop(1.0)
+        assert found == (True, not hold)
 
     asyncio.run(run())
